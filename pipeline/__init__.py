@@ -1,0 +1,1 @@
+"""Fine-tune Vision Transformers with the Hugging Face Trainer, and score them honestly."""

@@ -1,0 +1,1 @@
+"""One workflow a file; each reads as a table of contents. Commands never import each other."""

@@ -1,0 +1,1 @@
+"""Names of data sets to upright RGB images and aligned labels."""

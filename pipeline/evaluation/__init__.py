@@ -1,0 +1,1 @@
+"""Metrics, the one load path, and the scoring of a split."""

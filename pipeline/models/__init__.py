@@ -1,0 +1,1 @@
+"""Checkpoint + new head + label maps + resolution."""
