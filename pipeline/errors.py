@@ -12,6 +12,10 @@ class BadImageError(PipelineError):
     """An image that cannot be read, named with its file or row and the reason."""
 
 
+class Terminated(Exception):  # noqa: N818 (it is no error: the run goes on when the command is repeated)
+    """The run was asked to stop by SIGTERM, and wrote a checkpoint first: exit code 143."""
+
+
 def refuse(problems: Iterable[str]) -> None:
     """Raise one error for all the problems found, so that they are mended in one go.
 

@@ -1,0 +1,155 @@
+"""Verbs -> commands, resolved by name on demand; the only place that prints and sets exit codes."""
+
+import argparse
+import dataclasses
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipeline import config
+from pipeline.errors import PipelineError, Terminated, did_you_mean
+
+EXIT_DONE, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 130, 143
+
+# The flags of training that matter most, in the words of `train --help`. `--help-all` lists every one.
+TRAINING_FLAGS = {
+    "output_dir": "Run folder. Default: outputs/<recipe or data set>-seed<seed>.",
+    "num_train_epochs": "Passes over the training images.",
+    "max_steps": "Optimizer steps, in place of epochs.",
+    "learning_rate": "Peak learning rate.",
+    "lr_scheduler_type": "cosine, linear, constant_with_warmup, ...",
+    "warmup_steps": "Warm-up: a count, or below 1 a share of all steps.",
+    "optim": "adamw_torch_fused, sgd (with --optim_args momentum=0.9), ...",
+    "weight_decay": "Weight decay.",
+    "per_device_train_batch_size": "Images a step on one device.",
+    "global_batch_size": "Images a step over all devices; accumulation is derived.",
+    "label_smoothing_factor": "Label smoothing.",
+    "early_stopping_patience": "Stop after so many evaluations without a better one.",
+    "metric_for_best_model": "accuracy or loss, on validation: which checkpoint is kept.",
+    "precision": "auto, fp32, bf16 or fp16: what training computes in.",
+    "dataloader_num_workers": "Processes that prepare images; -1: the machine decides.",
+    "seed": "Of the new head, the order of the images, and the augmentation.",
+    "report_to": "Trackers: tensorboard, wandb, mlflow, trackio, ...",
+    "push_to_hub": "Push the finished run to --hub_model_id OWNER/NAME.",
+}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What the command line says of a verb before its module is imported."""
+
+    summary: str
+    usage: str
+    groups: Mapping[str, type]
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+
+VERBS = {
+    "train": Verb(
+        "fine-tune, keep the best on validation, score it on test, save (and push, if asked)",
+        "[--config RECIPE|FILE.yaml] [--flag value ...]",
+        {"model": config.ModelArguments, "data": config.DataArguments},
+        TRAINING_FLAGS,
+    ),
+    "evaluate": Verb(
+        "score a run or a Hub model on any labelled images",
+        "--model RUN|HUB_ID [--dataset_name DATA] [--split test] [--output_dir DIR]",
+        {"model": config.EvaluateArguments, "data": config.DataArguments},
+    ),
+    "predict": Verb(
+        "rank labels for images, folders and globs",
+        "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... [--top_k 5] [--output FILE.csv|.jsonl|.parquet]",
+        {"model": config.PredictArguments},
+    ),
+    "push": Verb(
+        "upload a finished run to the Hub",
+        "--model RUN --hub_model_id OWNER/NAME",
+        {"model": config.PushArguments},
+    ),
+}
+
+
+def entry_point() -> None:
+    """Run the command line of this process and exit with its code."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one command line.
+
+    Args:
+        words: The words after the program's name.
+
+    Returns:
+        0 done; 2 the user can mend it; 130 interrupted; 143 terminated after a checkpoint. A bug raises.
+    """
+    try:
+        print(_answer(list(words)))
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted: repeat the command to go on from the last checkpoint", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Terminated as stop:
+        print(f"terminated: {stop}", file=sys.stderr)
+        return EXIT_TERMINATED
+    except BrokenPipeError:  # `... | head` closed the pipe: nothing to say and nowhere to say it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_DONE
+
+
+def _answer(words: list[str]) -> str:
+    """What the command line asked for, as the text that is printed at the end."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        return _overview()
+    name, *rest = words
+    if name not in VERBS:
+        raise PipelineError(f"no verb {name!r}{did_you_mean(name, VERBS)}; the verbs are: {', '.join(VERBS)}")
+    if "-h" in rest or "--help" in rest:
+        return _verb_help(name)
+    line = config.read_command_line(name, rest)
+    _quieten_libraries()
+    command = importlib.import_module(f"pipeline.commands.{name}")
+    if "--help-all" in rest:
+        return config.full_help(line, command.ARGUMENTS)
+    answer: str = command.run(line)
+    return answer
+
+
+def _overview() -> str:
+    verbs = "\n".join(f"  {name:<9} {verb.summary}" for name, verb in VERBS.items())
+    return f"usage: vit-pipeline VERB [--flag value ...]\n\n{verbs}\n\n`vit-pipeline VERB --help` lists its flags."
+
+
+def _verb_help(name: str) -> str:
+    verb = VERBS[name]
+    parser = argparse.ArgumentParser(prog=f"vit-pipeline {name}", usage=f"%(prog)s {verb.usage}", add_help=False)
+    parser.description = f"{verb.summary[0].upper()}{verb.summary[1:]}."
+    for title, arguments in verb.groups.items():
+        group = parser.add_argument_group(title)
+        for f in dataclasses.fields(arguments):
+            group.add_argument(f"--{f.name}", metavar="", help=f.metadata["help"])
+    if verb.flags:
+        training = parser.add_argument_group("training")
+        for flag, text in verb.flags.items():
+            training.add_argument(f"--{flag}", metavar="", help=text)
+        recipes = "\n".join(f"  {recipe:<22} {text}" for recipe, text in sorted(config.shipped_recipes().items()))
+        parser.epilog = f"recipes for --config:\n{recipes}\n\n--help-all lists every flag."
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    return parser.format_help()
+
+
+def _quieten_libraries() -> None:
+    """Our own lines go to the terminal; of the libraries only what is an error."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("pipeline").setLevel(logging.INFO)

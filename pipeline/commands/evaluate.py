@@ -1,0 +1,76 @@
+"""`evaluate`: a saved model and any labelled images -> figures, on the terminal or in a folder."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import config, runs
+from pipeline.config import CommandLine, DataArguments, EvaluateArguments
+from pipeline.data import sources
+from pipeline.errors import PipelineError
+from pipeline.evaluation import scoring
+from pipeline.evaluation.classifier import Classifier
+from pipeline.reporting import summary
+
+ARGUMENTS = (EvaluateArguments, DataArguments)
+BATCH_SIZE = 64
+
+
+def run(line: CommandLine) -> str:
+    """Score a run or a Hub model on one split; labels are aligned to the model's by name.
+
+    Without `--dataset_name`, on the data that the run was trained with, as its recipe has them.
+
+    Returns:
+        The figures, as text.
+
+    Raises:
+        PipelineError: If the model or the data cannot be used, or the folder cannot be written.
+    """
+    args, data_args = config.parse(line, ARGUMENTS)
+    if args.model is None:
+        raise PipelineError("which model? --model RUN or a Hub id")
+    data_args = _data_of(args.model, data_args)
+    folder = _free_folder(args.output_dir)
+
+    classifier = Classifier.load(args.model, revision=args.model_revision)
+    name, split = sources.load_split(data_args, split=args.split, class_names=classifier.class_names)
+    predictions = [
+        scoring.score(
+            classifier, split, name=name, batch_size=BATCH_SIZE, num_workers=0, progress=sys.stderr.isatty()
+        )
+    ]
+    figures = scoring.all_figures(predictions, classifier.class_names)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        scoring.write_predictions(folder / runs.PREDICTIONS, predictions, classifier.class_names)
+        runs.write_json(folder / runs.RESULTS, figures)
+    return summary.table(figures) + (f"\nfigures and predictions are in {folder}" if folder else "")
+
+
+def _data_of(model: str, args: DataArguments) -> DataArguments:
+    """The data arguments, or those of the run's recipe where no data set is named."""
+    if args.dataset_name is not None:
+        return args
+    run = runs.Run(Path(model))
+    if not run.record:
+        raise PipelineError("which images? --dataset_name FOLDER or a Hub id")
+    known = {f.name for f in dataclasses.fields(DataArguments)}
+    recipe: dict[str, Any] = {key: value for key, value in run.arguments.items() if key in known}
+    return DataArguments(**recipe)
+
+
+def _free_folder(name: str | None) -> Path | None:
+    """The folder for the figures: it must not hold any yet, least of all a run's own.
+
+    Raises:
+        PipelineError: If it holds figures, or cannot be written.
+    """
+    if name is None:
+        return None
+    folder = Path(name)
+    if (folder / runs.RESULTS).exists():
+        raise PipelineError(f"{folder} holds figures already: choose another --output_dir")
+    runs.probe(folder)
+    return folder

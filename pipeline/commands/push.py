@@ -1,0 +1,27 @@
+"""`push`: a finished run -> a Hub repository with its listed files and a model card that names it."""
+
+from pathlib import Path
+
+from pipeline import config, hub
+from pipeline.config import CommandLine, PushArguments
+from pipeline.errors import refuse
+
+ARGUMENTS = (PushArguments,)
+
+
+def run(line: CommandLine) -> str:
+    """Upload a finished run.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        PipelineError: If the run is not finished, there is no valid token, or the Hub cannot be reached.
+    """
+    (args,) = config.parse(line, ARGUMENTS)
+    given = {"which run? --model RUN": args.model, "where to? --hub_model_id OWNER/NAME": args.hub_model_id}
+    refuse(question for question, answer in given.items() if answer is None)
+    address = hub.push_run(
+        Path(args.model), args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision
+    )
+    return f"pushed to {address}"

@@ -1,0 +1,78 @@
+"""The kinds of sources: which a name means, what reads it, and how far its images are trusted.
+
+Owns that table and nothing of what is read; `sources` gives it its shape.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+
+from pipeline.config import DataArguments
+from pipeline.data.folders import find_tables, read_csv_files, read_image_folder, read_parquet_files
+from pipeline.data.synthetic import load_synthetic
+from pipeline.errors import PipelineError, did_you_mean
+from pipeline.hub import load_hub_dataset
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of source: which names mean it, what reads it, and how far its images are trusted."""
+
+    fits: Callable[[str], bool]
+    read: Callable[[str, DataArguments], Mapping[str, datasets.Dataset]]
+    follows_paths: bool = False  # images may be paths: we, or the user's own file, list them
+    drawn_here: bool = False  # images need no check
+
+
+def _path(name: str) -> Path:
+    return Path(name).expanduser()
+
+
+def _is_hub_id(name: str) -> bool:
+    # Where the first half exists here, a folder was meant and mistyped.
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not _path(name).parent.exists()
+
+
+# The first that fits is taken. A new kind of source is a function and an entry here.
+SOURCES: dict[str, Source] = {
+    "synthetic-flowers": Source(
+        fits=lambda name: name == "synthetic-flowers",
+        read=lambda _name, _args: load_synthetic(),
+        drawn_here=True,
+    ),
+    "Parquet": Source(
+        fits=lambda name: bool(find_tables(_path(name), ".parquet")),
+        read=lambda name, _args: read_parquet_files(_path(name)),
+    ),
+    "CSV": Source(
+        fits=lambda name: bool(find_tables(_path(name), ".csv")),
+        read=lambda name, args: read_csv_files(_path(name), image_column=args.image_column_name),
+        follows_paths=True,
+    ),
+    "class folders": Source(
+        fits=lambda name: _path(name).is_dir(),
+        read=lambda name, _args: read_image_folder(_path(name)),
+        follows_paths=True,
+    ),
+    "a Hub data set": Source(
+        fits=_is_hub_id,
+        read=lambda name, args: load_hub_dataset(name, args.dataset_config_name, args.dataset_revision),
+    ),
+}
+
+
+def find_kind(name: str) -> str:
+    """Return which of `SOURCES` a name means.
+
+    Raises:
+        PipelineError: If there is no such thing.
+    """
+    for kind, source in SOURCES.items():
+        if source.fits(name):
+            return kind
+    if _path(name).exists():
+        raise PipelineError(f"{name}: neither a folder nor a .parquet or .csv file.")
+    raise PipelineError(f"{name}: no such folder{did_you_mean(name, SOURCES)}, and a Hub id is OWNER/NAME.")

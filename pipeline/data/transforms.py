@@ -1,0 +1,101 @@
+"""The checkpoint's image processor -> what `set_transform` runs on the fly, and the collator.
+
+All are top-level picklable objects: workers are started by spawn on some systems.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+from transformers import BaseImageProcessor
+
+from pipeline.data.images import open_image
+
+Batch = dict[str, list[Any]]
+
+
+class EvalTransform:
+    """Upright RGB, then exactly what the processor does: so scores are those of `transformers.pipeline`."""
+
+    def __init__(self, processor: BaseImageProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Transform columns `image`, `label`, `index` into `pixel_values` (3, height, width) fp32, and `labels`.
+
+        Raises:
+            BadImageError: If an image cannot be read.
+        """
+        images = [_open(row, index) for row, index in zip(batch["image"], batch["index"], strict=True)]
+        pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
+        return {"pixel_values": list(pixels), "labels": batch["label"]}
+
+
+class TrainTransform:
+    """Random resized crop and horizontal flip; every image's draw is a function of (seed, epoch, index).
+
+    The same pixels whatever the workers, the processes and the resumes: the global generator is forked and seeded
+    for each image. The epoch lies in shared memory, because persistent workers keep their copy of this object.
+
+    Size, resampling, scale, mean and standard deviation are the processor's.
+    """
+
+    def __init__(self, processor: BaseImageProcessor, *, seed: int) -> None:
+        self.seed = seed
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.augment = v2.Compose(
+            [
+                v2.RandomResizedCrop(input_size(processor), interpolation=int(processor.resample), antialias=True),
+                v2.RandomHorizontalFlip(),
+            ]
+        )
+        self.factor = processor.rescale_factor if processor.do_rescale else 1.0
+        self.mean, self.std = (
+            (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+        )
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Transform columns `image`, `label`, `index` into `pixel_values` (3, height, width) fp32, and `labels`.
+
+        Raises:
+            BadImageError: If an image cannot be read.
+        """
+        rows = zip(batch["image"], batch["index"], strict=True)
+        return {"pixel_values": [self._one(row, index) for row, index in rows], "labels": batch["label"]}
+
+    def _one(self, row: dict[str, Any], index: int) -> Tensor:
+        image = functional.pil_to_tensor(_open(row, index))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw_seed(self.seed, int(self.epoch), index))
+            image = self.augment(image)
+        return functional.normalize(image.float() * self.factor, self.mean, self.std)
+
+
+def draw_seed(seed: int, epoch: int, index: int) -> int:
+    """63 bits that mix the three numbers, so that neighbouring ones share nothing."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Stack rows into `pixel_values` (batch, 3, height, width) fp32 and `labels` (batch,) int64."""
+    return {
+        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
+        "labels": torch.tensor([row["labels"] for row in rows], dtype=torch.int64),
+    }
+
+
+def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
+    """Height and width in pixels of what the network gets: the crop where the processor crops, else the resize."""
+    size = dict(processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size)
+    edge = size.get("shortest_edge")
+    return (edge, edge) if edge else (size["height"], size["width"])
+
+
+def _open(row: dict[str, Any], index: int) -> Image:
+    return open_image(row, name=row["path"] or f"row {index}")

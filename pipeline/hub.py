@@ -1,0 +1,153 @@
+"""The Hub: names of models and data sets -> local files; a finished run -> a repository.
+
+Everything that can go wrong on the way there becomes one line that names the repository and the remedy.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from pipeline import runs
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+logger = logging.getLogger(__name__)
+
+ASSETS = Path(__file__).parent / "assets"
+MODEL_FILES = ("config.json", "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
+UNAUTHORIZED = 401
+
+
+def find_model(name: str, *, revision: str = "main") -> Path:
+    """The local folder of a model: a folder, a shipped base by its name, or a downloaded (or cached) Hub repository.
+
+    Raises:
+        PipelineError: If there is no such model, it cannot be reached, or it has no config.json.
+    """
+    shipped = ASSETS / name
+    if (shipped / "config.json").is_file():
+        return shipped
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if _looks_local(name):
+            raise PipelineError(f"no model folder {name}")
+        with _explained("model", name, revision):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
+    if not (folder / "config.json").is_file():
+        raise PipelineError(f"{name} holds no config.json, so it is no model that transformers can load")
+    return folder
+
+
+def load_hub_dataset(name: str, config: str | None, revision: str) -> "DatasetDict":
+    """Load a data set of parquet (or other plain) files from the Hub, or from the cache where the Hub is out of reach.
+
+    Raises:
+        PipelineError: If there is no such data set, it cannot be reached, or its configuration is missing or unknown.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        with _explained("data set", name, revision):
+            splits: DatasetDict = load_dataset(name, config, revision=revision)
+    except DatasetNotFoundError as error:
+        raise PipelineError(_missing("data set", name, revision)) from error
+    except (ValueError, RuntimeError) as error:  # a configuration that must be named, or a loading script
+        raise PipelineError(f"the data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    return splits
+
+
+def check_may_push(repo_id: str) -> None:
+    """Ask the Hub who we are, so that a missing token is known before a run and not after it.
+
+    Raises:
+        PipelineError: If there is no valid token, or the Hub cannot be reached.
+    """
+    with _explained("repository", repo_id, "main"):
+        HfApi().whoami()
+
+
+def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str = "main") -> str:
+    """Upload the listed files of a finished run in one commit, and nothing else.
+
+    Args:
+        folder: The run folder.
+        repo_id: `OWNER/NAME`; created if there is none.
+        private: Whether a repository that is made now is private.
+        revision: Branch.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        PipelineError: If the run is not finished, there is no valid token, or the Hub cannot be reached.
+    """
+    if not runs.Run(folder).finished:
+        raise PipelineError(f"{folder} is no finished run: finish it with `train --output_dir {folder}`, then push")
+    operations = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=_without_local_paths(folder / name))
+        for name in runs.PUBLISHED
+    ]
+    api = HfApi()
+    with _explained("repository", repo_id, revision):
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.create_commit(address.repo_id, operations, commit_message="Push a finished run", revision=revision)
+    return str(address)
+
+
+def _without_local_paths(path: Path) -> Path | bytes:
+    """The recipe names folders of this machine in full, so that it can be run again here; what is pushed does not."""
+    if path.name != runs.RECIPE:
+        return path
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pairs = (line.partition(": ") for line in lines)
+    return "".join(f"{key}{colon}{runs.scrub(value)}\n" for key, colon, value in pairs).encode()
+
+
+@contextlib.contextmanager
+def _explained(kind: str, name: str, revision: str) -> Iterator[None]:
+    """Turn what the Hub clients raise into one line for the user."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise PipelineError(f"the {kind} {name} is gated: accept its terms on the Hub, then `hf auth login`") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise PipelineError(_missing(kind, name, revision)) from error
+    except LocalTokenNotFoundError as error:
+        raise PipelineError(f"pushing to {name} needs a token: `hf auth login`, or set HF_TOKEN") from error
+    except HFValidationError as error:
+        raise PipelineError(f"{name!r} is neither a folder here nor a Hub id OWNER/NAME") from error
+    except HfHubHTTPError as error:
+        if error.response.status_code == UNAUTHORIZED:
+            raise PipelineError(f"the Hub refused your token for {name}: `hf auth login` with one that may write") from error
+        raise PipelineError(f"the Hub answered {error.response.status_code} for {name}: try again later") from error
+    except (LocalEntryNotFoundError, ConnectionError, HTTPError) as error:
+        raise PipelineError(
+            f"the {kind} {name} is not in the cache and the Hub cannot be reached: check the network and "
+            "HF_HUB_OFFLINE, or give a local folder"
+        ) from error
+
+
+def _missing(kind: str, name: str, revision: str) -> str:
+    at = "" if revision == "main" else f" with revision {revision}"
+    return f"no {kind} {name}{at} on the Hub (if it is private: `hf auth login`), and no such folder here"
+
+
+def _looks_local(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1

@@ -1,0 +1,141 @@
+"""The model card, from the files of a run folder and nothing else. Its text is `assets/model_card.md`."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from pipeline import hub, runs
+from pipeline.reporting import summary
+
+TEMPLATE = hub.ASSETS / "model_card.md"
+HARDEST = 10
+CURVE_ROWS = 12
+
+
+def write(folder: Path, *, repo_id: str | None = None) -> None:
+    """Write README.md of a run.
+
+    Args:
+        folder: Run folder with results, state, recipe and record.
+        repo_id: The Hub repository it goes to, for the code sample; the folder's name where there is none yet.
+
+    Raises:
+        PipelineError: If the folder cannot be written.
+    """
+    run = runs.Run(folder)
+    results = runs.read_json(folder / runs.RESULTS)
+    record, recipe = run.record, run.arguments
+    base = None if recipe.get("from_scratch") else _hub_id(recipe["model_name_or_path"])
+    data_id = _hub_id(recipe["dataset_name"])
+    data = ModelCardData(
+        model_name=folder.name,
+        base_model=base,
+        datasets=data_id,
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["vision", "image-classification", "vit-pipeline"],
+        metrics=["accuracy"],
+        eval_results=_eval_results(results, record["data"], data_id),
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        repo=repo_id or folder.name,
+        **_body(folder, results, record, recipe),
+    )
+    runs.write_text(folder / runs.CARD, str(card))
+
+
+def escape(text: str) -> str:
+    """A class name as Markdown shows it literally: folder names are input, and may hold markup."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~-])", r"\\\1", " ".join(text.split()))
+
+
+def _body(
+    folder: Path, results: Mapping[str, Any], record: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> dict[str, Any]:
+    state = runs.read_json(folder / runs.TRAINER_STATE)
+    model = runs.read_json(folder / "config.json")
+    hardest_prefix = "test" if "test_per_class" in results else "eval"
+    origin = "trained from scratch" if recipe.get("from_scratch") else f"fine-tuned from `{_name(recipe)}`"
+    return {
+        "architecture": model["architectures"][0],
+        "origin": origin,
+        "data_name": escape(Path(str(recipe["dataset_name"])).name),
+        "num_classes": record["data"]["classes"],
+        "samples": record["data"]["samples"],
+        "scores": [_scores(results, prefix) for prefix in ("eval", "test") if f"{prefix}_accuracy" in results],
+        "has_test": "test_accuracy" in results,
+        "hardest_split": summary.SPLITS[hardest_prefix],
+        "hardest": _hardest(results[f"{hardest_prefix}_per_class"]),
+        "epochs": f"{state['epoch']:g}",
+        "steps": state["global_step"],
+        "best_step": state["best_global_step"],
+        "chosen_by": recipe.get("metric_for_best_model", "accuracy"),
+        "machine": record["machine"]["device"],
+        "precision": record["machine"]["precision"],
+        "minutes": f"{record['timings']['train'] / 60:.1f}",
+        "image_size": model["image_size"],
+        "curve": _curve(state["log_history"]),
+        "recipe": "\n".join(f"{key}: {runs.scrub(str(value))}" for key, value in recipe.items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    }
+
+
+def _scores(results: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    figures = {
+        key: summary.percent(results, f"{prefix}_{key}", "").strip() or "-" for key in summary.ACCURACIES
+    }
+    return {"split": summary.SPLITS[prefix], "samples": results[f"{prefix}_samples"]} | figures
+
+
+def _hardest(per_class: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    ranked = sorted(per_class.items(), key=lambda item: item[1]["accuracy"])[:HARDEST]
+    return [
+        {"name": escape(name), "samples": row["samples"], "accuracy": summary.percent(row, "accuracy", "").strip()}
+        for name, row in ranked
+    ]
+
+
+def _curve(history: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """At most a dozen evaluations, evenly spread, the last among them."""
+    rows = [row for row in history if "eval_accuracy" in row]
+    step = -(-len(rows) // CURVE_ROWS)
+    return [
+        {
+            "epoch": f"{row['epoch']:g}",
+            "loss": f"{row['eval_loss']:.3f}",
+            "accuracy": f"{100 * row['eval_accuracy']:.2f} %",
+        }
+        for row in rows[::-1][::step][::-1]
+    ]
+
+
+def _eval_results(results: Mapping[str, Any], data: Mapping[str, Any], data_id: str | None) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=data_id or "imagefolder",
+            dataset_name=str(data["name"]),
+            dataset_revision=data["revision"] if data_id else None,
+            dataset_split=summary.SPLITS[prefix],
+            metric_type="accuracy",
+            metric_name=f"{summary.SPLITS[prefix]} accuracy",
+            metric_value=round(results[f"{prefix}_accuracy"], 4),
+        )
+        for prefix in ("eval", "test")
+        if f"{prefix}_accuracy" in results
+    ]
+
+
+def _hub_id(name: str) -> str | None:
+    """The name if it is one of the Hub's, else None."""
+    local = Path(name).expanduser().exists() or (hub.ASSETS / name).exists()
+    return name if not local and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+
+
+def _name(recipe: Mapping[str, Any]) -> str:
+    return runs.scrub(str(recipe["model_name_or_path"]))

@@ -1,0 +1,233 @@
+"""The run folder: its name, its files, who may write into it, and what it records. Torch-free.
+
+What the files *contain* belongs to the modules that make them; this one knows where they lie, writes them
+atomically, and decides whether a folder is new, unfinished, finished, or somebody else's.
+"""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import PipelineError
+
+RECORD = "run.json"
+RECIPE = "recipe.yaml"
+RESULTS = "all_results.json"
+PREDICTIONS = "predictions.parquet"
+TRAINER_STATE = "trainer_state.json"
+CARD = "README.md"
+ARTEFACT = ("config.json", "model.safetensors", "preprocessor_config.json")
+"""What `pipeline("image-classification", model=...)` needs."""
+PUBLISHED = (*ARTEFACT, CARD, RESULTS, PREDICTIONS, TRAINER_STATE, RECIPE, RECORD)
+"""What a push uploads: this list and nothing else."""
+
+# Files of a checkpoint without which a resumed run would differ. The Trainer writes its state last, but a
+# missing optimizer or scheduler restarts the learning rate without a word, so all of them are asked for.
+CHECKPOINT_FILES = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt")
+
+# Arguments that may differ between two calls of the same run: they change what is said and kept, not what is learnt.
+NEUTRAL = frozenset(
+    "output_dir logging_strategy logging_steps logging_first_step log_level log_level_replica log_on_each_node "
+    "disable_tqdm report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id "
+    "save_total_limit skip_memory_metrics per_device_eval_batch_size dataloader_num_workers "
+    "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor dataloader_in_order "
+    "dataloader_multiprocessing_context push_to_hub hub_model_id hub_private_repo hub_revision".split()
+)
+
+_PACKAGES = ("torch", "torchvision", "transformers", "datasets", "evaluate", "accelerate", "huggingface-hub")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder and what it says of itself."""
+
+    folder: Path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The parsed `run.json`, or nothing where there is none."""
+        return read_json(self.folder / RECORD) if (self.folder / RECORD).exists() else {}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The resolved arguments, from `recipe.yaml`."""
+        text = (self.folder / RECIPE).read_text(encoding="utf-8")
+        return dict(yaml.safe_load(text))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run reached its end: artefact, scores and card are written."""
+        return self.record.get("status") == "finished"
+
+    def update(self, **entries: Any) -> None:
+        """Merge entries into `run.json`, atomically."""
+        write_json(self.folder / RECORD, self.record | entries)
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds that the block takes to `timings` of `run.json`, over all calls of this run."""
+        start = datetime.datetime.now(datetime.UTC)
+        yield
+        seconds = (datetime.datetime.now(datetime.UTC) - start).total_seconds()
+        timings: dict[str, float] = self.record.get("timings", {})
+        self.update(timings=timings | {phase: round(timings.get(phase, 0.0) + seconds, 2)})
+
+
+def default_folder(*, recipe: str | None, dataset: str | None, seed: int) -> Path:
+    """`outputs/<recipe or data set>-seed<seed>`, below the current folder."""
+    source = Path(recipe).stem if recipe else Path(dataset or "run").resolve().name
+    return Path("outputs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', source)}-seed{seed}"
+
+
+def claim(folder: Path, *, arguments: Mapping[str, Any], fingerprint: str | None = None) -> Run:
+    """Say whether this run may use the folder, without writing into it.
+
+    Args:
+        folder: The run folder; it need not exist.
+        arguments: The resolved arguments, as `recipe.yaml` stores them.
+        fingerprint: Of the data, once they are loaded.
+
+    Raises:
+        PipelineError: If the folder holds another run or foreign files, or cannot be written.
+    """
+    run = Run(folder)
+    probe(folder)
+    if not folder.exists() or not any(folder.iterdir()):
+        return run
+    if not run.record or not (folder / RECIPE).exists():
+        raise PipelineError(f"{folder} is not empty and holds no run: choose another --output_dir")
+    if differing := _differences(run.arguments, arguments):
+        raise PipelineError(
+            f"{folder} holds another run ({'; '.join(differing)}):\n"
+            "choose another --output_dir, or remove that folder to start again"
+        )
+    if fingerprint and fingerprint != run.record["data"]["fingerprint"]:
+        raise PipelineError(
+            f"the data changed since {folder} was started: choose another --output_dir, or remove that folder"
+        )
+    return run
+
+
+def start(run: Run, *, arguments: Mapping[str, Any], data: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
+    """Create the folder with `recipe.yaml` and `run.json`; in a folder that has them, change nothing.
+
+    Args:
+        run: Claimed before.
+        arguments: The resolved arguments; what is None is left out, so that `--config recipe.yaml` reads them back.
+        data: Name, fingerprint, and how many images each split has.
+        machine: Device and precision.
+    """
+    if run.record:
+        return
+    run.folder.mkdir(parents=True, exist_ok=True)
+    given = {key: value for key, value in arguments.items() if value is not None}
+    write_text(run.folder / RECIPE, yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+    run.update(
+        status="running",
+        command=[scrub(word) for word in (Path(sys.argv[0]).name, *sys.argv[1:])],
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        data=dict(data),
+        machine=dict(machine) | {"system": platform.system(), "cpus": os.cpu_count()},
+        versions={"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
+        commit=_commit(),
+    )
+
+
+def newest_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest `checkpoint-<step>` with every file a resume needs, its state readable; None if there is none."""
+    steps = {int(p.name.removeprefix("checkpoint-")): p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit()}
+    for _, path in sorted(steps.items(), reverse=True):
+        if all((path / name).exists() for name in CHECKPOINT_FILES) and any(path.glob("rng_state*.pth")):
+            with contextlib.suppress(OSError, ValueError):
+                read_json(path / TRAINER_STATE)
+                return path
+    return None
+
+
+def scrub(text: str) -> str:
+    """Replace absolute paths in a word: below the current folder by the relative one, elsewhere by the last part."""
+    flag, equals, value = text.rpartition("=")
+    path = Path(value).expanduser()
+    if not path.is_absolute():
+        return text
+    inside = path.is_relative_to(Path.cwd())
+    return f"{flag}{equals}{path.relative_to(Path.cwd()) if inside else path.name}"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object from a file."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object so that a reader sees the old file or the new one, never a part."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: a temporary file beside it, flushed to the disk, then renamed."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well it takes the place of `path`, durably.
+
+    Raises:
+        PipelineError: If the folder cannot be written or is full.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise PipelineError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Sequence[str]:
+    keys = sorted((old.keys() | new.keys()) - NEUTRAL)
+    return [f"{key}: {old.get(key)} there, {new.get(key)} here" for key in keys if old.get(key) != new.get(key)]
+
+
+def probe(folder: Path) -> None:
+    """Create and write the folder for a moment, then leave everything as it was."""
+    created = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PipelineError(
+            f"cannot write into {folder} ({error.strerror}): choose another --output_dir"
+        ) from error
+    finally:
+        for path in created:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this code runs from, or None for an installed package."""
+    git = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return git.stdout.strip() or None

@@ -1,0 +1,161 @@
+"""What happens beside the training step: the epoch told to the augmentation, lines and bar of progress, safe stops."""
+
+import logging
+import math
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from pipeline.errors import PipelineError
+
+logger = logging.getLogger(__name__)
+
+
+class TellEpoch(TrainerCallback):
+    """Write the epoch where the augmentation reads it, in shared memory.
+
+    The Trainer's `set_epoch` does not reach a data set in a resumed epoch, nor persistent workers.
+    """
+
+    def __init__(self, epoch: torch.Tensor) -> None:
+        self.epoch = epoch
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take the epoch from the state: after a resume it is that of the checkpoint."""
+        del args, control, kwargs
+        self.epoch.fill_(int(state.epoch or 0))
+
+
+class StopWhenDiverged(TrainerCallback):
+    """Stop on a loss or gradient norm that is not a number, before a checkpoint of it replaces a good one."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Check what was just measured: evaluation logs before it saves.
+
+        Raises:
+            PipelineError: Naming the figure and the step.
+        """
+        del control, kwargs
+        for name in ("loss", "grad_norm", "eval_loss"):
+            value = (logs or {}).get(name)
+            if value is not None and not math.isfinite(value):
+                raise PipelineError(
+                    f"{name} is {value} at step {state.global_step}: training diverged. Lower --learning_rate "
+                    f"({args.learning_rate:g}), raise --warmup_steps, or use --precision fp32 in another --output_dir"
+                )
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM: finish the step, save, stop. `stopped` tells the caller that the run is not at its end."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._before: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take over SIGTERM while training runs."""
+        del args, state, control, kwargs
+        self._before = signal.signal(signal.SIGTERM, self._note)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save and stop between two steps, where the state is whole."""
+        del args, kwargs
+        if self.stopped and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Give SIGTERM back."""
+        del args, control, kwargs
+        signal.signal(signal.SIGTERM, self._before)
+        self.stopped = self.stopped and state.global_step < state.max_steps
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        self.stopped = True
+
+
+class Progress(TrainerCallback):
+    """A bar on a terminal, and a line for every evaluation, with what the Trainer's own dictionaries would say."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+        self.loss = math.nan
+        self.start = (0, 0.0)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar at the step that a resumed run has reached."""
+        del control, kwargs
+        self.bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc="train", unit="step", disable=args.disable_tqdm
+        )
+        self.start = (state.global_step, time.monotonic())
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the bar."""
+        del args, state, control, kwargs
+        assert self.bar is not None
+        self.bar.update(1)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep the training loss; say a line when a score on validation came in."""
+        del control, kwargs
+        logs = logs or {}
+        self.loss = logs.get("loss", self.loss)
+        if "eval_accuracy" not in logs or self.bar is None:
+            return
+        chosen_by = logs[f"eval_{args.metric_for_best_model}"]
+        best = state.best_metric is None or (chosen_by > state.best_metric) == args.greater_is_better
+        steps, seconds = state.global_step - self.start[0], time.monotonic() - self.start[1]
+        rate = steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size / seconds
+        self.bar.clear()
+        logger.info(
+            "epoch %6.2f  step %d/%d  loss %.3f  validation: loss %.3f, accuracy %.2f %%%s  (%.0f images/s)",
+            state.epoch,
+            state.global_step,
+            state.max_steps,
+            self.loss,
+            logs["eval_loss"],
+            100 * logs["eval_accuracy"],
+            " *" if best else "",
+            rate,
+        )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        del args, state, control, kwargs
+        assert self.bar is not None
+        self.bar.close()
+        self.bar = None

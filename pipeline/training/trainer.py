@@ -1,0 +1,134 @@
+"""`fit()`: the only code that touches `transformers.Trainer`."""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+from transformers import (
+    BaseImageProcessor,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+)
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from pipeline import runs
+from pipeline.data.transforms import EvalTransform, TrainTransform, collate
+from pipeline.errors import PipelineError, Terminated
+from pipeline.evaluation.metrics import Accuracy, compute
+from pipeline.models.backbone import load_strictly
+from pipeline.training import callbacks
+from pipeline.training.arguments import FineTuningArguments
+
+logger = logging.getLogger(__name__)
+
+
+class StrictTrainer(Trainer):
+    """The Trainer, except that weights it reloads are all there, on resume and for the best model."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_strictly(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        # From the step and not from the path in the state, which is stale once the run folder was moved.
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        load_strictly(self.accelerator.unwrap_model(self.model), best)
+
+
+def fit(
+    model: PreTrainedModel,
+    processor: BaseImageProcessor,
+    splits: datasets.DatasetDict,
+    *,
+    folder: Path,
+    args: FineTuningArguments,
+) -> dict[str, float]:
+    """Train on `train`, choose on `validation`; the model ends with its best weights.
+
+    Goes on from the newest complete checkpoint in the folder, if there is one.
+
+    Args:
+        model: Trained in place.
+        processor: Of the model; the transforms follow it.
+        splits: With columns `image`, `label` and `index`.
+        folder: Where the checkpoints go.
+        args: The training arguments.
+
+    Returns:
+        `train_loss`, `train_runtime` and its siblings, of this call.
+
+    Raises:
+        PipelineError: If the loss is not a number any more.
+        Terminated: If SIGTERM came; a checkpoint was written.
+    """
+    training = TrainTransform(processor, seed=args.seed)
+    stop = callbacks.StopOnSignal()
+    extra: list[TrainerCallback] = [
+        callbacks.TellEpoch(training.epoch),
+        callbacks.StopWhenDiverged(),
+        stop,
+        callbacks.Progress(),
+    ]
+    if args.early_stopping_patience is not None:
+        extra.append(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
+    trainer = StrictTrainer(
+        model=model,
+        args=_for_trainer(args, folder),
+        data_collator=collate,
+        train_dataset=splits["train"].with_transform(training),
+        eval_dataset=splits["validation"].with_transform(EvalTransform(processor)),
+        processing_class=processor,
+        compute_metrics=_accuracy,
+        preprocess_logits_for_metrics=_class_numbers,
+        callbacks=extra,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    checkpoint = runs.newest_complete_checkpoint(folder)
+    if checkpoint is not None and _at_its_end(checkpoint):
+        logger.info("training was complete at %s: loading its best weights", checkpoint.name)
+        trainer.state = TrainerState.load_from_json(str(checkpoint / runs.TRAINER_STATE))
+        trainer._load_best_model()
+        figures: dict[str, float] = {}
+    else:
+        if checkpoint is not None:
+            logger.info("going on from %s", checkpoint.name)
+        figures = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+    if stop.stopped:
+        raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to go on")
+    if trainer.state.best_global_step is None:
+        raise PipelineError("no validation score was a number, so there is no best model: lower --learning_rate")
+    trainer.state.save_to_json(str(folder / runs.TRAINER_STATE))
+    return {k: v for k, v in figures.items() if k != "total_flos"}  # it is wrong for images
+
+
+def _for_trainer(args: FineTuningArguments, folder: Path) -> FineTuningArguments:
+    """The arguments as the Trainer gets them: it saves checkpoints into the folder, and pushes nothing."""
+    mine = copy.copy(args)
+    mine.output_dir, mine.push_to_hub = str(folder), False
+    return mine
+
+
+def _at_its_end(checkpoint: Path) -> bool:
+    # The Trainer would train one more step (transformers 5.23).
+    state = runs.read_json(checkpoint / runs.TRAINER_STATE)
+    return bool(state["global_step"] >= state["max_steps"])
+
+
+def _class_numbers(logits: Tensor, labels: Tensor) -> Tensor:
+    """Only the class numbers are kept while the Trainer evaluates: logits of a large split would fill the memory."""
+    del labels
+    return logits.argmax(dim=-1)
+
+
+def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    result = compute(Accuracy(keep_in_memory=True), prediction.predictions, prediction.label_ids)
+    return {"accuracy": result["accuracy"]}
+

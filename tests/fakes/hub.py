@@ -1,0 +1,380 @@
+"""A stand-in for the Hugging Face Hub on the loopback: tests drive the real client libraries without network.
+
+It holds models and data sets, one branch each, in memory, and answers 501 to whatever it does not know. The
+libraries read HF_ENDPOINT when they are imported, so a client is a process of its own, with ``hub.env(...)``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+Kind = Literal["model", "dataset"]
+Json = dict[str, Any]
+
+LFS_SIZE = 10 * 2**20
+LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".parquet", ".arrow", ".npy", ".zip", ".jpg", ".jpeg", ".png"}
+
+
+class File:
+    """A version of a file; with LFS the content lies in the storage, and git knows a pointer to it."""
+
+    def __init__(self, data: bytes, lfs: bool) -> None:
+        self.data, self.size = data, len(data)
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.size}\n"
+        blob = pointer.encode() if lfs else data
+        self.oid = hashlib.sha1(b"blob %d\0" % len(blob) + blob).hexdigest()
+        info = {"oid": self.sha256, "sha256": self.sha256, "size": self.size, "pointerSize": len(pointer)}
+        self.lfs: Json | None = info if lfs else None
+
+
+@dataclass
+class Repo:
+    """The versions of a repository by commit id, oldest first; it is born empty."""
+
+    private: bool = False
+    commits: dict[str, dict[str, File]] = field(default_factory=lambda: {"0" * 40: {}})
+
+    @property
+    def head(self) -> str:
+        return next(reversed(self.commits))
+
+    def commit(self, files: dict[str, File]) -> str:
+        content = (self.head, sorted((path, file.oid) for path, file in files.items()))
+        commit = hashlib.sha1(repr(content).encode()).hexdigest()
+        self.commits[commit] = files
+        return commit
+
+
+@dataclass(frozen=True)
+class Request:
+    args: dict[str, str]  # the named groups of the route
+    flags: set[str]  # of the query
+    token: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int = 200
+    content: Json | list[Json] | bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class HubError(Exception):
+    """A refusal. The client tells refusals apart by their code rather than by the status."""
+
+    def __init__(self, status: int, message: str, code: str = "", commit: str = "") -> None:
+        super().__init__(message)
+        headers = {"X-Error-Message": message, "X-Error-Code": code, "X-Repo-Commit": commit}
+        self.reply = Reply(status, {"error": message}, headers)
+
+
+class FakeHub:
+    """The Hub and its storage host, which is another origin: a client must not send it the token."""
+
+    user = "tester"
+    token = "hf_of_the_fake_hub"
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, int]] = []  # method, path, status: 0 for a dropped connection
+        self.leaked_tokens: list[tuple[str, str]] = []  # method, path at the storage host
+        self.repos: dict[str, Repo] = {}  # by page
+        self.storage: dict[str, bytes] = {}  # by SHA-256
+        self._faults: list[tuple[str, str, Reply | None]] = []  # None: drop the connection
+        self._lock = threading.Lock()
+        self._servers = [
+            ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self, routes))
+            for routes in (HUB_ROUTES, STORAGE_ROUTES)
+        ]
+        self.url, self.storage_url = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
+
+    def __enter__(self) -> FakeHub:
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+
+    def env(self, hf_home: Path) -> dict[str, str]:
+        """What points the libraries in another process here, whatever else that process inherits."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_TOKEN": self.token,
+            "HF_HOME": str(hf_home),
+            "HF_HUB_CACHE": str(hf_home / "hub"),
+            "HF_DATASETS_CACHE": str(hf_home / "datasets"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_DATASETS_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",  # else uploads go to Xet, whatever the server says
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
+
+    def put(self, kind: Kind, repo_id: str, path: str, data: bytes) -> None:
+        """Commit one file, to a repository that is made if need be."""
+        with self._lock:
+            repo = self.repos.setdefault(page(kind, repo_id), Repo())
+            file = File(data, is_lfs(path, len(data)))
+            self.storage[file.sha256] = data
+            repo.commit({**repo.commits[repo.head], path: file})
+
+    def files(self, kind: Kind, repo_id: str) -> dict[str, bytes]:
+        repo = self.repos[page(kind, repo_id)]
+        return {path: file.data for path, file in repo.commits[repo.head].items()}
+
+    def fail(
+        self, method: str, pattern: str, status: int = 503, times: int = 1, code: str = "", drop: bool = False
+    ) -> None:
+        """Refuse (`code`: as in GatedRepo), or drop, the next requests whose path holds the pattern."""
+        reply = None if drop else HubError(status, "injected fault", code).reply
+        self._faults += [(method, pattern, reply)] * times
+
+    def find(self, request: Request) -> tuple[Repo, str, dict[str, File]]:
+        """The repository, the commit and the files that a request is about."""
+        repo = self.repos.get(request.args["page"])
+        if repo is None or (repo.private and not request.token):
+            raise HubError(404 if request.token else 401, "Repository not found", "RepoNotFound")
+        revision = request.args.get("revision", "main")
+        commit = repo.head if revision == "main" else revision
+        if commit not in repo.commits:
+            raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return repo, commit, repo.commits[commit]
+
+    def answer(self, routes: list[Route], method: str, url: str, token: str, body: bytes) -> Reply | None:
+        """The reply to a request, None to drop the connection; takes note of both."""
+        path, query = urlsplit(url).path, parse_qsl(urlsplit(url).query)
+        request = Request({}, {name for name, value in query if value in ("1", "true", "True")}, token, body)
+        with self._lock:
+            fault = next((f for f in self._faults if f[0] == method and re.search(f[1], path)), None)
+            if fault:
+                self._faults.remove(fault)
+            reply = fault[2] if fault else self._reply(routes, method, path, request)
+            self.requests.append((method, path, reply.status if reply else 0))
+            if token and routes is STORAGE_ROUTES:
+                self.leaked_tokens.append((method, path))
+        return reply
+
+    def _reply(self, routes: list[Route], method: str, path: str, request: Request) -> Reply:
+        """What the first route that matches says."""
+        try:
+            if request.token not in ("", f"Bearer {self.token}"):
+                raise HubError(401, "Invalid credentials in Authorization header")
+            for route in routes:
+                match = re.fullmatch(route.path, path)
+                if match and route.method == method.replace("HEAD", "GET"):
+                    if route.needs_token and not request.token:
+                        raise HubError(401, "Invalid username or password.")
+                    args = {name: unquote(value) for name, value in match.groupdict("").items()}
+                    return route.handler(self, replace(request, args=args))
+            raise HubError(501, f"the fake Hub does not know {method} {path}")
+        except HubError as error:
+            return error.reply
+
+
+def page(kind: Kind, repo_id: str) -> str:
+    """The path of a repository on the Hub: one name for both kinds."""
+    return f"datasets/{repo_id}" if kind == "dataset" else repo_id
+
+
+def is_lfs(path: str, size: int) -> bool:
+    return size >= LFS_SIZE or (size > 0 and Path(path).suffix in LFS_SUFFIXES)
+
+
+def listing(files: dict[str, File]) -> dict[str, Json]:
+    """The files and directories of a tree by path."""
+    entries: dict[str, Json] = {}
+    for path, file in files.items():
+        for parent in map(str, PurePosixPath(path).parents[:-1]):
+            entries[parent] = {"type": "directory", "path": parent, "oid": "0" * 40, "size": 0}
+        entries[path] = {"type": "file", "path": path, "oid": file.oid, "size": file.size}
+        entries[path] |= {"lfs": file.lfs} if file.lfs else {}
+    return entries
+
+
+def whoami(hub: FakeHub, _: Request) -> Reply:
+    token = {"accessToken": {"displayName": "fake", "role": "write"}}
+    return Reply(200, {"type": "user", "name": hub.user, "orgs": [], "auth": token})
+
+
+def create_repo(hub: FakeHub, request: Request) -> Reply:
+    wanted = json.loads(request.body)
+    name = page(wanted.get("type", "model"), f"{wanted['organization'] or hub.user}/{wanted['name']}")
+    new = name not in hub.repos
+    if new:
+        hub.repos[name] = Repo(private=wanted.get("visibility") == "private")
+    return Reply(201 if new else 409, {"url": f"{hub.url}/{name}"})
+
+
+def repo_info(hub: FakeHub, request: Request) -> Reply:
+    repo, commit, files = hub.find(request)
+    blobs = {path: {"size": file.size, "blobId": file.oid, "lfs": file.lfs} for path, file in files.items()}
+    siblings = [{"rfilename": path, **(blobs[path] if "blobs" in request.flags else {})} for path in files]
+    repo_id = request.args["page"].removeprefix("datasets/")
+    return Reply(
+        200, {"id": repo_id, "sha": commit, "private": repo.private, "tags": [], "siblings": siblings}
+    )
+
+
+def tree(hub: FakeHub, request: Request) -> Reply:
+    entries = listing(hub.find(request)[2])
+    under = f"{request.args['path']}/".lstrip("/")
+    below = {path.removeprefix(under): entry for path, entry in entries.items() if path.startswith(under)}
+    if under and not below:
+        raise HubError(404, f"{under} does not exist", "EntryNotFound")
+    return Reply(200, [below[path] for path in below if "recursive" in request.flags or "/" not in path])
+
+
+def paths_info(hub: FakeHub, request: Request) -> Reply:
+    entries = listing(hub.find(request)[2])
+    return Reply(200, [entries[path] for _, path in parse_qsl(request.body.decode()) if path in entries])
+
+
+def refs(hub: FakeHub, request: Request) -> Reply:
+    branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": hub.find(request)[1]}
+    return Reply(200, {"branches": [branch], "tags": [], "converts": []})
+
+
+def preupload(hub: FakeHub, request: Request) -> Reply:
+    """How to send each file, and what is there already: the client leaves out what it finds unchanged."""
+    *_, files = hub.find(request)
+    plans: list[Json] = []
+    for wanted in json.loads(request.body)["files"]:
+        path, old = wanted["path"], files.get(wanted["path"])
+        oid = old and (old.sha256 if old.lfs else old.oid)
+        mode = "lfs" if is_lfs(path, wanted["size"]) else "regular"
+        plans.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+    return Reply(200, {"files": plans})
+
+
+def add_commit(hub: FakeHub, request: Request) -> Reply:
+    repo, parent, files = hub.find(request)
+    files = dict(files)
+    for operation in map(json.loads, request.body.splitlines()):
+        match operation:
+            case {"key": "header", "value": header}:
+                if header.get("parentCommit") not in (None, parent):
+                    raise HubError(412, "A commit has happened since. Please refresh and try again.")
+            case {"key": "file", "value": {"path": path, "content": content}}:
+                files[path] = File(base64.b64decode(content), lfs=False)
+            case {"key": "lfsFile", "value": {"path": path, "oid": oid}} if oid in hub.storage:
+                files[path] = File(hub.storage[oid], lfs=True)
+            case {"key": "deletedFile", "value": {"path": path}}:
+                files.pop(path, None)
+            case _:
+                raise HubError(400, f"unknown operation, or no such LFS object: {operation}")
+    new = repo.commit(files)
+    url = f"{hub.url}/{request.args['page']}/commit/{new}"
+    return Reply(200, {"success": True, "commitOid": new, "commitUrl": url})
+
+
+def lfs_batch(hub: FakeHub, request: Request) -> Reply:
+    hub.find(request)
+    objects: list[Json] = json.loads(request.body)["objects"]
+    for wanted in objects:
+        if wanted["oid"] not in hub.storage:  # no actions: it is there
+            upload, verify = f"{hub.storage_url}/{wanted['oid']}", f"{hub.url}/lfs/verify"
+            wanted["actions"] = {"upload": {"href": upload}, "verify": {"href": verify}}
+    return Reply(200, {"transfer": "basic", "objects": objects})
+
+
+def lfs_verify(hub: FakeHub, request: Request) -> Reply:
+    wanted = json.loads(request.body)
+    return Reply(200 if len(hub.storage.get(wanted["oid"], b"")) == wanted["size"] else 404)
+
+
+def resolve(hub: FakeHub, request: Request) -> Reply:
+    """The content of a file; with LFS, where the content lies."""
+    _, commit, files = hub.find(request)
+    file = files.get(request.args["path"])
+    if file is None:
+        raise HubError(404, "Entry not found", "EntryNotFound", commit)
+    headers = {"X-Repo-Commit": commit, "ETag": f'"{file.oid}"'}
+    if not file.lfs:
+        return Reply(200, file.data, headers)
+    linked = {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
+    return Reply(302, b"", {**headers, **linked, "Location": f"{hub.storage_url}/{file.sha256}"})
+
+
+def store(hub: FakeHub, request: Request) -> Reply:
+    if hashlib.sha256(request.body).hexdigest() != request.args["oid"]:
+        raise HubError(400, "the content does not match its SHA-256")
+    hub.storage[request.args["oid"]] = request.body
+    return Reply()
+
+
+def load(hub: FakeHub, request: Request) -> Reply:
+    return Reply(200, hub.storage[request.args["oid"]])
+
+
+class Route(NamedTuple):
+    method: str  # GET stands for HEAD as well
+    path: str
+    handler: Callable[[FakeHub, Request], Reply]
+    needs_token: bool = False
+
+
+_PAGE = r"(?P<page>(?:datasets/)?[^/]+(?:/[^/]+)?)"  # a name without namespace is asked for, never found
+_API = rf"/api/(?:models/|(?=datasets/)){_PAGE}"
+_REVISION = r"(?P<revision>[^/]+)"
+_OBJECT = r"/(?P<oid>[0-9a-f]{64})"
+
+HUB_ROUTES = [
+    Route("GET", "/api/whoami-v2", whoami, needs_token=True),
+    Route("POST", "/api/repos/create", create_repo, needs_token=True),
+    Route("POST", "/api/validate-yaml", lambda *_: Reply(200, {"errors": [], "warnings": []})),
+    Route("GET", f"{_API}/revision/{_REVISION}", repo_info),
+    Route("GET", f"{_API}/tree/{_REVISION}(?:/(?P<path>.+))?", tree),
+    Route("POST", f"{_API}/paths-info/{_REVISION}", paths_info),
+    Route("GET", f"{_API}/refs", refs),
+    Route("GET", _API, repo_info),  # after those it would match with a part of their path as the name
+    Route("POST", f"{_API}/preupload/{_REVISION}", preupload, needs_token=True),
+    Route("POST", f"{_API}/commit/{_REVISION}", add_commit, needs_token=True),
+    Route("POST", rf"/{_PAGE}\.git/info/lfs/objects/batch", lfs_batch, needs_token=True),
+    Route("POST", "/lfs/verify", lfs_verify, needs_token=True),
+    Route("GET", f"/{_PAGE}/resolve/{_REVISION}/(?P<path>.+)", resolve),
+]
+STORAGE_ROUTES = [Route("PUT", _OBJECT, store), Route("GET", _OBJECT, load)]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Speaks HTTP/1.0: the connection ends with the reply."""
+
+    def __init__(self, hub: FakeHub, routes: list[Route], *args: Any) -> None:
+        self.hub, self.routes = hub, routes
+        super().__init__(*args)
+
+    def _handle(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        token = self.headers.get("Authorization", "")
+        reply = self.hub.answer(self.routes, self.command, self.path, token, body)
+        if reply is None:
+            return
+        body = reply.content if isinstance(reply.content, bytes) else json.dumps(reply.content).encode()
+        self.send_response(reply.status)
+        for name, value in {**reply.headers, "Content-Length": str(len(body))}.items():
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing: it is in `FakeHub.requests`."""

@@ -1,0 +1,227 @@
+"""The real client libraries against the fake, in a process of their own that reports what it met as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.client import HTTPConnection, RemoteDisconnected
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.fakes.hub import FakeHub
+
+Report = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = bytes(range(256))
+UPLOADED = {
+    "README.md": b"---\nlicense: mit\n---\n# x\n",
+    "sub/config.json": b"{}",
+    "model.safetensors": WEIGHTS,
+}
+SPLITS = {"train": 5, "validation": 3, "test": 2}
+CLASSES = ["daisy", "rose", "tulip"]
+CARD = f"""---
+configs:
+- config_name: default
+  data_files:
+{"".join(f"  - {{split: {split}, path: 'data/{split}-*'}}" + chr(10) for split in SPLITS)}
+dataset_info:
+  features:
+  - name: image
+    dtype: image
+  - name: label
+    dtype:
+      class_label:
+        names: {json.dumps({str(number): name for number, name in enumerate(CLASSES)})}
+  splits:
+{"".join(f"  - {{name: {split}, num_examples: {rows}}}" + chr(10) for split, rows in SPLITS.items())}
+---
+"""
+
+
+def refusal(call: Callable[..., object], *args: Any, **kwargs: Any) -> list[Any]:
+    """The status that the error carries and the names of the error's classes."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        call(*args, **kwargs)
+    except HfHubHTTPError as error:
+        return [error.response.status_code, *(kind.__name__ for kind in type(error).__mro__)]
+    return []
+
+
+def use_the_clients() -> None:
+    """What the other process does; its report goes to standard output."""
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+
+    api, stranger, thief = HfApi(), HfApi(token=False), HfApi(token="hf_wrong")
+    patterns = ["*.md", "sub/*", "*.safetensors"]
+    upload = {"repo_id": "tester/up", "folder_path": sys.argv[1], "allow_patterns": patterns}
+    change = {"path_or_fileobj": b"x", "path_in_repo": "x.txt"}
+    report: Report = {
+        "user": api.whoami()["name"],
+        "urls": [api.create_repo("up", private=True, exist_ok=True) for _ in range(2)],
+        "commits": [api.upload_folder(**upload).oid for _ in range(2)],
+        "branch": api.list_repo_refs("tester/up").branches[0].target_commit,
+        "paths": [entry.path for entry in api.get_paths_info("tester/up", ["sub", "README.md", "none"])],
+        "listed": sorted(api.list_repo_files("tester/up")),
+    }
+    siblings = api.model_info("tester/up", files_metadata=True).siblings or []
+    report["sha256"] = {sibling.rfilename: sibling.lfs.sha256 for sibling in siblings if sibling.lfs}
+    snapshot = Path(api.snapshot_download("tester/up"))
+    files = [path for path in snapshot.rglob("*") if path.is_file()]
+    report["snapshot"] = {path.relative_to(snapshot).as_posix(): path.read_bytes().hex() for path in files}
+    data = load_dataset("org/flowers")
+    report |= {
+        "rows": {split: len(rows) for split, rows in data.items()},
+        "classes": data["train"].features["label"].names,
+        "labels": list(data["validation"]["label"]),
+        "reds": [image.getpixel((0, 0))[0] for image in data["validation"]["image"]],
+        "missing repository": refusal(api.snapshot_download, "tester/none"),
+        "missing namespace": refusal(api.model_info, "none"),
+        "missing revision": refusal(api.model_info, "tester/up", revision="v9"),
+        "missing file": refusal(api.hf_hub_download, "tester/up", "none.txt"),
+        "private": refusal(stranger.model_info, "tester/up"),
+        "no token": refusal(stranger.create_repo, "tester/other"),
+        "wrong token": refusal(thief.upload_folder, **upload),
+        "stale parent": refusal(api.upload_file, **change, repo_id="tester/up", parent_commit="0" * 40),
+        "commit fails": refusal(api.upload_file, **change, repo_id="tester/unlucky"),
+    }
+    json.dump(report, sys.stdout)
+
+
+def parquet(rows: int) -> bytes:
+    """Images of one colour each, (10 * row, 0, 0)."""
+    images = []
+    for row in range(rows):
+        png = io.BytesIO()
+        Image.new("RGB", (4, 4), (10 * row, 0, 0)).save(png, "PNG")
+        images.append({"bytes": png.getvalue(), "path": f"{row}.png"})
+    file = io.BytesIO()
+    pq.write_table(pa.table({"image": images, "label": [row % len(CLASSES) for row in range(rows)]}), file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[FakeHub]:
+    with FakeHub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def report(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder, home = tmp_path_factory.mktemp("folder"), tmp_path_factory.mktemp("home")
+    for path, content in {**UPLOADED, "secret.txt": b"not for upload"}.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_bytes(content)
+    hub.put("dataset", "org/flowers", "README.md", CARD.encode())
+    for split, rows in SPLITS.items():
+        hub.put("dataset", "org/flowers", f"data/{split}-00000-of-00001.parquet", parquet(rows))
+    hub.put("model", "tester/unlucky", "README.md", b"")
+    hub.fail("POST", "unlucky/commit/")
+    code = "from tests.fakes.test_hub import use_the_clients; use_the_clients()"
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", **hub.env(home)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    seen: Report = json.loads(done.stdout)
+    return seen
+
+
+def test_creating_a_repository_twice_is_one_repository(hub: FakeHub, report: Report) -> None:
+    assert report["user"] == "tester"
+    assert report["urls"] == [f"{hub.url}/tester/up"] * 2
+    assert [status for _, path, status in hub.requests if path == "/api/repos/create"][:2] == [201, 409]
+
+
+def test_a_folder_goes_up_once_and_comes_down_equal(hub: FakeHub, report: Report) -> None:
+    first, second = report["commits"]
+    assert first == second == report["branch"]
+    assert report["listed"] == sorted(UPLOADED)
+    assert report["paths"] == ["sub", "README.md"]
+    assert report["snapshot"] == {path: content.hex() for path, content in UPLOADED.items()}
+    assert hub.files("model", "tester/up") == UPLOADED
+
+
+def test_large_files_go_through_the_storage_host_without_the_token(hub: FakeHub, report: Report) -> None:
+    sha256 = hashlib.sha256(WEIGHTS).hexdigest()
+    assert report["sha256"] == {"model.safetensors": sha256}
+    assert {("PUT", f"/{sha256}", 200), ("GET", f"/{sha256}", 200)} <= set(hub.requests)
+    assert hub.leaked_tokens == []
+
+
+def test_a_parquet_data_set_loads_with_its_splits_classes_and_images(report: Report) -> None:
+    assert report["rows"] == SPLITS
+    assert report["classes"] == CLASSES
+    assert report["labels"] == [0, 1, 2]
+    assert report["reds"] == [0, 10, 20]
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "status"),
+    [
+        ("missing repository", "RepositoryNotFoundError", 404),
+        ("missing namespace", "RepositoryNotFoundError", 404),
+        ("missing revision", "RevisionNotFoundError", 404),
+        ("missing file", "EntryNotFoundError", 404),
+        ("private", "RepositoryNotFoundError", 401),
+        ("no token", "HfHubHTTPError", 401),
+        ("wrong token", "HfHubHTTPError", 401),
+        ("stale parent", "HfHubHTTPError", 412),
+        ("commit fails", "HfHubHTTPError", 503),
+    ],
+)
+def test_the_client_tells_refusals_apart(report: Report, what: str, error: str, status: int) -> None:
+    assert report[what][:1] == [status]
+    assert error in report[what]
+
+
+def ask(method: str, url: str, **headers: str) -> int:
+    with closing(HTTPConnection(urlsplit(url).netloc)) as connection:
+        connection.request(method, urlsplit(url).path, headers=headers)
+        return connection.getresponse().status
+
+
+def test_a_token_at_the_storage_host_is_noticed() -> None:
+    with FakeHub() as hub:
+        hub.put("model", "tester/m", "model.safetensors", WEIGHTS)
+        path = f"/{hashlib.sha256(WEIGHTS).hexdigest()}"
+        assert ask("GET", hub.storage_url + path, Authorization=f"Bearer {hub.token}") == 200
+        assert hub.leaked_tokens == [("GET", path)]
+
+
+def test_faults_strike_as_often_as_asked() -> None:
+    with FakeHub() as hub:
+        hub.put("model", "tester/m", "a.txt", b"a")
+        path = "/tester/m/resolve/main/a.txt"
+        hub.fail("GET", r"a\.txt$", status=429, times=2)
+        assert [ask("HEAD", hub.url + path), *(ask("GET", hub.url + path) for _ in range(3))] == [
+            200,
+            429,
+            429,
+            200,
+        ]
+        hub.fail("GET", "a.txt", drop=True)
+        with pytest.raises(RemoteDisconnected):
+            ask("GET", hub.url + path)
+        assert hub.requests[-1] == ("GET", path, 0)
+
+
+def test_what_the_fake_does_not_know_is_a_loud_501() -> None:
+    with FakeHub() as hub:
+        assert ask("GET", f"{hub.url}/settings") == 501
