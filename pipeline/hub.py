@@ -83,6 +83,18 @@ def check_may_push(repo_id: str) -> None:
         HfApi().whoami()
 
 
+def require_finished(folder: Path) -> None:
+    """Refuse a folder that is no finished run.
+
+    Raises:
+        PipelineError: If it holds no run, or one that did not reach its end.
+    """
+    if not runs.Run(folder).record:
+        raise PipelineError(f"{folder} holds no run: give the folder that `train` wrote")
+    if not runs.Run(folder).finished:
+        raise PipelineError(f"the run in {folder} is not finished: repeat its `train` command first")
+
+
 def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str = "main") -> str:
     """Upload the listed files of a finished run in one commit, and nothing else.
 
@@ -98,26 +110,15 @@ def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str
     Raises:
         PipelineError: If the run is not finished, there is no valid token, or the Hub cannot be reached.
     """
-    if not runs.Run(folder).finished:
-        raise PipelineError(f"{folder} is no finished run: finish it with `train --output_dir {folder}`, then push")
-    operations = [
-        CommitOperationAdd(path_in_repo=name, path_or_fileobj=_without_local_paths(folder / name))
-        for name in runs.PUBLISHED
-    ]
+    require_finished(folder)
+    sources: dict[str, Path | bytes] = {name: folder / name for name in runs.PUBLISHED}
+    sources[runs.RECIPE] = runs.public_recipe(folder).encode()
+    operations = [CommitOperationAdd(path_in_repo=n, path_or_fileobj=source) for n, source in sources.items()]
     api = HfApi()
     with _explained("repository", repo_id, revision):
         address = api.create_repo(repo_id, private=private, exist_ok=True)
         api.create_commit(address.repo_id, operations, commit_message="Push a finished run", revision=revision)
     return str(address)
-
-
-def _without_local_paths(path: Path) -> Path | bytes:
-    """The recipe names folders of this machine in full, so that it can be run again here; what is pushed does not."""
-    if path.name != runs.RECIPE:
-        return path
-    lines = path.read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition(": ") for line in lines)
-    return "".join(f"{key}{colon}{runs.scrub(value)}\n" for key, colon, value in pairs).encode()
 
 
 @contextlib.contextmanager

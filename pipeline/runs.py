@@ -137,7 +137,7 @@ def start(run: Run, *, arguments: Mapping[str, Any], data: Mapping[str, Any], ma
     write_text(run.folder / RECIPE, yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
     run.update(
         status="running",
-        command=[scrub(word) for word in (Path(sys.argv[0]).name, *sys.argv[1:])],
+        command=["vit-pipeline", *(scrub(word) for word in sys.argv[1:])],
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         data=dict(data),
         machine=dict(machine) | {"system": platform.system(), "cpus": os.cpu_count()},
@@ -165,6 +165,13 @@ def scrub(text: str) -> str:
         return text
     inside = path.is_relative_to(Path.cwd())
     return f"{flag}{equals}{path.relative_to(Path.cwd()) if inside else path.name}"
+
+
+def public_recipe(folder: Path) -> str:
+    """`recipe.yaml` as it may be shown: it names folders of this machine in full, so that it can be run again here."""
+    lines = (folder / RECIPE).read_text(encoding="utf-8").splitlines()
+    pairs = (line.partition(": ") for line in lines)
+    return "\n".join(f"{key}{colon}{scrub(value)}" for key, colon, value in pairs)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from pipeline import config, hub
 from pipeline.config import CommandLine, PushArguments
 from pipeline.errors import refuse
+from pipeline.reporting import card
 
 ARGUMENTS = (PushArguments,)
 
@@ -21,7 +22,10 @@ def run(line: CommandLine) -> str:
     (args,) = config.parse(line, ARGUMENTS)
     given = {"which run? --model RUN": args.model, "where to? --hub_model_id OWNER/NAME": args.hub_model_id}
     refuse(question for question, answer in given.items() if answer is None)
+    folder = Path(args.model)
+    hub.require_finished(folder)
+    card.write(folder, repo_id=args.hub_model_id)
     address = hub.push_run(
-        Path(args.model), args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision
+        folder, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision
     )
     return f"pushed to {address}"

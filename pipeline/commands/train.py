@@ -106,6 +106,7 @@ def _finish(run: runs.Run, args: FineTuningArguments, state: str) -> str:
     """Push if asked; the results and where they are."""
     lines = [summary.table(runs.read_json(run.folder / runs.RESULTS)), f"{run.folder} {state}"]
     if args.push_to_hub:
+        card.write(run.folder, repo_id=args.hub_model_id)
         address = hub.push_run(
             run.folder, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision or "main"
         )

@@ -43,6 +43,7 @@ def write(folder: Path, *, repo_id: str | None = None) -> None:
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
+        title=escape(repo_id.partition("/")[2] if repo_id else folder.name),
         repo=repo_id or folder.name,
         **_body(folder, results, record, recipe),
     )
@@ -51,7 +52,7 @@ def write(folder: Path, *, repo_id: str | None = None) -> None:
 
 def escape(text: str) -> str:
     """A class name as Markdown shows it literally: folder names are input, and may hold markup."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+!|~-])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
 
 
 def _body(
@@ -80,7 +81,7 @@ def _body(
         "minutes": f"{record['timings']['train'] / 60:.1f}",
         "image_size": model["image_size"],
         "curve": _curve(state["log_history"]),
-        "recipe": "\n".join(f"{key}: {runs.scrub(str(value))}" for key, value in recipe.items()),
+        "recipe": runs.public_recipe(folder),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
 
@@ -118,7 +119,7 @@ def _eval_results(results: Mapping[str, Any], data: Mapping[str, Any], data_id: 
     return [
         EvalResult(
             task_type="image-classification",
-            dataset_type=data_id or "imagefolder",
+            dataset_type=data_id or str(data["name"]),
             dataset_name=str(data["name"]),
             dataset_revision=data["revision"] if data_id else None,
             dataset_split=summary.SPLITS[prefix],

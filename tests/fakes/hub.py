@@ -275,8 +275,6 @@ def add_commit(hub: FakeHub, request: Request) -> Reply:
                 files[path] = File(base64.b64decode(content), lfs=False)
             case {"key": "lfsFile", "value": {"path": path, "oid": oid}} if oid in hub.storage:
                 files[path] = File(hub.storage[oid], lfs=True)
-            case {"key": "deletedFile", "value": {"path": path}}:
-                files.pop(path, None)
             case _:
                 raise HubError(400, f"unknown operation, or no such LFS object: {operation}")
     new = repo.commit(files)

@@ -33,11 +33,16 @@ UPLOADED = {
 }
 SPLITS = {"train": 5, "validation": 3, "test": 2}
 CLASSES = ["daisy", "rose", "tulip"]
-CARD = f"""---
+CARD = b"""---
 configs:
 - config_name: default
   data_files:
-{"".join(f"  - {{split: {split}, path: 'data/{split}-*'}}" + chr(10) for split in SPLITS)}
+  - split: train
+    path: data/train-*
+  - split: validation
+    path: data/validation-*
+  - split: test
+    path: data/test-*
 dataset_info:
   features:
   - name: image
@@ -45,9 +50,17 @@ dataset_info:
   - name: label
     dtype:
       class_label:
-        names: {json.dumps({str(number): name for number, name in enumerate(CLASSES)})}
+        names:
+          '0': daisy
+          '1': rose
+          '2': tulip
   splits:
-{"".join(f"  - {{name: {split}, num_examples: {rows}}}" + chr(10) for split, rows in SPLITS.items())}
+  - name: train
+    num_examples: 5
+  - name: validation
+    num_examples: 3
+  - name: test
+    num_examples: 2
 ---
 """
 
@@ -70,7 +83,7 @@ def use_the_clients() -> None:
 
     api, stranger, thief = HfApi(), HfApi(token=False), HfApi(token="hf_wrong")
     patterns = ["*.md", "sub/*", "*.safetensors"]
-    upload = {"repo_id": "tester/up", "folder_path": sys.argv[1], "allow_patterns": patterns}
+    upload: Report = {"repo_id": "tester/up", "folder_path": sys.argv[1], "allow_patterns": patterns}
     change = {"path_or_fileobj": b"x", "path_in_repo": "x.txt"}
     report: Report = {
         "user": api.whoami()["name"],
@@ -128,16 +141,15 @@ def report(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Report:
     for path, content in {**UPLOADED, "secret.txt": b"not for upload"}.items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(content)
-    hub.put("dataset", "org/flowers", "README.md", CARD.encode())
+    hub.put("dataset", "org/flowers", "README.md", CARD)
     for split, rows in SPLITS.items():
         hub.put("dataset", "org/flowers", f"data/{split}-00000-of-00001.parquet", parquet(rows))
     hub.put("model", "tester/unlucky", "README.md", b"")
     hub.fail("POST", "unlucky/commit/")
     code = "from tests.fakes.test_hub import use_the_clients; use_the_clients()"
     env = {**os.environ, "HF_HUB_OFFLINE": "1", **hub.env(home)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, folder], cwd=ROOT, env=env, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     seen: Report = json.loads(done.stdout)
     return seen
@@ -222,6 +234,7 @@ def test_faults_strike_as_often_as_asked() -> None:
         assert hub.requests[-1] == ("GET", path, 0)
 
 
-def test_what_the_fake_does_not_know_is_a_loud_501() -> None:
+def test_the_fake_refuses_what_it_does_not_know_and_what_is_corrupt() -> None:
     with FakeHub() as hub:
         assert ask("GET", f"{hub.url}/settings") == 501
+        assert ask("PUT", f"{hub.storage_url}/{'0' * 64}") == 400

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Make the environment where it is missing, then run a verb in it:
+#   ./run.sh                 the embedded default: train --config synthetic-flowers
+#   ./run.sh VERB ...        train, evaluate, predict, push
+#   ./run.sh test [ARGS]     every check there is: format, lint, types, import layers, tests
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=$here/.venv
+
+# install EXTRA: bring .venv in line with pyproject.toml; a stamp makes the next call skip it.
+install() {
+  local stamp=$venv/.installed${1//[^a-z]/}
+  if [[ -e $stamp && ! $here/pyproject.toml -nt $stamp ]]; then return; fi
+  echo "setting up $venv ..." >&2
+  local uv=uv
+  if ! command -v uv >/dev/null; then
+    [[ -x $venv/bin/python ]] || find_python -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
+    uv=$venv/bin/uv
+  fi
+  [[ -x $venv/bin/python ]] || "$uv" venv --quiet --python '>=3.11' "$venv"
+  "$uv" pip install --quiet --python "$venv/bin/python" --editable "$here$1"
+  touch "$stamp"
+}
+
+# find_python ARGS: run the first interpreter that is new enough.
+find_python() {
+  local python
+  for python in python3 python3.14 python3.13 python3.12 python3.11; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      "$python" "$@"
+      return
+    fi
+  done
+  echo "error: Python 3.11 or newer is needed; python3 is $(python3 --version 2>&1)" >&2
+  exit 2
+}
+
+check() {
+  cd "$here"
+  export PATH=$venv/bin:$PATH
+  ruff format --check .
+  ruff check .
+  mypy
+  lint-imports
+  exec python -m pytest "$@"
+}
+
+num_gpus() {
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    awk -F, '{ print NF }' <<<"$CUDA_VISIBLE_DEVICES"
+  else
+    { nvidia-smi --list-gpus 2>/dev/null || true; } | wc -l
+  fi
+}
+
+if [[ ${1:-} == test ]]; then
+  install '[dev]'
+  check "${@:2}"
+fi
+install ''
+[[ $# -gt 0 ]] || set -- train --config synthetic-flowers
+if [[ $1 == train && $(num_gpus) -gt 1 ]]; then
+  exec "$venv/bin/accelerate" launch --multi_gpu --num_processes "$(num_gpus)" --num_machines 1 \
+    --mixed_precision no --dynamo_backend no --main_process_port 0 -m pipeline "$@"
+fi
+exec "$venv/bin/python" -m pipeline "$@"

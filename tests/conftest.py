@@ -1,0 +1,131 @@
+"""Small true parts for every test: drawn class folders, a two-layer ViT on disk, no network."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import of a library that reads it
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from pipeline import cli
+
+torch.set_num_threads(1)  # results depend on the number of threads, and the models are tiny
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only loopback answers, whatever a test or a library tries."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and not str(address[0]).startswith(("127.", "::1", "localhost")):
+            raise OSError(f"the tests have no network, and {address} was asked for")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of data sets lies below the tests' own folder."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+
+
+def draw_image(colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (20, 16)) -> Image.Image:
+    """A noisy patch of one colour: easy to learn, no two alike."""
+    noise = np.random.default_rng(seed).normal(0, 25, (size[1], size[0], 3))
+    return Image.fromarray((np.asarray(colour) + noise).clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def make_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Draw class folders, below split folders where counts are given by split name."""
+
+    def make(**counts: int) -> Path:
+        root = tmp_path_factory.mktemp("photos")
+        for number, (split, count) in enumerate((counts or {"": 12}).items()):
+            for c, (name, colour) in enumerate(COLOURS.items()):
+                (root / split / name).mkdir(parents=True)
+                for i in range(count):
+                    seed = number * 10_000 + c * 1000 + i
+                    draw_image(colour, seed).save(root / split / name / f"{i:03}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def photos(make_folder: Callable[..., Path]) -> Path:
+    """Three colours, 12 train, 6 validation and 6 test images each."""
+    return make_folder(train=12, validation=6, test=6)
+
+
+def save_vit(folder: Path, *, num_labels: int = 5, **changes: Any) -> Path:
+    """A two-layer ViT with its processor, as a checkpoint of another task would lie on disk."""
+    torch.manual_seed(7)
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "image_size": 16,
+        "patch_size": 4,
+        "num_labels": num_labels,
+    }
+    ViTForImageClassification(ViTConfig(**shape | changes)).save_pretrained(folder)
+    size = {"height": 16, "width": 16}
+    ViTImageProcessor(size=size, image_mean=[0.4] * 3, image_std=[0.3] * 3, resample=3).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ViT of 2 layers at 16 px with a head for 5 other classes."""
+    return save_vit(tmp_path_factory.mktemp("tiny-vit"))
+
+
+@pytest.fixture
+def vit_pipeline(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process: exit code, what it printed, what it said on standard error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def train_flags(tiny_vit: Path, photos: Path) -> list[str]:
+    """Flags of a run of seconds that learns the three colours."""
+    return [
+        f"--model_name_or_path={tiny_vit}",
+        f"--dataset_name={photos}",
+        "--num_train_epochs=3",
+        "--learning_rate=3e-3",
+        "--per_device_train_batch_size=6",
+        "--precision=fp32",
+        "--dataloader_num_workers=0",
+    ]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, train_flags: list[str]) -> Path:
+    """One finished run, shared by the tests that only read it."""
+    folder = tmp_path_factory.mktemp("runs") / "colours"
+    assert cli.main(["train", *train_flags, f"--output_dir={folder}"]) == 0
+    return folder

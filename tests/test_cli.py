@@ -1,0 +1,59 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli, config
+from pipeline.training.arguments import FineTuningArguments
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["trian"], ["train", "--config", "no-such-recipe"]])
+def test_what_needs_no_torch_loads_none(words: list[str]) -> None:
+    script = (
+        "import sys; from pipeline import cli; code = cli.main(sys.argv[1:]); "
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & sys.modules.keys(); "
+        "sys.exit(f'loaded {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if "--help" in words else 2), done.stderr
+
+
+def test_help_names_every_verb_recipe_and_our_own_flags(vit_pipeline: Run) -> None:
+    _, overview, _ = vit_pipeline("--help")
+    assert all(verb in overview for verb in cli.VERBS)
+    _, text, _ = vit_pipeline("train", "--help")
+    ours = {f.name for c in (config.ModelArguments, config.DataArguments) for f in dataclasses.fields(c)}
+    assert all(f"--{name} " in text for name in ours | cli.TRAINING_FLAGS.keys())
+    assert all(recipe in text for recipe in config.shipped_recipes())
+
+
+def test_the_flags_that_help_names_exist() -> None:
+    assert cli.TRAINING_FLAGS.keys() <= {f.name for f in dataclasses.fields(FineTuningArguments)}
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_all_lists_every_flag(verb: str, vit_pipeline: Run) -> None:
+    code, text, _ = vit_pipeline(verb, "--help-all")
+    assert code == 0
+    flags = [f.name for c in cli.VERBS[verb].groups.values() for f in dataclasses.fields(c)]
+    assert all(f"--{flag}" in text for flag in flags)
+    assert verb != "train" or "--adam_beta1" in text
+
+
+def test_every_verb_has_its_module() -> None:
+    modules = {p.stem for p in (Path(cli.__file__).parent / "commands").glob("*.py")} - {"__init__"}
+    assert modules == cli.VERBS.keys()
+
+
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    command = f"{sys.executable} -m pipeline train --help | head -n 1 > {tmp_path / 'out'}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=os.environ)
+    assert done.stderr == ""
+    assert (tmp_path / "out").read_text().startswith("usage")
