@@ -127,7 +127,9 @@ def _overview() -> str:
 
 def _verb_help(name: str) -> str:
     verb = VERBS[name]
-    parser = argparse.ArgumentParser(prog=f"vit-pipeline {name}", usage=f"%(prog)s {verb.usage}", add_help=False)
+    parser = argparse.ArgumentParser(
+        prog=f"vit-pipeline {name}", usage=f"%(prog)s {verb.usage}", add_help=False
+    )
     parser.description = f"{verb.summary[0].upper()}{verb.summary[1:]}."
     for title, arguments in verb.groups.items():
         group = parser.add_argument_group(title)
@@ -137,7 +139,9 @@ def _verb_help(name: str) -> str:
         training = parser.add_argument_group("training")
         for flag, text in verb.flags.items():
             training.add_argument(f"--{flag}", metavar="", help=text)
-        recipes = "\n".join(f"  {recipe:<22} {text}" for recipe, text in sorted(config.shipped_recipes().items()))
+        recipes = "\n".join(
+            f"  {recipe:<22} {text}" for recipe, text in sorted(config.shipped_recipes().items())
+        )
         parser.epilog = f"recipes for --config:\n{recipes}\n\n--help-all lists every flag."
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser.format_help()
@@ -151,7 +155,9 @@ def _quieten_libraries() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import logging as transformers_logging  # a second to import, and needed from here on
+    from transformers.utils import (
+        logging as transformers_logging,
+    )  # a second to import, and needed from here on
 
     transformers_logging.disable_progress_bar()  # of loading and writing weights; downloads keep theirs
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

@@ -69,7 +69,9 @@ class ModelArguments:
     )
     image_size: int | None = field(
         default=None,
-        metadata={"help": "Pixels a side, where not the checkpoint's: the position table is interpolated, once."},
+        metadata={
+            "help": "Pixels a side, where not the checkpoint's: the position table is interpolated, once."
+        },
     )
 
 
@@ -84,7 +86,9 @@ class DataArguments:
     dataset_config_name: str | None = field(
         default=None, metadata={"help": "Configuration of a Hub data set that has several."}
     )
-    dataset_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub data set."})
+    dataset_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of a Hub data set."}
+    )
     image_column_name: str | None = field(
         default=None, metadata={"help": "Column with the images. Found by its type when not given."}
     )
@@ -101,10 +105,13 @@ class DataArguments:
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on a seeded, class-balanced part of this size."}
     )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "The same for the validation split."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "The same for the validation split."}
+    )
     max_test_samples: int | None = field(default=None, metadata={"help": "The same for the test split."})
     bad_images: Literal["fail", "skip"] = field(
-        default="fail", metadata={"help": "What an image that cannot be read does: stop the run, or be left out."}
+        default="fail",
+        metadata={"help": "What an image that cannot be read does: stop the run, or be left out."},
     )
 
 
@@ -115,10 +122,12 @@ class EvaluateArguments:
     model: str | None = field(default=None, metadata={"help": "Run folder or Hub id."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
     split: Literal["train", "validation", "test", "all"] | None = field(
-        default=None, metadata={"help": "Which split. The test split, or else validation, or else all images."}
+        default=None,
+        metadata={"help": "Which split. The test split, or else validation, or else all images."},
     )
     output_dir: str | None = field(
-        default=None, metadata={"help": "Folder for all_results.json and predictions.parquet. None: only print."}
+        default=None,
+        metadata={"help": "Folder for all_results.json and predictions.parquet. None: only print."},
     )
 
 
@@ -130,7 +139,8 @@ class PredictArguments:
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
     top_k: int = field(default=5, metadata={"help": "How many labels an image."})
     output: str | None = field(
-        default=None, metadata={"help": "Write FILE.csv, FILE.jsonl or FILE.parquet. None: a table on the terminal."}
+        default=None,
+        metadata={"help": "Write FILE.csv, FILE.jsonl or FILE.parquet. None: a table on the terminal."},
     )
     bad_images: Literal["fail", "skip"] = field(
         default="fail", metadata={"help": "What an image that cannot be read does: stop, or be left out."}
@@ -207,7 +217,9 @@ def recipe_path(name: str) -> Path:
 
 def shipped_recipes() -> dict[str, str]:
     """Names of the shipped recipes with the first line of each, which says what it does."""
-    return {p.stem: p.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for p in RECIPES.glob("*.yaml")}
+    return {
+        p.stem: p.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for p in RECIPES.glob("*.yaml")
+    }
 
 
 def recipe_as_flags(name: str) -> list[str]:

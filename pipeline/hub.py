@@ -69,7 +69,9 @@ def load_hub_dataset(name: str, config: str | None, revision: str) -> "DatasetDi
     except DatasetNotFoundError as error:
         raise PipelineError(_missing("data set", name, revision)) from error
     except (ValueError, RuntimeError) as error:  # a configuration that must be named, or a loading script
-        raise PipelineError(f"the data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise PipelineError(
+            f"the data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}"
+        ) from error
     return splits
 
 
@@ -117,7 +119,9 @@ def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str
     api = HfApi()
     with _explained("repository", repo_id, revision):
         address = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.create_commit(address.repo_id, operations, commit_message="Push a finished run", revision=revision)
+        api.create_commit(
+            address.repo_id, operations, commit_message="Push a finished run", revision=revision
+        )
     return str(address)
 
 
@@ -127,7 +131,9 @@ def _explained(kind: str, name: str, revision: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise PipelineError(f"the {kind} {name} is gated: accept its terms on the Hub, then `hf auth login`") from error
+        raise PipelineError(
+            f"the {kind} {name} is gated: accept its terms on the Hub, then `hf auth login`"
+        ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise PipelineError(_missing(kind, name, revision)) from error
     except LocalTokenNotFoundError as error:
@@ -136,8 +142,12 @@ def _explained(kind: str, name: str, revision: str) -> Iterator[None]:
         raise PipelineError(f"{name!r} is neither a folder here nor a Hub id OWNER/NAME") from error
     except HfHubHTTPError as error:
         if error.response.status_code == UNAUTHORIZED:
-            raise PipelineError(f"the Hub refused your token for {name}: `hf auth login` with one that may write") from error
-        raise PipelineError(f"the Hub answered {error.response.status_code} for {name}: try again later") from error
+            raise PipelineError(
+                f"the Hub refused your token for {name}: `hf auth login` with one that may write"
+            ) from error
+        raise PipelineError(
+            f"the Hub answered {error.response.status_code} for {name}: try again later"
+        ) from error
     except (LocalEntryNotFoundError, ConnectionError, HTTPError) as error:
         raise PipelineError(
             f"the {kind} {name} is not in the cache and the Hub cannot be reached: check the network and "

@@ -121,7 +121,9 @@ def claim(folder: Path, *, arguments: Mapping[str, Any], fingerprint: str | None
     return run
 
 
-def start(run: Run, *, arguments: Mapping[str, Any], data: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
+def start(
+    run: Run, *, arguments: Mapping[str, Any], data: Mapping[str, Any], machine: Mapping[str, Any]
+) -> None:
     """Create the folder with `recipe.yaml` and `run.json`; in a folder that has them, change nothing.
 
     Args:
@@ -141,14 +143,19 @@ def start(run: Run, *, arguments: Mapping[str, Any], data: Mapping[str, Any], ma
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         data=dict(data),
         machine=dict(machine) | {"system": platform.system(), "cpus": os.cpu_count()},
-        versions={"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
+        versions={"python": platform.python_version()}
+        | {p: importlib.metadata.version(p) for p in _PACKAGES},
         commit=_commit(),
     )
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
     """The newest `checkpoint-<step>` with every file a resume needs, its state readable; None if there is none."""
-    steps = {int(p.name.removeprefix("checkpoint-")): p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit()}
+    steps = {
+        int(p.name.removeprefix("checkpoint-")): p
+        for p in folder.glob("checkpoint-*")
+        if p.name[11:].isdigit()
+    }
     for _, path in sorted(steps.items(), reverse=True):
         if all((path / name).exists() for name in CHECKPOINT_FILES) and any(path.glob("rng_state*.pth")):
             with contextlib.suppress(OSError, ValueError):
@@ -212,7 +219,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Sequence[str]:
     keys = sorted((old.keys() | new.keys()) - NEUTRAL)
-    return [f"{key}: {old.get(key)} there, {new.get(key)} here" for key in keys if old.get(key) != new.get(key)]
+    return [
+        f"{key}: {old.get(key)} there, {new.get(key)} here" for key in keys if old.get(key) != new.get(key)
+    ]
 
 
 def probe(folder: Path) -> None:
@@ -235,6 +244,9 @@ def probe(folder: Path) -> None:
 def _commit() -> str | None:
     """The commit of the checkout this code runs from, or None for an installed package."""
     git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return git.stdout.strip() or None

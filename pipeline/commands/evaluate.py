@@ -31,11 +31,11 @@ def run(line: CommandLine) -> str:
     args, data_args = config.parse(line, ARGUMENTS)
     if args.model is None:
         raise PipelineError("which model? --model RUN or a Hub id")
-    data_args = _data_of(args.model, data_args)
+    data_args, wanted = _data_of(args, data_args)
     folder = _free_folder(args.output_dir)
 
     classifier = Classifier.load(args.model, revision=args.model_revision)
-    name, split = sources.load_split(data_args, split=args.split, class_names=classifier.class_names)
+    name, split = sources.load_split(data_args, split=wanted, class_names=classifier.class_names)
     predictions = [
         scoring.score(
             classifier, split, name=name, batch_size=BATCH_SIZE, num_workers=0, progress=sys.stderr.isatty()
@@ -49,16 +49,17 @@ def run(line: CommandLine) -> str:
     return summary.table(figures) + (f"\nfigures and predictions are in {folder}" if folder else "")
 
 
-def _data_of(model: str, args: DataArguments) -> DataArguments:
-    """The data arguments, or those of the run's recipe where no data set is named."""
-    if args.dataset_name is not None:
-        return args
-    run = runs.Run(Path(model))
+def _data_of(args: EvaluateArguments, data_args: DataArguments) -> tuple[DataArguments, str | None]:
+    """The data and the split that were named; else those of the run: its test split, or its validation split."""
+    if data_args.dataset_name is not None:
+        return data_args, args.split
+    run = runs.Run(Path(str(args.model)))
     if not run.record:
         raise PipelineError("which images? --dataset_name FOLDER or a Hub id")
     known = {f.name for f in dataclasses.fields(DataArguments)}
     recipe: dict[str, Any] = {key: value for key, value in run.arguments.items() if key in known}
-    return DataArguments(**recipe)
+    own = "test" if "test" in run.record["data"]["samples"] else "validation"
+    return DataArguments(**recipe), args.split or own
 
 
 def _free_folder(name: str | None) -> Path | None:

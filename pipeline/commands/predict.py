@@ -59,7 +59,11 @@ def find_images(word: str) -> list[Path]:
     if path.is_dir():
         found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file()]
     else:
-        found = [path] if path.is_file() else [Path(p) for p in glob.glob(word, recursive=True) if Path(p).is_file()]
+        found = (
+            [path]
+            if path.is_file()
+            else [Path(p) for p in glob.glob(word, recursive=True) if Path(p).is_file()]
+        )
     if not found:
         raise PipelineError(f"no image at {word}: name a file, a folder with images below it, or a glob")
     return sorted(found)

@@ -62,7 +62,9 @@ def _claim(line: CommandLine, arguments: dict[str, object], args: FineTuningArgu
     """Find the run's folder, and refuse what would fail only after the training."""
     name = arguments["dataset_name"]
     if name is None:
-        raise PipelineError("which images? --dataset_name FOLDER, a Hub id or synthetic-flowers; or --config RECIPE")
+        raise PipelineError(
+            "which images? --dataset_name FOLDER, a Hub id or synthetic-flowers; or --config RECIPE"
+        )
     default = runs.default_folder(recipe=line.recipe, dataset=str(name), seed=args.seed)
     run = runs.claim(Path(args.output_dir or default), arguments=arguments)
     if args.push_to_hub:

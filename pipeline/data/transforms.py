@@ -50,7 +50,9 @@ class TrainTransform:
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.augment = v2.Compose(
             [
-                v2.RandomResizedCrop(input_size(processor), interpolation=int(processor.resample), antialias=True),
+                v2.RandomResizedCrop(
+                    input_size(processor), interpolation=int(processor.resample), antialias=True
+                ),
                 v2.RandomHorizontalFlip(),
             ]
         )

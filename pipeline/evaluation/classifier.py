@@ -36,10 +36,18 @@ class Classifier:
                 folder, dtype=torch.float32, output_loading_info=True, use_safetensors=True
             )
         except (OSError, ValueError) as error:
-            raise PipelineError(f"{name} is no trained image classifier: {' '.join(str(error).split())[:200]}") from error
+            raise PipelineError(
+                f"{name} is no trained image classifier: {' '.join(str(error).split())[:200]}"
+            ) from error
         if info["missing_keys"]:
-            raise PipelineError(f"{name} has no trained head: fine-tune it first, with `train --model_name_or_path {name}`")
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+            raise PipelineError(
+                f"{name} has no trained head: fine-tune it first, with `train --model_name_or_path {name}`"
+            )
+        device = (
+            torch.accelerator.current_accelerator()
+            if torch.accelerator.is_available()
+            else torch.device("cpu")
+        )
         return cls(model.to(device).eval(), processor)
 
     @property

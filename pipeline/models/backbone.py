@@ -97,7 +97,9 @@ def load_processor(folder: Path) -> BaseImageProcessor:
     try:
         processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(folder, backend="torchvision")
     except (OSError, ValueError) as error:
-        raise PipelineError(f"{folder.name} has no image processor: add a preprocessor_config.json to it") from error
+        raise PipelineError(
+            f"{folder.name} has no image processor: add a preprocessor_config.json to it"
+        ) from error
     return processor
 
 
@@ -173,7 +175,9 @@ def resize_positions(model: PreTrainedModel, image_size: int) -> PreTrainedModel
     weights = model.state_dict()
     tables = [name for name in weights if name.endswith(POSITION_TABLE)]
     if len(tables) != 1:
-        raise PipelineError(f"--image_size cannot be changed for a {config.model_type}: it has no position table")
+        raise PipelineError(
+            f"--image_size cannot be changed for a {config.model_type}: it has no position table"
+        )
     old = weights[tables[0]]
     side = resized.config.image_size // config.patch_size
     old_side = model.config.image_size // config.patch_size
@@ -211,7 +215,9 @@ def _load_with_head(folder: Path, name: str, labels: dict[str, Any]) -> tuple[Pr
     absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     backbone = sorted(key for key in absent if key.startswith(f"{model.base_model_prefix}."))
     refuse(
-        [f"{name} does not fit a {type(model).__name__}: it lacks {len(backbone)} weights, first {backbone[0]}"]
+        [
+            f"{name} does not fit a {type(model).__name__}: it lacks {len(backbone)} weights, first {backbone[0]}"
+        ]
         if backbone
         else []
     )
@@ -228,6 +234,10 @@ def _read(auto: Any, folder: Path, **options: Any) -> Any:
     try:
         return auto.from_pretrained(folder, **options)
     except OSError as error:
-        raise PipelineError(f"{folder.name} has no safetensors weights: add --from_scratch, or name another") from error
+        raise PipelineError(
+            f"{folder.name} has no safetensors weights: add --from_scratch, or name another"
+        ) from error
     except (ValueError, KeyError) as error:
-        raise PipelineError(f"{folder.name} is no image classifier: {' '.join(str(error).split())[:200]}") from error
+        raise PipelineError(
+            f"{folder.name} is no image classifier: {' '.join(str(error).split())[:200]}"
+        ) from error

@@ -68,7 +68,9 @@ def _body(
         "data_name": escape(Path(str(recipe["dataset_name"])).name),
         "num_classes": record["data"]["classes"],
         "samples": record["data"]["samples"],
-        "scores": [_scores(results, prefix) for prefix in ("eval", "test") if f"{prefix}_accuracy" in results],
+        "scores": [
+            _scores(results, prefix) for prefix in ("eval", "test") if f"{prefix}_accuracy" in results
+        ],
         "has_test": "test_accuracy" in results,
         "hardest_split": summary.SPLITS[hardest_prefix],
         "hardest": _hardest(results[f"{hardest_prefix}_per_class"]),
@@ -96,7 +98,11 @@ def _scores(results: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def _hardest(per_class: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     ranked = sorted(per_class.items(), key=lambda item: item[1]["accuracy"])[:HARDEST]
     return [
-        {"name": escape(name), "samples": row["samples"], "accuracy": summary.percent(row, "accuracy", "").strip()}
+        {
+            "name": escape(name),
+            "samples": row["samples"],
+            "accuracy": summary.percent(row, "accuracy", "").strip(),
+        }
         for name, row in ranked
     ]
 
@@ -115,7 +121,9 @@ def _curve(history: list[dict[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _eval_results(results: Mapping[str, Any], data: Mapping[str, Any], data_id: str | None) -> list[EvalResult]:
+def _eval_results(
+    results: Mapping[str, Any], data: Mapping[str, Any], data_id: str | None
+) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="image-classification",

@@ -14,7 +14,9 @@ def table(results: Mapping[str, Any]) -> str:
         if f"{prefix}_accuracy" not in results:
             continue
         parts = [percent(results, f"{prefix}_{key}", label) for key, label in ACCURACIES.items()]
-        lines.append(f"{name:<10}  {'   '.join(p for p in parts if p)}   ({results[f'{prefix}_samples']} images)")
+        lines.append(
+            f"{name:<10}  {'   '.join(p for p in parts if p)}   ({results[f'{prefix}_samples']} images)"
+        )
     return "\n".join(lines)
 
 

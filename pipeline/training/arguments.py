@@ -79,11 +79,21 @@ class FineTuningArguments(TrainingArguments):
         default=0.1, metadata={"help": "Warm-up: a count of steps, or below 1 a share of all of them."}
     )
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Images a step on one device."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images a forward pass when scoring."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to score on validation: epoch or steps."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: as --eval_strategy, or best."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
-    logging_steps: float = field(default=0.02, metadata={"help": "Log every so many steps, or share of all of them."})
+    per_device_eval_batch_size: int = field(
+        default=64, metadata={"help": "Images a forward pass when scoring."}
+    )
+    eval_strategy: str = field(
+        default="epoch", metadata={"help": "When to score on validation: epoch or steps."}
+    )
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to save: as --eval_strategy, or best."}
+    )
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "Checkpoints kept beside the best one."}
+    )
+    logging_steps: float = field(
+        default=0.02, metadata={"help": "Log every so many steps, or share of all of them."}
+    )
     metric_for_best_model: str | None = field(
         default="accuracy", metadata={"help": "accuracy or loss, on validation: which checkpoint is kept."}
     )
@@ -109,7 +119,9 @@ class FineTuningArguments(TrainingArguments):
     do_eval: bool = field(default=True, metadata={"help": FIXED["do_eval"]})
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
         default="auto",
-        metadata={"help": "What training computes in. auto: bf16 where the processor has it, else fp16 on a GPU."},
+        metadata={
+            "help": "What training computes in. auto: bf16 where the processor has it, else fp16 on a GPU."
+        },
     )
     global_batch_size: int | None = field(
         default=None, metadata={"help": "Images a step over all devices; accumulation is derived."}
@@ -132,7 +144,9 @@ class FineTuningArguments(TrainingArguments):
             self.disable_tqdm = not sys.stderr.isatty()
         chosen = self.output_dir
         super().__post_init__()
-        self.output_dir = chosen  # which would be "trainer_output"; the run's default name is not ours to choose
+        self.output_dir = (
+            chosen  # which would be "trainer_output"; the run's default name is not ours to choose
+        )
         self._fit_global_batch()
         if self.n_gpu > 1:
             logger.info(
@@ -159,12 +173,16 @@ class FineTuningArguments(TrainingArguments):
     def resolved(self) -> dict[str, Any]:
         """The arguments that shape the run, and others that differ from their defaults, as plain values."""
         plain = {
-            f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in _NOT_IN_RECIPE
+            f.name: _plain(getattr(self, f.name))
+            for f in dataclasses.fields(self)
+            if f.name not in _NOT_IN_RECIPE
         }
         defaults = {f.name: _plain(_default(f)) for f in dataclasses.fields(self)}
         if self.global_batch_size:
             del plain["gradient_accumulation_steps"]  # derived, and another where there are more processes
-        return {k: v for k, v in plain.items() if v is not None and (k in _ALWAYS_IN_RECIPE or v != defaults[k])}
+        return {
+            k: v for k, v in plain.items() if v is not None and (k in _ALWAYS_IN_RECIPE or v != defaults[k])
+        }
 
     def _problems(self) -> list[str]:
         fields = {f.name: f for f in dataclasses.fields(self)}
@@ -176,7 +194,9 @@ class FineTuningArguments(TrainingArguments):
         if self.warmup_steps == 1:
             problems.append("--warmup_steps 1 would be one single step: write 0.1 for a tenth of all steps")
         if self.metric_for_best_model not in ("accuracy", "loss"):
-            problems.append(f"--metric_for_best_model {self.metric_for_best_model}: it must be accuracy or loss")
+            problems.append(
+                f"--metric_for_best_model {self.metric_for_best_model}: it must be accuracy or loss"
+            )
         if self.eval_strategy not in ("epoch", "steps"):
             problems.append(
                 f"--eval_strategy {self.eval_strategy}: the best model is chosen on validation, so it must be epoch or steps"
@@ -222,10 +242,13 @@ class FineTuningArguments(TrainingArguments):
 
 
 def default_workers(*, on_cpu: bool) -> int:
-    """Processes that prepare images: on a GPU the cores less one, at most 8; on a CPU they compete with the model."""
+    """Processes that prepare images: beside a GPU the cores less one, at most 8.
+
+    On a CPU they take their time from the network: a quarter of the cores, none where there are fewer than four.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(1, cores // (2 * processes)) if on_cpu else max(1, min(8, cores // processes - 1))
+    return min(4, cores // processes // 4) if on_cpu else max(1, min(8, cores // processes - 1))
 
 
 _ALWAYS_IN_RECIPE = frozenset(

@@ -108,7 +108,11 @@ class Progress(TrainerCallback):
         """Open the bar at the step that a resumed run has reached."""
         del control, kwargs
         self.bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc="train", unit="step", disable=args.disable_tqdm
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="train",
+            unit="step",
+            disable=args.disable_tqdm,
         )
         self.start = (state.global_step, time.monotonic())
 

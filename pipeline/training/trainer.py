@@ -104,7 +104,12 @@ def fit(
     if stop.stopped:
         raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to go on")
     if trainer.state.best_global_step is None:
-        raise PipelineError("no validation score was a number, so there is no best model: lower --learning_rate")
+        raise PipelineError(
+            "no validation score was a number, so there is no best model: lower --learning_rate"
+        )
+    trainer.state.best_model_checkpoint = (
+        f"checkpoint-{trainer.state.best_global_step}"  # no path of this machine
+    )
     trainer.state.save_to_json(str(folder / runs.TRAINER_STATE))
     return {k: v for k, v in figures.items() if k != "total_flos"}  # it is wrong for images
 
@@ -131,4 +136,3 @@ def _class_numbers(logits: Tensor, labels: Tensor) -> Tensor:
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
     result = compute(Accuracy(keep_in_memory=True), prediction.predictions, prediction.label_ids)
     return {"accuracy": result["accuracy"]}
-

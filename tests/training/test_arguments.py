@@ -72,9 +72,12 @@ def test_a_flag_beats_accelerate_which_beats_the_machine(
 
 
 @pytest.mark.parametrize(
-    ("total", "device", "expected"), [(64, 16, (16, 4)), (512, 32, (32, 16)), (20, 16, (10, 2)), (8, 16, (8, 1))]
+    ("total", "device", "expected"),
+    [(64, 16, (16, 4)), (512, 32, (32, 16)), (20, 16, (10, 2)), (8, 16, (8, 1))],
 )
-def test_the_global_batch_fixes_batch_and_accumulation(total: int, device: int, expected: tuple[int, int]) -> None:
+def test_the_global_batch_fixes_batch_and_accumulation(
+    total: int, device: int, expected: tuple[int, int]
+) -> None:
     args = FineTuningArguments(global_batch_size=total, per_device_train_batch_size=device)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == expected
     assert "gradient_accumulation_steps" not in args.resolved()
@@ -97,7 +100,9 @@ def test_workers_are_chosen_for_the_machine(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_resolved_arguments_build_the_same_arguments() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first = FineTuningArguments(learning_rate=2e-4, optim="sgd", optim_args="momentum=0.9", precision="fp32")
+        first = FineTuningArguments(
+            learning_rate=2e-4, optim="sgd", optim_args="momentum=0.9", precision="fp32"
+        )
         again = FineTuningArguments(**first.resolved())
     assert again.resolved() == first.resolved()
     assert first.resolved()["optim_args"] == "momentum=0.9"

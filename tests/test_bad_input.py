@@ -1,0 +1,237 @@
+"""Every mistake of a newcomer ends in one or two lines that name the thing and the remedy, with exit code 2."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import draw_image, save_vit
+
+Run = Callable[..., tuple[int, str, str]]
+Refuse = Callable[..., str]
+
+
+@pytest.fixture
+def refused(vit_pipeline: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refuse:
+    """Run a command line that must be refused; return its message. Nothing may be left behind."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        code, out, err = vit_pipeline(*words)
+        assert code == 2, (code, out, err)
+        message = err[err.index("error: ") :].removeprefix("error: ")
+        assert 1 <= len(message.splitlines()) <= 2, message
+        assert "Traceback" not in message
+        assert sorted(tmp_path.rglob("*")) == before
+        return message
+
+    return run
+
+
+@pytest.fixture
+def train(refused: Refuse, tiny_vit: Path, photos: Path) -> Refuse:
+    """`train` on good data with a good model, except for what is given."""
+
+    def run(*words: object) -> str:
+        return refused(
+            "train",
+            f"--model_name_or_path={tiny_vit}",
+            f"--dataset_name={photos}",
+            "--output_dir=run",
+            *words,
+        )
+
+    return run
+
+
+def test_unknown_verb(refused: Refuse) -> None:
+    assert "did you mean 'train'?" in refused("tran")
+
+
+def test_unknown_flag(train: Refuse) -> None:
+    assert "unknown flag --learning_rat (did you mean '--learning_rate'?)" in train("--learning_rat", "1")
+
+
+def test_removed_flag(train: Refuse) -> None:
+    assert "it is --eval_strategy now" in train("--evaluation_strategy", "epoch")
+
+
+def test_wrong_type_in_a_flag(train: Refuse) -> None:
+    assert "--seed: invalid int value: 'lucky'" in train("--seed=lucky")
+
+
+def test_wrong_type_in_a_recipe(train: Refuse, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("num_train_epochs: many\n")
+    assert "mine.yaml: num_train_epochs: invalid float value: 'many'" in train("--config=mine.yaml")
+
+
+def test_unknown_recipe(train: Refuse) -> None:
+    message = train("--config=flowers-102")
+    assert "no recipe or file 'flowers-102'" in message
+    assert "synthetic-flowers" in message
+
+
+def test_no_data(refused: Refuse) -> None:
+    assert "--dataset_name FOLDER" in refused("train")
+
+
+def test_a_folder_that_does_not_exist(train: Refuse) -> None:
+    assert "./photo" in train("--dataset_name=./photo")
+
+
+def test_a_folder_without_images(train: Refuse, tmp_path: Path) -> None:
+    (tmp_path / "empty" / "rose").mkdir(parents=True)
+    assert "No images below" in train("--dataset_name=empty")
+
+
+def test_a_missing_column(train: Refuse, tmp_path: Path) -> None:
+    draw_image((200, 0, 0), 1).save(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text("file,kind\na.png,rose\na.png,tulip\n")
+    message = train(f"--dataset_name={tmp_path}")
+    assert "file, kind" in message
+    assert "--label_column_name" in message
+    assert "no such column" in train(f"--dataset_name={tmp_path}", "--label_column_name=knd")
+
+
+def test_one_class_only(train: Refuse, tmp_path: Path) -> None:
+    (tmp_path / "one" / "rose").mkdir(parents=True)
+    for i in range(4):
+        draw_image((200, 0, 0), i).save(tmp_path / "one" / "rose" / f"{i}.png")
+    assert "one class only, 'rose'" in train("--dataset_name=one")
+
+
+def test_a_class_too_small_to_split(train: Refuse, tmp_path: Path) -> None:
+    for name, count in {"rose": 4, "tulip": 1}.items():
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for i in range(count):
+            draw_image((200, 0, 0), i).save(tmp_path / "few" / name / f"{i}.png")
+    message = train("--dataset_name=few")
+    assert "'tulip'" in message
+    assert "Add images" in message
+
+
+def test_a_corrupt_image(train: Refuse, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "broken")
+    bad = tmp_path / "broken" / "train" / "red" / "003.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    message = train("--dataset_name=broken")
+    assert "003.png" in message
+    assert "--bad_images skip" in message
+
+
+@pytest.mark.parametrize("name", ["google/no-such-model", "./no-such-folder"])
+def test_a_model_that_does_not_exist_or_cannot_be_reached(train: Refuse, name: str) -> None:
+    message = train(f"--model_name_or_path={name}")
+    assert name in message
+    assert "network" in message or "no model folder" in message
+
+
+def test_a_data_set_without_network(train: Refuse) -> None:
+    message = train("--dataset_name=nobody/no-flowers")
+    assert "nobody/no-flowers" in message
+    assert "check the network" in message
+
+
+def test_a_model_without_image_processor(train: Refuse, tiny_vit: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_vit, tmp_path / "bare")
+    (tmp_path / "bare" / "preprocessor_config.json").unlink()
+    assert "add a preprocessor_config.json" in train("--model_name_or_path=bare")
+
+
+def test_a_model_without_weights(train: Refuse, tiny_vit: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_vit, tmp_path / "bare")
+    (tmp_path / "bare" / "model.safetensors").unlink()
+    assert "--from_scratch" in train("--model_name_or_path=bare")
+
+
+def test_a_model_that_is_none_of_images(train: Refuse, tiny_vit: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_vit, tmp_path / "text")
+    (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert "no image classifier" in train("--model_name_or_path=text")
+
+
+def test_an_image_size_that_the_patch_size_does_not_divide(train: Refuse) -> None:
+    message = train("--image_size=30")
+    assert "no multiple of the patch size 4: try 28 or 32" in message
+
+
+def test_an_output_folder_of_another_run(refused: Refuse, finished_run: Path, train_flags: list[str]) -> None:
+    message = refused("train", *train_flags, f"--output_dir={finished_run}", "--learning_rate=1e-4")
+    assert "learning_rate: 0.003 there, 0.0001 here" in message
+    assert "choose another --output_dir" in message
+
+
+def test_an_output_folder_with_other_files(train: Refuse, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    assert "holds no run" in train()
+
+
+def test_a_folder_that_cannot_be_written(train: Refuse, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot write into" in train("--output_dir=file/run")
+
+
+def test_pushing_without_a_token_is_refused_before_the_training(
+    train: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.hf_api.get_token", lambda: None)
+    message = train("--push_to_hub", "--hub_model_id=me/flowers")
+    assert "hf auth login" in message
+
+
+def test_evaluate_on_classes_the_model_does_not_know(
+    refused: Refuse, finished_run: Path, tmp_path: Path
+) -> None:
+    for name in ("red", "purple"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        draw_image((200, 0, 0), 1).save(tmp_path / "other" / name / "1.png")
+    assert "does not know 'purple'" in refused("evaluate", f"--model={finished_run}", "--dataset_name=other")
+
+
+def test_evaluate_without_model_or_data(refused: Refuse, tiny_vit: Path) -> None:
+    assert "--model RUN" in refused("evaluate")
+    assert "--dataset_name" in refused("evaluate", f"--model={tiny_vit}")
+
+
+def test_evaluate_into_a_folder_that_holds_figures(refused: Refuse, finished_run: Path) -> None:
+    message = refused("evaluate", f"--model={finished_run}", f"--output_dir={finished_run}")
+    assert "choose another --output_dir" in message
+
+
+def test_predict_names_every_mistake_at_once(refused: Refuse) -> None:
+    message = refused("predict", "a.png", "--top_k=0")
+    assert "which model?" in message
+    assert "--top_k 0" in message
+
+
+def test_predict_on_nothing_and_to_nowhere(refused: Refuse, finished_run: Path) -> None:
+    assert "no image at nothing*.jpg" in refused("predict", f"--model={finished_run}", "nothing*.jpg")
+    assert ".csv, .jsonl, .parquet" in refused(
+        "predict", f"--model={finished_run}", "a.png", "--output=t.txt"
+    )
+    assert "there is no folder" in refused("predict", f"--model={finished_run}", "a.png", "--output=no/t.csv")
+
+
+def test_predict_on_a_corrupt_image(refused: Refuse, finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"<html>404</html>")
+    message = refused("predict", f"--model={finished_run}", "bad.jpg", "--output=table.csv")
+    assert "bad.jpg" in message
+    assert "--bad_images skip" in message
+
+
+def test_predict_with_a_model_without_trained_head(refused: Refuse, tmp_path: Path) -> None:
+    save_vit(tmp_path / "other")
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "other" / "model.safetensors").unlink()
+    assert "no trained image classifier" in refused("predict", "--model=other", "a.png")
+
+
+def test_pushing_what_is_no_finished_run(refused: Refuse, tiny_vit: Path) -> None:
+    assert "holds no run" in refused("push", f"--model={tiny_vit}", "--hub_model_id=me/flowers")
+    assert "--hub_model_id OWNER/NAME" in refused("push", f"--model={tiny_vit}")
