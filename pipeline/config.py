@@ -64,14 +64,10 @@ class ModelArguments:
     from_scratch: bool = field(
         default=False, metadata={"help": "Take the architecture of that model, and random weights."}
     )
-    zero_head: bool = field(
-        default=False, metadata={"help": "Start the new head from zeros, as the ViT paper does."}
-    )
+    zero_head: bool = field(default=False, metadata={"help": "Start the new head from zeros, as the ViT paper does."})
     image_size: int | None = field(
         default=None,
-        metadata={
-            "help": "Pixels a side, where not the checkpoint's: the position table is interpolated, once."
-        },
+        metadata={"help": "Pixels a side, where not the checkpoint's: the position table is interpolated, once."},
     )
 
 
@@ -86,9 +82,7 @@ class DataArguments:
     dataset_config_name: str | None = field(
         default=None, metadata={"help": "Configuration of a Hub data set that has several."}
     )
-    dataset_revision: str = field(
-        default="main", metadata={"help": "Branch, tag or commit of a Hub data set."}
-    )
+    dataset_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub data set."})
     image_column_name: str | None = field(
         default=None, metadata={"help": "Column with the images. Found by its type when not given."}
     )
@@ -105,9 +99,7 @@ class DataArguments:
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on a seeded, class-balanced part of this size."}
     )
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "The same for the validation split."}
-    )
+    max_eval_samples: int | None = field(default=None, metadata={"help": "The same for the validation split."})
     max_test_samples: int | None = field(default=None, metadata={"help": "The same for the test split."})
     bad_images: Literal["fail", "skip"] = field(
         default="fail",
@@ -210,16 +202,12 @@ def recipe_path(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     names = sorted(shipped_recipes())
-    raise PipelineError(
-        f"no recipe or file {name!r}{did_you_mean(name, names)}; the recipes are: {', '.join(names)}"
-    )
+    raise PipelineError(f"no recipe or file {name!r}{did_you_mean(name, names)}; the recipes are: {', '.join(names)}")
 
 
 def shipped_recipes() -> dict[str, str]:
     """Names of the shipped recipes with the first line of each, which says what it does."""
-    return {
-        p.stem: p.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for p in RECIPES.glob("*.yaml")
-    }
+    return {p.stem: p.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for p in RECIPES.glob("*.yaml")}
 
 
 def recipe_as_flags(name: str) -> list[str]:
@@ -275,13 +263,14 @@ def parse(line: CommandLine, classes: Sequence[type], *, positional: str | None 
 
 def full_help(line: CommandLine, classes: Sequence[type]) -> str:
     """Every flag of a verb, as argparse lists them."""
-    return _parser(classes, prog=f"vit-pipeline {line.verb}").format_help()
+    text: str = _parser(classes, prog=f"vit-pipeline {line.verb}").format_help()
+    return text
 
 
-def _parser(classes: Sequence[type], prog: str | None = None) -> Any:
+def _parser(classes: Sequence[Any], prog: str | None = None) -> Any:
     from transformers import HfArgumentParser  # a second to import, and not needed to say `unknown verb`
 
-    class FlagParser(Parser, HfArgumentParser):  # type: ignore[misc]
+    class FlagParser(Parser, HfArgumentParser):
         """HfArgumentParser that raises one line."""
 
     return FlagParser(list(classes), prog=prog, allow_abbrev=False, add_help=False)

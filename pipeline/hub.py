@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from httpx2 import HTTPError
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     RepositoryNotFoundError,
@@ -69,9 +69,7 @@ def load_hub_dataset(name: str, config: str | None, revision: str) -> "DatasetDi
     except DatasetNotFoundError as error:
         raise PipelineError(_missing("data set", name, revision)) from error
     except (ValueError, RuntimeError) as error:  # a configuration that must be named, or a loading script
-        raise PipelineError(
-            f"the data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise PipelineError(f"the data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     return splits
 
 
@@ -119,9 +117,7 @@ def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str
     api = HfApi()
     with _explained("repository", repo_id, revision):
         address = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.create_commit(
-            address.repo_id, operations, commit_message="Push a finished run", revision=revision
-        )
+        api.create_commit(address.repo_id, operations, commit_message="Push a finished run", revision=revision)
     return str(address)
 
 
@@ -131,9 +127,7 @@ def _explained(kind: str, name: str, revision: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise PipelineError(
-            f"the {kind} {name} is gated: accept its terms on the Hub, then `hf auth login`"
-        ) from error
+        raise PipelineError(f"the {kind} {name} is gated: accept its terms on the Hub, then `hf auth login`") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise PipelineError(_missing(kind, name, revision)) from error
     except LocalTokenNotFoundError as error:
@@ -145,9 +139,7 @@ def _explained(kind: str, name: str, revision: str) -> Iterator[None]:
             raise PipelineError(
                 f"the Hub refused your token for {name}: `hf auth login` with one that may write"
             ) from error
-        raise PipelineError(
-            f"the Hub answered {error.response.status_code} for {name}: try again later"
-        ) from error
+        raise PipelineError(f"the Hub answered {error.response.status_code} for {name}: try again later") from error
     except (LocalEntryNotFoundError, ConnectionError, HTTPError) as error:
         raise PipelineError(
             f"the {kind} {name} is not in the cache and the Hub cannot be reached: check the network and "

@@ -5,7 +5,7 @@ atomically, and decides whether a folder is new, unfinished, finished, or somebo
 """
 
 import contextlib
-import datetime
+import datetime as dt
 import importlib.metadata
 import json
 import os
@@ -39,13 +39,14 @@ PUBLISHED = (*ARTEFACT, CARD, RESULTS, PREDICTIONS, TRAINER_STATE, RECIPE, RECOR
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt")
 
 # Arguments that may differ between two calls of the same run: they change what is said and kept, not what is learnt.
-NEUTRAL = frozenset(
-    "output_dir logging_strategy logging_steps logging_first_step log_level log_level_replica log_on_each_node "
-    "disable_tqdm report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id "
-    "save_total_limit skip_memory_metrics per_device_eval_batch_size dataloader_num_workers "
-    "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor dataloader_in_order "
-    "dataloader_multiprocessing_context push_to_hub hub_model_id hub_private_repo hub_revision".split()
-)
+NEUTRAL = frozenset({
+    "output_dir", "logging_strategy", "logging_steps", "logging_first_step", "log_level", "log_level_replica",
+    "log_on_each_node", "disable_tqdm", "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id",
+    "trackio_static_space_id", "save_total_limit", "skip_memory_metrics", "per_device_eval_batch_size",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
+    "dataloader_in_order", "dataloader_multiprocessing_context", "push_to_hub", "hub_model_id", "hub_private_repo",
+    "hub_revision",
+})  # fmt: skip
 
 _PACKAGES = ("torch", "torchvision", "transformers", "datasets", "evaluate", "accelerate", "huggingface-hub")
 
@@ -79,9 +80,9 @@ class Run:
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Add the seconds that the block takes to `timings` of `run.json`, over all calls of this run."""
-        start = datetime.datetime.now(datetime.UTC)
+        start = dt.datetime.now(dt.UTC)
         yield
-        seconds = (datetime.datetime.now(datetime.UTC) - start).total_seconds()
+        seconds = (dt.datetime.now(dt.UTC) - start).total_seconds()
         timings: dict[str, float] = self.record.get("timings", {})
         self.update(timings=timings | {phase: round(timings.get(phase, 0.0) + seconds, 2)})
 
@@ -121,9 +122,7 @@ def claim(folder: Path, *, arguments: Mapping[str, Any], fingerprint: str | None
     return run
 
 
-def start(
-    run: Run, *, arguments: Mapping[str, Any], data: Mapping[str, Any], machine: Mapping[str, Any]
-) -> None:
+def start(run: Run, *, arguments: Mapping[str, Any], data: Mapping[str, Any], machine: Mapping[str, Any]) -> None:
     """Create the folder with `recipe.yaml` and `run.json`; in a folder that has them, change nothing.
 
     Args:
@@ -140,22 +139,17 @@ def start(
     run.update(
         status="running",
         command=["vit-pipeline", *(scrub(word) for word in sys.argv[1:])],
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         data=dict(data),
         machine=dict(machine) | {"system": platform.system(), "cpus": os.cpu_count()},
-        versions={"python": platform.python_version()}
-        | {p: importlib.metadata.version(p) for p in _PACKAGES},
+        versions={"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
         commit=_commit(),
     )
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
     """The newest `checkpoint-<step>` with every file a resume needs, its state readable; None if there is none."""
-    steps = {
-        int(p.name.removeprefix("checkpoint-")): p
-        for p in folder.glob("checkpoint-*")
-        if p.name[11:].isdigit()
-    }
+    steps = {int(p.name.removeprefix("checkpoint-")): p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit()}
     for _, path in sorted(steps.items(), reverse=True):
         if all((path / name).exists() for name in CHECKPOINT_FILES) and any(path.glob("rng_state*.pth")):
             with contextlib.suppress(OSError, ValueError):
@@ -219,9 +213,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Sequence[str]:
     keys = sorted((old.keys() | new.keys()) - NEUTRAL)
-    return [
-        f"{key}: {old.get(key)} there, {new.get(key)} here" for key in keys if old.get(key) != new.get(key)
-    ]
+    return [f"{key}: {old.get(key)} there, {new.get(key)} here" for key in keys if old.get(key) != new.get(key)]
 
 
 def probe(folder: Path) -> None:
@@ -232,9 +224,7 @@ def probe(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise PipelineError(
-            f"cannot write into {folder} ({error.strerror}): choose another --output_dir"
-        ) from error
+        raise PipelineError(f"cannot write into {folder} ({error.strerror}): choose another --output_dir") from error
     finally:
         for path in created:
             with contextlib.suppress(OSError):

@@ -86,9 +86,7 @@ def save_vit(folder: Path, *, num_labels: int = 5, **changes: Any) -> Path:
     }
     ViTForImageClassification(ViTConfig(**shape | changes)).save_pretrained(folder)
     size = {"height": 16, "width": 16}
-    ViTImageProcessor(size=size, image_mean=[0.4] * 3, image_std=[0.3] * 3, resample=3).save_pretrained(
-        folder
-    )
+    ViTImageProcessor(size=size, image_mean=[0.4] * 3, image_std=[0.3] * 3, resample=3).save_pretrained(folder)
     return folder
 
 

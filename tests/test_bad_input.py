@@ -175,9 +175,7 @@ def test_a_folder_that_cannot_be_written(train: Refuse, tmp_path: Path) -> None:
     assert "cannot write into" in train("--output_dir=file/run")
 
 
-def test_pushing_without_a_token_is_refused_before_the_training(
-    train: Refuse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pushing_without_a_token_is_refused_before_the_training(train: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.hf_api.get_token", lambda: None)
@@ -185,9 +183,7 @@ def test_pushing_without_a_token_is_refused_before_the_training(
     assert "hf auth login" in message
 
 
-def test_evaluate_on_classes_the_model_does_not_know(
-    refused: Refuse, finished_run: Path, tmp_path: Path
-) -> None:
+def test_evaluate_on_classes_the_model_does_not_know(refused: Refuse, finished_run: Path, tmp_path: Path) -> None:
     for name in ("red", "purple"):
         (tmp_path / "other" / name).mkdir(parents=True)
         draw_image((200, 0, 0), 1).save(tmp_path / "other" / name / "1.png")
@@ -212,9 +208,7 @@ def test_predict_names_every_mistake_at_once(refused: Refuse) -> None:
 
 def test_predict_on_nothing_and_to_nowhere(refused: Refuse, finished_run: Path) -> None:
     assert "no image at nothing*.jpg" in refused("predict", f"--model={finished_run}", "nothing*.jpg")
-    assert ".csv, .jsonl, .parquet" in refused(
-        "predict", f"--model={finished_run}", "a.png", "--output=t.txt"
-    )
+    assert ".csv, .jsonl, .parquet" in refused("predict", f"--model={finished_run}", "a.png", "--output=t.txt")
     assert "there is no folder" in refused("predict", f"--model={finished_run}", "a.png", "--output=no/t.csv")
 
 

@@ -13,9 +13,7 @@ from pipeline.training.arguments import FineTuningArguments
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["train", "--help"], ["trian"], ["train", "--config", "no-such-recipe"]]
-)
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["trian"], ["train", "--config", "no-such-recipe"]])
 def test_what_needs_no_torch_loads_none(words: list[str]) -> None:
     script = (
         "import sys; from pipeline import cli; code = cli.main(sys.argv[1:]); "
@@ -55,11 +53,7 @@ def test_every_verb_has_its_module() -> None:
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    command = (
-        f"{sys.executable} -m pipeline train --help | head -n 1 > {tmp_path / 'out'}; exit ${{PIPESTATUS[0]}}"
-    )
-    done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=False, env=os.environ
-    )
+    command = f"{sys.executable} -m pipeline train --help | head -n 1 > {tmp_path / 'out'}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=os.environ)
     assert done.stderr == ""
     assert (tmp_path / "out").read_text().startswith("usage")

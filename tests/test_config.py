@@ -20,7 +20,7 @@ def parse(*words: str) -> tuple[ModelArguments, DataArguments, FineTuningArgumen
 @pytest.mark.parametrize("name", sorted(config.shipped_recipes()))
 def test_every_shipped_recipe_builds_the_real_arguments(name: str) -> None:
     keys = yaml.safe_load(config.recipe_path(name).read_text()).keys()
-    model, data, training = parse("--config", name)
+    _, data, training = parse("--config", name)
     assert data.dataset_name
     assert keys <= {f.name for c in CLASSES for f in dataclasses.fields(c)}
     assert training.learning_rate < 1
@@ -37,9 +37,7 @@ def test_a_flag_beats_the_recipe_and_the_recipe_the_default(tmp_path: Path) -> N
 
 def test_no_is_a_choice_and_null_is_not_given(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text(
-        "zero_head: no\nimage_size: null\nbad_images: skip\nlr_scheduler_kwargs: {num_cycles: 2}\n"
-    )
+    recipe.write_text("zero_head: no\nimage_size: null\nbad_images: skip\nlr_scheduler_kwargs: {num_cycles: 2}\n")
     model, data, training = parse("--config", str(recipe))
     assert (model.zero_head, model.image_size, data.bad_images) == (False, None, "skip")
     assert training.lr_scheduler_kwargs == {"num_cycles": 2}

@@ -50,9 +50,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> Iterator[Fa
     with FakeHub() as hub:
         for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
             hub.put("model", "tester/tiny-vit", name, (tiny_vit / name).read_bytes())
-        features = datasets.Features(
-            {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLOURS))}
-        )
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLOURS))})
         for split, count in {"train": 12, "validation": 6, "test": 6}.items():
             rows: dict[str, list[Any]] = {"image": [], "label": []}
             for label, colour in enumerate(COLOURS.values()):
@@ -111,12 +109,12 @@ def test_the_card_names_its_repository_base_and_data_with_real_results(
     results = runs.read_json(run / runs.RESULTS)
     for repo in ("tester/pushed", "tester/again"):
         text = hub.files("model", repo)[runs.CARD].decode()
-        card = ModelCard(text)
+        data: Any = ModelCard(text).data
         assert f'model="{repo}"' in text
         assert "ore information needed" not in text
-        assert card.data.base_model == "tester/tiny-vit"
-        assert card.data.datasets == "tester/colours"
-        test = next(r for r in card.data.eval_results or [] if r.dataset_split == "test")
+        assert data.base_model == "tester/tiny-vit"
+        assert data.datasets == "tester/colours"
+        test = next(r for r in data.eval_results or [] if r.dataset_split == "test")
         assert test.metric_value == pytest.approx(results["test_accuracy"], abs=1e-4)
         assert (test.dataset_type, test.metric_type) == ("tester/colours", "accuracy")
 

@@ -37,9 +37,7 @@ def run(line: CommandLine) -> str:
     classifier = Classifier.load(args.model, revision=args.model_revision)
     name, split = sources.load_split(data_args, split=wanted, class_names=classifier.class_names)
     predictions = [
-        scoring.score(
-            classifier, split, name=name, batch_size=BATCH_SIZE, num_workers=0, progress=sys.stderr.isatty()
-        )
+        scoring.score(classifier, split, name=name, batch_size=BATCH_SIZE, num_workers=0, progress=sys.stderr.isatty())
     ]
     figures = scoring.all_figures(predictions, classifier.class_names)
     if folder is not None:

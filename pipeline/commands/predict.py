@@ -59,11 +59,7 @@ def find_images(word: str) -> list[Path]:
     if path.is_dir():
         found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file()]
     else:
-        found = (
-            [path]
-            if path.is_file()
-            else [Path(p) for p in glob.glob(word, recursive=True) if Path(p).is_file()]
-        )
+        found = [path] if path.is_file() else [p for p in map(Path, glob.glob(word, recursive=True)) if p.is_file()]  # noqa: PTH207 (a Path's glob refuses "..")
     if not found:
         raise PipelineError(f"no image at {word}: name a file, a folder with images below it, or a glob")
     return sorted(found)
@@ -82,9 +78,7 @@ def _problems(args: PredictArguments, words: Sequence[str]) -> Iterator[str]:
         yield f"--output {args.output}: there is no folder {Path(args.output).parent}"
 
 
-def _rows(
-    classifier: Classifier, paths: Sequence[Path], *, top_k: int, bad_images: str
-) -> Iterator[dict[str, Any]]:
+def _rows(classifier: Classifier, paths: Sequence[Path], *, top_k: int, bad_images: str) -> Iterator[dict[str, Any]]:
     """One row for each image and rank; images are read in batches, so that a large folder needs no memory."""
     starts = range(0, len(paths), BATCH_SIZE)
     for start in tqdm(starts, desc="predict", unit="batch", disable=not sys.stderr.isatty(), leave=False):

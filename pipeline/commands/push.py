@@ -25,7 +25,5 @@ def run(line: CommandLine) -> str:
     folder = Path(args.model)
     hub.require_finished(folder)
     card.write(folder, repo_id=args.hub_model_id)
-    address = hub.push_run(
-        folder, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision
-    )
+    address = hub.push_run(folder, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision)
     return f"pushed to {address}"

@@ -62,12 +62,10 @@ def _claim(line: CommandLine, arguments: dict[str, object], args: FineTuningArgu
     """Find the run's folder, and refuse what would fail only after the training."""
     name = arguments["dataset_name"]
     if name is None:
-        raise PipelineError(
-            "which images? --dataset_name FOLDER, a Hub id or synthetic-flowers; or --config RECIPE"
-        )
+        raise PipelineError("which images? --dataset_name FOLDER, a Hub id or synthetic-flowers; or --config RECIPE")
     default = runs.default_folder(recipe=line.recipe, dataset=str(name), seed=args.seed)
     run = runs.claim(Path(args.output_dir or default), arguments=arguments)
-    if args.push_to_hub:
+    if args.push_to_hub and args.hub_model_id:
         hub.check_may_push(args.hub_model_id)
     return run
 
@@ -82,9 +80,7 @@ def _describe(splits: datasets.DatasetDict, args: DataArguments) -> dict[str, ob
     }
 
 
-def _score(
-    run: runs.Run, splits: datasets.DatasetDict, figures: dict[str, float], args: FineTuningArguments
-) -> None:
+def _score(run: runs.Run, splits: datasets.DatasetDict, figures: dict[str, float], args: FineTuningArguments) -> None:
     """Score the saved files on validation and, once, on test; write predictions and figures."""
     classifier = Classifier.load(str(run.folder))
     predictions = [
@@ -107,7 +103,7 @@ def _score(
 def _finish(run: runs.Run, args: FineTuningArguments, state: str) -> str:
     """Push if asked; the results and where they are."""
     lines = [summary.table(runs.read_json(run.folder / runs.RESULTS)), f"{run.folder} {state}"]
-    if args.push_to_hub:
+    if args.push_to_hub and args.hub_model_id:
         card.write(run.folder, repo_id=args.hub_model_id)
         address = hub.push_run(
             run.folder, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision or "main"

@@ -134,9 +134,7 @@ def mix(a: Any, b: Any, share: Any) -> Array:
 
 def _form(rng: np.random.Generator) -> Form:
     petals = int(
-        rng.choice(
-            [3, 4, 5, 6, 7, 8, 10, 13, 18, 24], p=[0.06, 0.1, 0.26, 0.16, 0.05, 0.1, 0.06, 0.08, 0.08, 0.05]
-        )
+        rng.choice([3, 4, 5, 6, 7, 8, 10, 13, 18, 24], p=[0.06, 0.1, 0.26, 0.16, 0.05, 0.1, 0.06, 0.08, 0.08, 0.05])
     )
     shape = str(rng.choice(list(_SHAPES)))
     layers = int(rng.choice([1, 2, 3, 5], p=[0.56, 0.22, 0.12, 0.1]))
@@ -153,9 +151,7 @@ def _form(rng: np.random.Generator) -> Form:
         layers=layers,
         shrink=float(rng.uniform(0.62, 0.8) if layers < 4 else rng.uniform(0.76, 0.86)),
         cup=float(rng.choice([0.0, 0.3, -0.2], p=[0.4, 0.4, 0.2])),
-        lobed=float(rng.uniform(0.2, 0.45))
-        if layers == 1 and petals in (3, 5, 6) and rng.random() < 0.45
-        else 0.0,
+        lobed=float(rng.uniform(0.2, 0.45)) if layers == 1 and petals in (3, 5, 6) and rng.random() < 0.45 else 0.0,
     )
 
 
@@ -222,9 +218,7 @@ def plant(version: int, species: int) -> Plant:
         form=form,
         habit=habit,
         petal=outer,
-        inner=outer
-        if colours.inner == colours.tip
-        else _petal_sheet(form, colours, pattern, colours.inner, rng),
+        inner=outer if colours.inner == colours.tip else _petal_sheet(form, colours, pattern, colours.inner, rng),
         heart=_heart_sheet(heart, colours, rng),
         heart_radius=heart.radius,
         leaf=_petal_sheet(leaf_form, green, Pattern("plain", 0, 0.35, 7), habit.leaf_tone, rng),
@@ -248,9 +242,7 @@ def _accent_mask(kind: str, size: float, s: Array, q: Array, gap: Array, rng: np
         "plain": lambda: np.zeros_like(s),
         "blotch": lambda: _smooth(-ragged - 0.25 * q * q, -0.36 - 0.22 * size, -0.26 - 0.22 * size),
         "picotee": lambda: _smooth(-np.minimum(gap * 0.5, (1 - s) * 1.3), -0.12 - 0.12 * size, -0.06),
-        "stripe": lambda: (
-            _smooth(-np.abs(q), -0.24 - 0.3 * size, -0.14 - 0.2 * size) * _smooth(-s, -0.97, -0.75)
-        ),
+        "stripe": lambda: _smooth(-np.abs(q), -0.24 - 0.3 * size, -0.14 - 0.2 * size) * _smooth(-s, -0.97, -0.75),
         "band": lambda: _smooth(-np.abs(ragged - 0.42 - 0.2 * size), -0.14, -0.07),
         "tips": lambda: _smooth(s, 0.68 - 0.15 * size, 0.84 - 0.15 * size),
         "half": lambda: _smooth(s, 0.42, 0.5) * 0.85,
@@ -258,17 +250,11 @@ def _accent_mask(kind: str, size: float, s: Array, q: Array, gap: Array, rng: np
     return masks[kind]()
 
 
-def _petal_sheet(
-    form: Form, colours: Colours, pattern: Pattern, tip: Colour, rng: np.random.Generator
-) -> Array:
+def _petal_sheet(form: Form, colours: Colours, pattern: Pattern, tip: Colour, rng: np.random.Generator) -> Array:
     """Paint one petal lying along the first axis; see `Plant` for the channels."""
     s = np.linspace(0, REACH, LONG)[:, None]
     v = np.linspace(-SIDE, SIDE, WIDE)[None, :]
-    length = (
-        1
-        - form.notch * np.exp(-((v / 0.3) ** 2))
-        - form.teeth * np.abs((v * 4.5) % 2 - 1) * (np.abs(v) < 1.2)
-    )
+    length = 1 - form.notch * np.exp(-((v / 0.3) ** 2)) - form.teeth * np.abs((v * 4.5) % 2 - 1) * (np.abs(v) < 1.2)
     t = np.clip(s / length, 0, 1)
     rise, fall = _SHAPES[form.shape]
     peak = rise / (rise + fall)
@@ -325,13 +311,9 @@ def _heart_sheet(heart: Heart, colours: Colours, rng: np.random.Generator) -> Ar
         turn, far = np.arange(n) * 2 * np.pi / n + rng.normal(0, 0.1, n), rng.uniform(0.6, 0.95, n)
         anther = _dots(x, y, far * np.cos(turn), far * np.sin(turn), 0.17)
         along = x[..., None] * np.cos(turn) + y[..., None] * np.sin(turn)
-        off = np.abs(y[..., None] * np.cos(turn) - x[..., None] * np.sin(turn)) + 9 * (
-            (along < 0) | (along > far)
-        )
+        off = np.abs(y[..., None] * np.cos(turn) - x[..., None] * np.sin(turn)) + 9 * ((along < 0) | (along > far))
         thread, boss = np.clip(1.4 - off.min(-1) / 0.035, 0, 1) * 0.85, _smooth(-r, -0.24, -0.16)
-        rgb = mix(
-            mix(mix(inner, 1.0, 0.45), outer, _smooth(anther, 0.1, 0.35)[..., None]), inner, boss[..., None]
-        )
+        rgb = mix(mix(mix(inner, 1.0, 0.45), outer, _smooth(anther, 0.1, 0.35)[..., None]), inner, boss[..., None])
         cover, height = (
             np.maximum(np.maximum(thread, _smooth(anther, 0.1, 0.4)), boss),
             0.2 * anther - 0.3 * r * boss,
@@ -339,15 +321,10 @@ def _heart_sheet(heart: Heart, colours: Colours, rng: np.random.Generator) -> Ar
     elif heart.kind == "ring":  # the cup of a daffodil
         edge = 0.93 + 0.06 * np.sin(angle * (n // 2 + 4))
         cover, wall = np.clip((edge - r) / 0.06, 0, 1), _smooth(r, 0.3, 0.85)
-        rgb = (
-            mix(np.array(inner) * 0.55, outer, wall[..., None])
-            * (0.9 + 0.1 * np.cos(angle * 3 * n))[..., None]
-        )
+        rgb = mix(np.array(inner) * 0.55, outer, wall[..., None]) * (0.9 + 0.1 * np.cos(angle * 3 * n))[..., None]
         height = -0.5 * np.cos(np.clip(r, 0, 1) * 2.6)
     elif heart.kind == "tube":  # a dark throat, a pale style in it
-        star = _dots(
-            x, y, 0.2 * np.cos(np.arange(n % 4 + 2) * 2.1), 0.2 * np.sin(np.arange(n % 4 + 2) * 2.1), 0.26
-        )
+        star = _dots(x, y, 0.2 * np.cos(np.arange(n % 4 + 2) * 2.1), 0.2 * np.sin(np.arange(n % 4 + 2) * 2.1), 0.26)
         rgb = mix(np.array(colours.base) * 0.35, mix(outer, 1.0, 0.4), _smooth(star, 0.2, 0.6)[..., None])
         cover, height = _smooth(-r, -1.0, -0.45), 0.5 * r + 0.4 * star
     elif heart.kind == "star":  # the lobes of a stigma

@@ -175,9 +175,7 @@ def _files_below(folder: Path, *, above: frozenset[tuple[int, int]]) -> Iterator
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:  # unlike iterdir, it knows folders from files without asking for each
-        return sorted(
-            (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
-        )
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -214,6 +212,4 @@ def _read_csv(file: Path, *, image_column: str | None) -> datasets.Dataset:
         raise PipelineError(f"{file}: {len(addresses)} images are addresses, not files: {addresses[0]}")
     columns[image] = tuple(str(file.parent / path) if path else None for path in columns[image])
     features = datasets.Features({**text, image: datasets.Image(decode=False)})
-    return datasets.Dataset.from_dict(
-        {name: list(cells) for name, cells in columns.items()}, features=features
-    )
+    return datasets.Dataset.from_dict({name: list(cells) for name, cells in columns.items()}, features=features)

@@ -94,9 +94,7 @@ def open_image(value: dict[str, Any] | str | Path | None, *, name: str) -> PIL.I
         raise BadImageError(f"{name}: {_reason(error)}") from error
 
 
-def check_images(
-    split: datasets.Dataset, *, policy: Literal["fail", "skip"], split_name: str
-) -> datasets.Dataset:
+def check_images(split: datasets.Dataset, *, policy: Literal["fail", "skip"], split_name: str) -> datasets.Dataset:
     """Read every image once and return the split without those that cannot be read.
 
     Args:

@@ -64,9 +64,7 @@ def read_labels(split: datasets.Dataset, *, column: str) -> Labels:
     if isinstance(feature, datasets.ClassLabel):
         codes = values.fill_null(UNLABELLED).to_numpy(zero_copy_only=False).astype(np.int64)
         if len(codes) and (codes.min() < UNLABELLED or codes.max() >= len(feature.names)):
-            raise PipelineError(
-                f"Column {column}: label {codes.max()} is beyond its {len(feature.names)} names."
-            )
+            raise PipelineError(f"Column {column}: label {codes.max()} is beyond its {len(feature.names)} names.")
         return Labels(codes, tuple(feature.names))
     encoded = _as_text(values, feature, column=column).dictionary_encode()
     codes = encoded.indices.fill_null(UNLABELLED).to_numpy(zero_copy_only=False)
@@ -89,9 +87,7 @@ def find_label_problems(splits: Mapping[str, Labels]) -> list[str]:
     known = set(splits["train"].used)
     problems = []
     if len(known) == 1:
-        problems.append(
-            f"train has one class only, {min(known)!r}: telling classes apart needs at least two."
-        )
+        problems.append(f"train has one class only, {min(known)!r}: telling classes apart needs at least two.")
     elif all(split_of(name) for name in known):
         problems.append(
             f"The only classes are {name_some(sorted(known))}, which are names of splits. Put class folders "

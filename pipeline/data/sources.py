@@ -68,14 +68,10 @@ def load_splits(args: DataArguments) -> datasets.DatasetDict:
     if "test" not in splits:
         logger.info("no test split: only validation is scored")
     ordered = [name for name in SPLIT_ALIASES if name in splits]
-    return datasets.DatasetDict(
-        {name: _select(splits[name], name, args=args, source=source) for name in ordered}
-    )
+    return datasets.DatasetDict({name: _select(splits[name], name, args=args, source=source) for name in ordered})
 
 
-def load_split(
-    args: DataArguments, *, split: str | None, class_names: Sequence[str]
-) -> tuple[str, datasets.Dataset]:
+def load_split(args: DataArguments, *, split: str | None, class_names: Sequence[str]) -> tuple[str, datasets.Dataset]:
     """Return one split for a model to be scored on, its labels aligned to the model's by name.
 
     Args:
@@ -98,9 +94,7 @@ def load_split(
     chosen = raw if name == ALL else {key: raw[key] for key in ("train" if cuts else name,) if key in raw}
     if not chosen:
         raise PipelineError(f"{args.dataset_name}: no {name} split; pass --split {' or '.join([*raw, ALL])}.")
-    unknown = {
-        label: None for part in chosen.values() for label in part.labels.used if label not in class_names
-    }
+    unknown = {label: None for part in chosen.values() for label in part.labels.used if label not in class_names}
     if unknown:
         raise PipelineError(
             f"{name}: the model does not know {name_some(list(unknown))}; it knows {name_some(class_names)}."
@@ -158,14 +152,10 @@ def _require_usable(args: DataArguments) -> str:
         "--max_test_samples": args.max_test_samples,
     }
     problems = [
-        f"{flag} {limit}: at least 1 is needed."
-        for flag, limit in limits.items()
-        if limit is not None and limit < 1
+        f"{flag} {limit}: at least 1 is needed." for flag, limit in limits.items() if limit is not None and limit < 1
     ]
     if not 0 < args.validation_fraction < 1:
-        problems.append(
-            f"--validation_fraction {args.validation_fraction}: a share between 0 and 1 is needed."
-        )
+        problems.append(f"--validation_fraction {args.validation_fraction}: a share between 0 and 1 is needed.")
     if not args.dataset_name:
         problems.append("No data: pass --dataset_name FOLDER, a Hub id (OWNER/NAME), or synthetic-flowers.")
     refuse(problems)
@@ -208,9 +198,7 @@ def _cut_validation(train: datasets.Dataset, args: DataArguments) -> dict[str, d
     return {"train": train.select(kept), "validation": train.select(cut)}
 
 
-def _select(
-    split: datasets.Dataset, split_name: str, *, args: DataArguments, source: Source
-) -> datasets.Dataset:
+def _select(split: datasets.Dataset, split_name: str, *, args: DataArguments, source: Source) -> datasets.Dataset:
     """Return the split within its limit, and without bad images."""
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
     limit = limits.get(split_name, args.max_test_samples)

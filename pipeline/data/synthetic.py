@@ -81,9 +81,7 @@ def _dimmed(light: Light, gain: float) -> Light:
     return Light(light.angle, light.harsh, light.tint * np.float32(gain))
 
 
-def _draw_leaf(
-    canvas: Array, sheet: Array, x: float, y: float, shape: tuple[float, ...], light: Light
-) -> None:
+def _draw_leaf(canvas: Array, sheet: Array, x: float, y: float, shape: tuple[float, ...], light: Light) -> None:
     """Draw a leaf from (x, y); ``shape``: direction (radians), length and half width (pixels), bend."""
     angle, length, width, bend = shape
     cos, sin = math.cos(angle), math.sin(angle)
@@ -95,9 +93,7 @@ def _draw_leaf(
     texel = _petal_texel(along, across)
     at = np.flatnonzero(sheet[:, 3].take(texel) < 0.99)
     texels = sheet.take(texel[at], axis=0)
-    lit = light.harsh * (
-        texels[:, 4] * math.cos(light.angle - angle) + texels[:, 5] * math.sin(light.angle - angle)
-    )
+    lit = light.harsh * (texels[:, 4] * math.cos(light.angle - angle) + texels[:, 5] * math.sin(light.angle - angle))
     rgb = part.reshape(-1, 3)
     _lay(rgb, at, texels, 1 - lit, light)
     part[...] = rgb.reshape(part.shape)
@@ -126,12 +122,8 @@ def _draw_layer(
     length = scale * (1 + rng.normal(0, 0.05, n)) * (1 + form.lobed * np.sin(axis))
     width = length * (form.width if layer >= 0 else 0.22) * (1 + rng.normal(0, 0.06, n))
     facing = np.stack([np.cos(light.angle - axis), np.sin(light.angle - axis)]).astype(np.float32)
-    own = (1 + light.harsh * 0.5 * form.cup * -facing[0] + rng.normal(0, 0.035, n) - 0.03 * layer).astype(
-        np.float32
-    )
-    table = np.stack(
-        [np.cos(axis) / length, np.sin(axis) / length, -np.sin(axis) / width, np.cos(axis) / width]
-    )
+    own = (1 + light.harsh * 0.5 * form.cup * -facing[0] + rng.normal(0, 0.035, n) - 0.03 * layer).astype(np.float32)
+    table = np.stack([np.cos(axis) / length, np.sin(axis) / length, -np.sin(axis) / width, np.cos(axis) / width])
     table = table.astype(np.float32)
     curl = float(form.curl * length.mean() / width.mean())
     first = np.floor((angle - start) / step).astype(np.int32)
@@ -184,9 +176,7 @@ def _noise(rng: np.random.Generator, cells: int, size: int) -> Array:
 
 def _blur(canvas: Array, radius: float, scale: int = 1) -> Array:
     """Return the canvas out of focus, and larger by ``scale``."""
-    image = Image.fromarray(np.clip(canvas * 255, 0, 255).astype(np.uint8)).filter(
-        ImageFilter.BoxBlur(radius)
-    )
+    image = Image.fromarray(np.clip(canvas * 255, 0, 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(radius))
     if scale > 1:
         image = image.resize((image.width * scale, image.height * scale), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.float32) * np.float32(1 / 255)
@@ -268,12 +258,8 @@ def _poses(rng: np.random.Generator, look: Plant, size: int) -> list[Pose]:
         side = np.where(order % 2, 0.22, -0.22) * rng.uniform(0.7, 1.2, n)
         at_x, sizes = side + rng.normal(0, 0.2) * at_y, 0.4 + 0.1 * at_y
         lean, tilts = np.pi * (side < 0), rng.uniform(0.5, 0.8, n)
-    turns = (
-        rng.normal(0, 0.3, n) - lean if look.form.lobed else rng.uniform(0, 6.3, n)
-    )  # a face is held upright
-    rows = np.stack(
-        [x + radius * at_x, y + radius * at_y, radius * sizes, np.minimum(tilts, 1.05), lean, turns], 1
-    )
+    turns = rng.normal(0, 0.3, n) - lean if look.form.lobed else rng.uniform(0, 6.3, n)  # a face is held upright
+    rows = np.stack([x + radius * at_x, y + radius * at_y, radius * sizes, np.minimum(tilts, 1.05), lean, turns], 1)
     return [Pose(*row) for row in rows.tolist()]
 
 
@@ -370,9 +356,7 @@ def species_name(species: int) -> str:
     return f"{name} {epithets[(genus * 11 + rank * 13) % len(epithets)]}"
 
 
-def _rows(
-    *, species: list[int], first: int, images: range, size: int, version: int
-) -> Iterator[dict[str, Any]]:
+def _rows(*, species: list[int], first: int, images: range, size: int, version: int) -> Iterator[dict[str, Any]]:
     """Yield the rows of a split; `datasets` deals out ``species``, the one list, to its processes."""
     for seed in species:
         for index in images:

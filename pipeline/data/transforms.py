@@ -5,24 +5,44 @@ All are top-level picklable objects: workers are started by spawn on some system
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
-from transformers import BaseImageProcessor
 
 from pipeline.data.images import open_image
 
 Batch = dict[str, list[Any]]
 
 
+class ImageProcessor(Protocol):
+    """What we rely on in an image processor of transformers, which sets these attributes at run time."""
+
+    size: Any
+    crop_size: Any
+    resample: Any
+    do_center_crop: bool
+    do_rescale: bool
+    rescale_factor: float
+    do_normalize: bool
+    image_mean: Sequence[float]
+    image_std: Sequence[float]
+
+    def __call__(self, images: Sequence[Image], *, return_tensors: str) -> Any:
+        """Transform upright RGB images into `pixel_values` (batch, 3, height, width) fp32."""
+
+    def save_pretrained(self, save_directory: Path) -> Any:
+        """Write preprocessor_config.json."""
+
+
 class EvalTransform:
     """Upright RGB, then exactly what the processor does: so scores are those of `transformers.pipeline`."""
 
-    def __init__(self, processor: BaseImageProcessor) -> None:
+    def __init__(self, processor: ImageProcessor) -> None:
         self.processor = processor
 
     def __call__(self, batch: Batch) -> Batch:
@@ -45,21 +65,18 @@ class TrainTransform:
     Size, resampling, scale, mean and standard deviation are the processor's.
     """
 
-    def __init__(self, processor: BaseImageProcessor, *, seed: int) -> None:
+    def __init__(self, processor: ImageProcessor, *, seed: int) -> None:
         self.seed = seed
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.augment = v2.Compose(
             [
-                v2.RandomResizedCrop(
-                    input_size(processor), interpolation=int(processor.resample), antialias=True
-                ),
+                v2.RandomResizedCrop(input_size(processor), interpolation=int(processor.resample), antialias=True),
                 v2.RandomHorizontalFlip(),
             ]
         )
         self.factor = processor.rescale_factor if processor.do_rescale else 1.0
-        self.mean, self.std = (
-            (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
-        )
+        self.mean = list(processor.image_mean) if processor.do_normalize else [0.0] * 3
+        self.std = list(processor.image_std) if processor.do_normalize else [1.0] * 3
 
     def __call__(self, batch: Batch) -> Batch:
         """Transform columns `image`, `label`, `index` into `pixel_values` (3, height, width) fp32, and `labels`.
@@ -75,7 +92,8 @@ class TrainTransform:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw_seed(self.seed, int(self.epoch), index))
             image = self.augment(image)
-        return functional.normalize(image.float() * self.factor, self.mean, self.std)
+        normal: Tensor = functional.normalize(image.float() * self.factor, self.mean, self.std)
+        return normal
 
 
 def draw_seed(seed: int, epoch: int, index: int) -> int:
@@ -92,7 +110,7 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     }
 
 
-def input_size(processor: BaseImageProcessor) -> tuple[int, int]:
+def input_size(processor: ImageProcessor) -> tuple[int, int]:
     """Height and width in pixels of what the network gets: the crop where the processor crops, else the resize."""
     size = dict(processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size)
     edge = size.get("shortest_edge")

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
-from transformers import AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from pipeline import hub
+from pipeline.data.transforms import ImageProcessor
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import load_processor
 
@@ -20,7 +21,7 @@ class Classifier:
     """What people deploy, as they deploy it: the saved files, in fp32, through the saved processor."""
 
     model: PreTrainedModel
-    processor: BaseImageProcessor
+    processor: ImageProcessor
 
     @classmethod
     def load(cls, name: str, *, revision: str = "main") -> "Classifier":
@@ -32,28 +33,26 @@ class Classifier:
         folder = hub.find_model(name, revision=revision)
         processor = load_processor(folder)
         try:
-            model, info = AutoModelForImageClassification.from_pretrained(
+            loaded: Any = AutoModelForImageClassification.from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True, use_safetensors=True
             )
         except (OSError, ValueError) as error:
             raise PipelineError(
                 f"{name} is no trained image classifier: {' '.join(str(error).split())[:200]}"
             ) from error
+        model, info = loaded
         if info["missing_keys"]:
             raise PipelineError(
                 f"{name} has no trained head: fine-tune it first, with `train --model_name_or_path {name}`"
             )
-        device = (
-            torch.accelerator.current_accelerator()
-            if torch.accelerator.is_available()
-            else torch.device("cpu")
-        )
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         return cls(model.to(device).eval(), processor)
 
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, in label order."""
-        return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
+        names = self.model.config.id2label or {}
+        return [str(name) for _, name in sorted(names.items())]
 
     @torch.inference_mode()
     def logits(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:

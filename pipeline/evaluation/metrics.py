@@ -78,9 +78,7 @@ def wilson_interval(right: int, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def figures(
-    logits: NDArray[np.float32], labels: NDArray[np.int64], class_names: Sequence[str]
-) -> dict[str, Any]:
+def figures(logits: NDArray[np.float32], labels: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
     """Every figure of one split.
 
     Args:
@@ -97,18 +95,14 @@ def figures(
     answers: dict[str, Any] = {"samples": len(labels), "loss": cross_entropy(logits, labels)}
     answers |= compute(Accuracy(keep_in_memory=True), predicted, labels)
     if logits.shape[1] > (k := 5):
-        answers |= compute(
-            TopKAccuracy(keep_in_memory=True), np.argsort(-logits, axis=1, kind="stable")[:, :k], labels
-        )
+        answers |= compute(TopKAccuracy(keep_in_memory=True), np.argsort(-logits, axis=1, kind="stable")[:, :k], labels)
     answers |= compute(MacroAccuracy(keep_in_memory=True), predicted, labels)
     per_class = {}
     for number, name in enumerate(class_names):
         mine = labels == number
         if mine.any():
             right = int((predicted[mine] == number).sum())
-            per_class[name] = _with_interval("accuracy", right, int(mine.sum())) | {
-                "samples": int(mine.sum())
-            }
+            per_class[name] = _with_interval("accuracy", right, int(mine.sum())) | {"samples": int(mine.sum())}
     return answers | {"per_class": per_class}
 
 

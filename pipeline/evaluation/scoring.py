@@ -52,9 +52,7 @@ def score(
     loader = DataLoader(rows, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
     batches = tqdm(loader, desc=f"score {name}", unit="batch", disable=not progress, leave=False)
     logits = [classifier.logits(batch["pixel_values"]) for batch in batches]
-    return Predictions(
-        name, row_ids(split), np.asarray(split["label"], dtype=np.int64), np.concatenate(logits)
-    )
+    return Predictions(name, row_ids(split), np.asarray(split["label"], dtype=np.int64), np.concatenate(logits))
 
 
 def row_ids(split: datasets.Dataset) -> list[str]:
@@ -63,9 +61,7 @@ def row_ids(split: datasets.Dataset) -> list[str]:
     names: list[str] = []
     for batch in plain.iter(batch_size=1000):
         found = pc.struct_field(batch.column("image"), "path").to_pylist()
-        names += [
-            path or str(index) for path, index in zip(found, batch.column("index").to_pylist(), strict=True)
-        ]
+        names += [path or str(index) for path, index in zip(found, batch.column("index").to_pylist(), strict=True)]
     return names
 
 

@@ -15,13 +15,13 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
-    BaseImageProcessor,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from pipeline import hub, runs
 from pipeline.config import ModelArguments
+from pipeline.data.transforms import ImageProcessor
 from pipeline.errors import PipelineError, refuse
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ POSITION_TABLE = "embeddings.position_embeddings"
 
 def build_model(
     args: ModelArguments, *, class_names: Sequence[str], seed: int
-) -> tuple[BaseImageProcessor, PreTrainedModel]:
+) -> tuple[ImageProcessor, PreTrainedModel]:
     """The image processor and the network, in fp32, with one output for each class.
 
     The head is the checkpoint's own only where its classes are exactly these, in this order; else it is new.
@@ -88,18 +88,16 @@ def build_model(
     return processor, model
 
 
-def load_processor(folder: Path) -> BaseImageProcessor:
+def load_processor(folder: Path) -> ImageProcessor:
     """The image processor that the checkpoint was trained with, torchvision backend (which is not stored, so pinned).
 
     Raises:
         PipelineError: If the checkpoint has none: its statistics are not guessed.
     """
     try:
-        processor: BaseImageProcessor = AutoImageProcessor.from_pretrained(folder, backend="torchvision")
+        processor: ImageProcessor = AutoImageProcessor.from_pretrained(folder, backend="torchvision")
     except (OSError, ValueError) as error:
-        raise PipelineError(
-            f"{folder.name} has no image processor: add a preprocessor_config.json to it"
-        ) from error
+        raise PipelineError(f"{folder.name} has no image processor: add a preprocessor_config.json to it") from error
     return processor
 
 
@@ -112,16 +110,17 @@ def load_strictly(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         PipelineError: If any weight is missing, left over, or of another shape.
     """
-    saved, info = type(model).from_pretrained(
+    loaded: Any = type(model).from_pretrained(
         folder, output_loading_info=True, dtype=next(model.parameters()).dtype, use_safetensors=True
     )
+    saved, info = loaded
     problems = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
     if problems:
         raise PipelineError(f"{folder} does not fit the model: {problems}")
     model.load_state_dict(saved.state_dict(), strict=True)
 
 
-def save_artefact(model: PreTrainedModel, processor: BaseImageProcessor, folder: Path) -> None:
+def save_artefact(model: PreTrainedModel, processor: ImageProcessor, folder: Path) -> None:
     """Write config, weights and image processor where `pipeline("image-classification", model=folder)` finds them.
 
     Into a temporary folder first, then renamed file by file, the config last: without it nothing loads.
@@ -175,9 +174,7 @@ def resize_positions(model: PreTrainedModel, image_size: int) -> PreTrainedModel
     weights = model.state_dict()
     tables = [name for name in weights if name.endswith(POSITION_TABLE)]
     if len(tables) != 1:
-        raise PipelineError(
-            f"--image_size cannot be changed for a {config.model_type}: it has no position table"
-        )
+        raise PipelineError(f"--image_size cannot be changed for a {config.model_type}: it has no position table")
     old = weights[tables[0]]
     side = resized.config.image_size // config.patch_size
     old_side = model.config.image_size // config.patch_size
@@ -190,8 +187,8 @@ def resize_positions(model: PreTrainedModel, image_size: int) -> PreTrainedModel
     return resized
 
 
-def set_input_size(processor: BaseImageProcessor, image_size: int) -> None:
-    """Make the processor produce `image_size` x `image_size`; where it crops, the resize keeps its ratio to the crop."""
+def set_input_size(processor: ImageProcessor, image_size: int) -> None:
+    """Make the processor produce squares of `image_size`; where it crops, the resize keeps its ratio to the crop."""
     old, size = processor.size, {"height": image_size, "width": image_size}
     if getattr(processor, "do_center_crop", False):
         ratio = image_size / processor.crop_size["height"]
@@ -215,9 +212,7 @@ def _load_with_head(folder: Path, name: str, labels: dict[str, Any]) -> tuple[Pr
     absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     backbone = sorted(key for key in absent if key.startswith(f"{model.base_model_prefix}."))
     refuse(
-        [
-            f"{name} does not fit a {type(model).__name__}: it lacks {len(backbone)} weights, first {backbone[0]}"
-        ]
+        [f"{name} does not fit a {type(model).__name__}: it lacks {len(backbone)} weights, first {backbone[0]}"]
         if backbone
         else []
     )
@@ -234,10 +229,6 @@ def _read(auto: Any, folder: Path, **options: Any) -> Any:
     try:
         return auto.from_pretrained(folder, **options)
     except OSError as error:
-        raise PipelineError(
-            f"{folder.name} has no safetensors weights: add --from_scratch, or name another"
-        ) from error
+        raise PipelineError(f"{folder.name} has no safetensors weights: add --from_scratch, or name another") from error
     except (ValueError, KeyError) as error:
-        raise PipelineError(
-            f"{folder.name} is no image classifier: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise PipelineError(f"{folder.name} is no image classifier: {' '.join(str(error).split())[:200]}") from error

@@ -68,9 +68,7 @@ def _body(
         "data_name": escape(Path(str(recipe["dataset_name"])).name),
         "num_classes": record["data"]["classes"],
         "samples": record["data"]["samples"],
-        "scores": [
-            _scores(results, prefix) for prefix in ("eval", "test") if f"{prefix}_accuracy" in results
-        ],
+        "scores": [_scores(results, prefix) for prefix in ("eval", "test") if f"{prefix}_accuracy" in results],
         "has_test": "test_accuracy" in results,
         "hardest_split": summary.SPLITS[hardest_prefix],
         "hardest": _hardest(results[f"{hardest_prefix}_per_class"]),
@@ -89,9 +87,7 @@ def _body(
 
 
 def _scores(results: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    figures = {
-        key: summary.percent(results, f"{prefix}_{key}", "").strip() or "-" for key in summary.ACCURACIES
-    }
+    figures = {key: summary.percent(results, f"{prefix}_{key}", "").strip() or "-" for key in summary.ACCURACIES}
     return {"split": summary.SPLITS[prefix], "samples": results[f"{prefix}_samples"]} | figures
 
 
@@ -121,9 +117,7 @@ def _curve(history: list[dict[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def _eval_results(
-    results: Mapping[str, Any], data: Mapping[str, Any], data_id: str | None
-) -> list[EvalResult]:
+def _eval_results(results: Mapping[str, Any], data: Mapping[str, Any], data_id: str | None) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="image-classification",

@@ -8,15 +8,13 @@ ACCURACIES = {"accuracy": "top-1", "top5_accuracy": "top-5", "macro_accuracy": "
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """A line for each scored split: its accuracies in per cent, each with its 95 % interval, and the count of images."""
+    """A line for each scored split: accuracies in per cent with their 95 % intervals, and the count of images."""
     lines = []
     for prefix, name in SPLITS.items():
         if f"{prefix}_accuracy" not in results:
             continue
         parts = [percent(results, f"{prefix}_{key}", label) for key, label in ACCURACIES.items()]
-        lines.append(
-            f"{name:<10}  {'   '.join(p for p in parts if p)}   ({results[f'{prefix}_samples']} images)"
-        )
+        lines.append(f"{name:<10}  {'   '.join(p for p in parts if p)}   ({results[f'{prefix}_samples']} images)")
     return "\n".join(lines)
 
 

@@ -79,34 +79,22 @@ class FineTuningArguments(TrainingArguments):
         default=0.1, metadata={"help": "Warm-up: a count of steps, or below 1 a share of all of them."}
     )
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Images a step on one device."})
-    per_device_eval_batch_size: int = field(
-        default=64, metadata={"help": "Images a forward pass when scoring."}
-    )
-    eval_strategy: str = field(
-        default="epoch", metadata={"help": "When to score on validation: epoch or steps."}
-    )
-    save_strategy: str = field(
-        default="epoch", metadata={"help": "When to save: as --eval_strategy, or best."}
-    )
-    save_total_limit: int | None = field(
-        default=1, metadata={"help": "Checkpoints kept beside the best one."}
-    )
-    logging_steps: float = field(
-        default=0.02, metadata={"help": "Log every so many steps, or share of all of them."}
-    )
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images a forward pass when scoring."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to score on validation: epoch or steps."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: as --eval_strategy, or best."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best one."})
+    logging_steps: float = field(default=0.02, metadata={"help": "Log every so many steps, or share of all of them."})
     metric_for_best_model: str | None = field(
         default="accuracy", metadata={"help": "accuracy or loss, on validation: which checkpoint is kept."}
     )
-    report_to: list[str] = field(  # type: ignore[assignment]
+    report_to: list[str] = field(
         default_factory=lambda: ["none"], metadata={"help": "Trackers, by the Trainer's names."}
     )
     dataloader_num_workers: int = field(
         default=-1, metadata={"help": "Processes that prepare images; -1: the machine decides."}
     )
-    hub_private_repo: bool = field(  # type: ignore[assignment]
-        default=False, metadata={"help": "Make the Hub repository private."}
-    )
-    ddp_find_unused_parameters: bool = field(  # type: ignore[assignment]
+    hub_private_repo: bool = field(default=False, metadata={"help": "Make the Hub repository private."})
+    ddp_find_unused_parameters: bool = field(
         default=False, metadata={"help": "Every parameter of a classifier has a gradient."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": FIXED["remove_unused_columns"]})
@@ -119,9 +107,7 @@ class FineTuningArguments(TrainingArguments):
     do_eval: bool = field(default=True, metadata={"help": FIXED["do_eval"]})
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
         default="auto",
-        metadata={
-            "help": "What training computes in. auto: bf16 where the processor has it, else fp16 on a GPU."
-        },
+        metadata={"help": "What training computes in. auto: bf16 where the processor has it, else fp16 on a GPU."},
     )
     global_batch_size: int | None = field(
         default=None, metadata={"help": "Images a step over all devices; accumulation is derived."}
@@ -144,14 +130,11 @@ class FineTuningArguments(TrainingArguments):
             self.disable_tqdm = not sys.stderr.isatty()
         chosen = self.output_dir
         super().__post_init__()
-        self.output_dir = (
-            chosen  # which would be "trainer_output"; the run's default name is not ours to choose
-        )
+        self.output_dir = chosen  # which would be "trainer_output"; the run's default name is not ours to choose
         self._fit_global_batch()
         if self.n_gpu > 1:
             logger.info(
-                "%d GPUs are visible and one is used: `./run.sh train ...` or `accelerate launch -m pipeline train ...` "
-                "uses all",
+                "%d GPUs are visible and one is used; `./run.sh` or `accelerate launch -m pipeline` use all of them",
                 self.n_gpu,
             )
             self._n_gpu = 1  # else the Trainer falls into DataParallel and multiplies the batch
@@ -173,16 +156,12 @@ class FineTuningArguments(TrainingArguments):
     def resolved(self) -> dict[str, Any]:
         """The arguments that shape the run, and others that differ from their defaults, as plain values."""
         plain = {
-            f.name: _plain(getattr(self, f.name))
-            for f in dataclasses.fields(self)
-            if f.name not in _NOT_IN_RECIPE
+            f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in _NOT_IN_RECIPE
         }
         defaults = {f.name: _plain(_default(f)) for f in dataclasses.fields(self)}
         if self.global_batch_size:
             del plain["gradient_accumulation_steps"]  # derived, and another where there are more processes
-        return {
-            k: v for k, v in plain.items() if v is not None and (k in _ALWAYS_IN_RECIPE or v != defaults[k])
-        }
+        return {k: v for k, v in plain.items() if v is not None and (k in _ALWAYS_IN_RECIPE or v != defaults[k])}
 
     def _problems(self) -> list[str]:
         fields = {f.name: f for f in dataclasses.fields(self)}
@@ -194,12 +173,10 @@ class FineTuningArguments(TrainingArguments):
         if self.warmup_steps == 1:
             problems.append("--warmup_steps 1 would be one single step: write 0.1 for a tenth of all steps")
         if self.metric_for_best_model not in ("accuracy", "loss"):
-            problems.append(
-                f"--metric_for_best_model {self.metric_for_best_model}: it must be accuracy or loss"
-            )
+            problems.append(f"--metric_for_best_model {self.metric_for_best_model}: it must be accuracy or loss")
         if self.eval_strategy not in ("epoch", "steps"):
             problems.append(
-                f"--eval_strategy {self.eval_strategy}: the best model is chosen on validation, so it must be epoch or steps"
+                f"--eval_strategy {self.eval_strategy}: the best is chosen on validation, so it must be epoch or steps"
             )
         if self.save_strategy not in (self.eval_strategy, "best"):
             problems.append(f"--save_strategy {self.save_strategy}: it must be {self.eval_strategy} or best")
@@ -214,9 +191,9 @@ class FineTuningArguments(TrainingArguments):
         """
         if self.precision != "auto":
             return self.precision
-        wished = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if wished in ("bf16", "fp16"):
-            return wished  # type: ignore[return-value]  # mypy does not narrow a str to a Literal by `in`
+        match os.environ.get("ACCELERATE_MIXED_PRECISION"):
+            case "bf16" | "fp16" as wished:
+                return wished
         if self.use_cpu:
             return "bf16" if _cpu_has_bf16() else "fp32"
         if not torch.cuda.is_available():
@@ -251,10 +228,10 @@ def default_workers(*, on_cpu: bool) -> int:
     return min(4, cores // processes // 4) if on_cpu else max(1, min(8, cores // processes - 1))
 
 
-_ALWAYS_IN_RECIPE = frozenset(
-    "num_train_epochs learning_rate lr_scheduler_type warmup_steps optim weight_decay max_grad_norm seed precision "
-    "per_device_train_batch_size".split()
-)
+_ALWAYS_IN_RECIPE = frozenset({
+    "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay",
+    "max_grad_norm", "seed", "precision", "per_device_train_batch_size",
+})  # fmt: skip
 
 # Derived from others, or no part of what is learnt: the flags they come from are in the recipe.
 _NOT_IN_RECIPE = {

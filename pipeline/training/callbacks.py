@@ -73,9 +73,7 @@ class StopOnSignal(TrainerCallback):
         del args, state, control, kwargs
         self._before = signal.signal(signal.SIGTERM, self._note)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop between two steps, where the state is whole."""
         del args, kwargs
         if self.stopped and state.global_step < state.max_steps:
@@ -116,9 +114,7 @@ class Progress(TrainerCallback):
         )
         self.start = (state.global_step, time.monotonic())
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Move the bar."""
         del args, state, control, kwargs
         assert self.bar is not None

@@ -3,10 +3,10 @@
 import copy
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
-import torch
+import numpy as np
 from torch import Tensor
 from transformers import (
     BaseImageProcessor,
@@ -20,7 +20,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pipeline import runs
-from pipeline.data.transforms import EvalTransform, TrainTransform, collate
+from pipeline.data.transforms import EvalTransform, ImageProcessor, TrainTransform, collate
 from pipeline.errors import PipelineError, Terminated
 from pipeline.evaluation.metrics import Accuracy, compute
 from pipeline.models.backbone import load_strictly
@@ -33,18 +33,20 @@ logger = logging.getLogger(__name__)
 class StrictTrainer(Trainer):
     """The Trainer, except that weights it reloads are all there, on resume and for the best model."""
 
+    model: PreTrainedModel
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_strictly(self.model if model is None else model, Path(resume_from_checkpoint))
+        load_strictly(model or self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         # From the step and not from the path in the state, which is stale once the run folder was moved.
-        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        best = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}"
         load_strictly(self.accelerator.unwrap_model(self.model), best)
 
 
 def fit(
     model: PreTrainedModel,
-    processor: BaseImageProcessor,
+    processor: ImageProcessor,
     splits: datasets.DatasetDict,
     *,
     folder: Path,
@@ -84,7 +86,7 @@ def fit(
         data_collator=collate,
         train_dataset=splits["train"].with_transform(training),
         eval_dataset=splits["validation"].with_transform(EvalTransform(processor)),
-        processing_class=processor,
+        processing_class=cast(BaseImageProcessor, processor),
         compute_metrics=_accuracy,
         preprocess_logits_for_metrics=_class_numbers,
         callbacks=extra,
@@ -104,12 +106,8 @@ def fit(
     if stop.stopped:
         raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to go on")
     if trainer.state.best_global_step is None:
-        raise PipelineError(
-            "no validation score was a number, so there is no best model: lower --learning_rate"
-        )
-    trainer.state.best_model_checkpoint = (
-        f"checkpoint-{trainer.state.best_global_step}"  # no path of this machine
-    )
+        raise PipelineError("no validation score was a number, so there is no best model: lower --learning_rate")
+    trainer.state.best_model_checkpoint = f"checkpoint-{trainer.state.best_global_step}"  # no path of this machine
     trainer.state.save_to_json(str(folder / runs.TRAINER_STATE))
     return {k: v for k, v in figures.items() if k != "total_flos"}  # it is wrong for images
 
@@ -134,5 +132,7 @@ def _class_numbers(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    result = compute(Accuracy(keep_in_memory=True), prediction.predictions, prediction.label_ids)
+    result = compute(
+        Accuracy(keep_in_memory=True), np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    )
     return {"accuracy": result["accuracy"]}

@@ -80,9 +80,7 @@ def test_a_finished_run_shows_its_results_and_changes_nothing(
 
 
 def test_the_recipe_of_a_run_repeats_it(finished_run: Path, tmp_path: Path) -> None:
-    assert (
-        cli.main(["train", "--config", f"{finished_run}/recipe.yaml", f"--output_dir={tmp_path}/again"]) == 0
-    )
+    assert cli.main(["train", "--config", f"{finished_run}/recipe.yaml", f"--output_dir={tmp_path}/again"]) == 0
     first, again = (load_file(folder / "model.safetensors") for folder in (finished_run, tmp_path / "again"))
     assert all((first[name] == again[name]).all() for name in first)
 

@@ -37,9 +37,7 @@ def row(data: bytes | None, path: str | None = None) -> dict[str, Any]:
 
 def png_with_wrong_checksum() -> bytes:
     data = bytearray(encoded(noise((40, 24))))
-    place = (
-        data.index(b"IDAT") + 4 + struct.unpack(">I", data[data.index(b"IDAT") - 4 : data.index(b"IDAT")])[0]
-    )
+    place = data.index(b"IDAT") + 4 + struct.unpack(">I", data[data.index(b"IDAT") - 4 : data.index(b"IDAT")])[0]
     data[place] ^= 0xFF
     return bytes(data)
 
@@ -221,15 +219,11 @@ def test_fail_names_five_counts_all_and_says_what_to_type(tmp_path: Path) -> Non
 
 
 def test_skip_drops_them_with_one_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    split = split_of(
-        [row(encoded(noise())), row(b"bad"), row(None, str(tmp_path / "gone.png")), row(encoded(noise()))]
-    )
+    split = split_of([row(encoded(noise())), row(b"bad"), row(None, str(tmp_path / "gone.png")), row(encoded(noise()))])
     kept = check_images(split, policy="skip", split_name="train")
     assert kept["index"][:] == [100, 103]
     (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert (
-        "train: 2 of 4 images cannot be read and are left out: row 101: not an image" in record.getMessage()
-    )
+    assert "train: 2 of 4 images cannot be read and are left out: row 101: not an image" in record.getMessage()
     assert f"{tmp_path / 'gone.png'}: no such file" in record.getMessage()
 
 

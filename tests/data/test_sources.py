@@ -60,9 +60,7 @@ def write_parquet(
     labels = list(labels)
     image, label = columns.get("image", "image"), columns.get("label", "label")
     rows = images or [{"bytes": picture(place), "path": f"{place}.png"} for place in range(len(labels))]
-    features = datasets.Features(
-        {image: datasets.Image(decode=False), label: feature or datasets.Value("string")}
-    )
+    features = datasets.Features({image: datasets.Image(decode=False), label: feature or datasets.Value("string")})
     file.parent.mkdir(parents=True, exist_ok=True)
     # Through Arrow, because `to_parquet` would look the paths up.
     table = pa.table({image: rows, label: labels}, schema=features.arrow_schema)
@@ -186,9 +184,7 @@ def test_train_may_be_a_class(tmp_path: Path) -> None:
     assert names_of(load(tmp_path)["train"]) == ["bus", "car", "train"]
 
 
-def test_other_folders_beside_the_splits_are_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_other_folders_beside_the_splits_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     draw_classes(tmp_path / "train", {"a": 2, "b": 2})
     draw_classes(tmp_path / "extra", {"c": 2})
     assert names_of(load(tmp_path)["train"]) == ["a", "b"]
@@ -313,9 +309,7 @@ def test_csv_paths_are_below_its_folder(tmp_path: Path) -> None:
         '"pictures/with, comma.png",rose',
     )
     write_csv(tmp_path / "set" / "test.csv", "file_name", "pictures/2.png")
-    write_csv(
-        tmp_path / "set" / "dev.csv", "file_name,species", "pictures/2.png,rose", "pictures/2.png,aster"
-    )
+    write_csv(tmp_path / "set" / "dev.csv", "file_name,species", "pictures/2.png,rose", "pictures/2.png,aster")
     splits = load(tmp_path / "set")
     assert_shape(splits, "train", "validation")
     assert labels_of(splits["train"]) == ["rose", "aster", "rose"]
@@ -356,9 +350,7 @@ def test_an_empty_csv_file_and_one_of_another_encoding_are_refused(tmp_path: Pat
 # --- names
 
 
-@pytest.mark.parametrize(
-    "name", ["./flowers", "~/no-such-flowers", "/no/flowers", r"data\flowers", "a/b/c", "flowers"]
-)
+@pytest.mark.parametrize("name", ["./flowers", "~/no-such-flowers", "/no/flowers", r"data\flowers", "a/b/c", "flowers"])
 def test_a_folder_that_is_not_there(name: str) -> None:
     with pytest.raises(PipelineError, match=r"no such folder.*Hub id is OWNER/NAME"):
         load(name)
@@ -412,25 +404,19 @@ IMAGE = datasets.Image(decode=False)
 
 def test_several_image_columns_are_refused_by_name(tmp_path: Path) -> None:
     write_columns(tmp_path, photo=IMAGE, mask=IMAGE, label=TWO)
-    with pytest.raises(
-        PipelineError, match=r"Several columns hold images: photo, mask\. Pass --image_column_name"
-    ):
+    with pytest.raises(PipelineError, match=r"Several columns hold images: photo, mask\. Pass --image_column_name"):
         load(tmp_path)
 
 
 def test_several_label_columns_are_refused_by_name(tmp_path: Path) -> None:
     write_columns(tmp_path, photo=IMAGE, colour=TWO, shape=TWO)
-    with pytest.raises(
-        PipelineError, match=r"Several columns hold labels: colour, shape\. Pass --label_column_name"
-    ):
+    with pytest.raises(PipelineError, match=r"Several columns hold labels: colour, shape\. Pass --label_column_name"):
         load(tmp_path)
 
 
 def test_no_label_column_is_refused_with_the_columns(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", ["a", "b"], label="remarks")
-    with pytest.raises(
-        PipelineError, match=r"No column of labels among: image, remarks\. Pass --label_column_name"
-    ):
+    with pytest.raises(PipelineError, match=r"No column of labels among: image, remarks\. Pass --label_column_name"):
         load(tmp_path)
 
 
@@ -438,9 +424,7 @@ def test_no_label_column_is_refused_with_the_columns(tmp_path: Path) -> None:
 def test_a_named_column_that_is_missing_is_refused_with_the_nearest(flag: str, tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", ["a", "b"], image="photograph", label="specimen")
     wrong = {"image_column_name": "photographs", "label_column_name": "speciman"}[flag]
-    with pytest.raises(
-        PipelineError, match=rf"--{flag} {wrong}: no such column \(did you mean .*there are: photo"
-    ):
+    with pytest.raises(PipelineError, match=rf"--{flag} {wrong}: no such column \(did you mean .*there are: photo"):
         load(tmp_path, **{flag: wrong})
 
 
@@ -508,9 +492,7 @@ def test_labels_of_any_kind(values: list[Any], kind: str, names: list[str], tmp_
         ([b"a", b"b"], datasets.Value("binary"), "one label an image is needed"),
     ],
 )
-def test_labels_that_are_none_are_refused(
-    values: list[Any], feature: Any, match: str, tmp_path: Path
-) -> None:
+def test_labels_that_are_none_are_refused(values: list[Any], feature: Any, match: str, tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", values, feature=feature, label="target")
     with pytest.raises(PipelineError, match=f"Column target holds .*{match}"):
         load(tmp_path, image_column_name="image")
@@ -584,9 +566,7 @@ def test_missing_classes_are_warned_of_by_name(tmp_path: Path, caplog: pytest.Lo
 def test_split_names_as_classes_are_refused(tmp_path: Path) -> None:
     feature = datasets.ClassLabel(names=["test", "train"])
     write_parquet(tmp_path / "all.parquet", [0, 0, 1, 1], feature=feature)
-    with pytest.raises(
-        PipelineError, match="The only classes are 'test', 'train', which are names of splits"
-    ):
+    with pytest.raises(PipelineError, match="The only classes are 'test', 'train', which are names of splits"):
         load(tmp_path)
 
 
@@ -653,9 +633,7 @@ def test_choices_do_not_depend_on_the_numbering_of_classes() -> None:
         cut_rows(labels, fraction=0.15, seed=5), cut_rows(renumbered, fraction=0.15, seed=5), strict=True
     ):
         np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(
-        limit_rows(labels, limit=33, seed=5), limit_rows(renumbered, limit=33, seed=5)
-    )
+    np.testing.assert_array_equal(limit_rows(labels, limit=33, seed=5), limit_rows(renumbered, limit=33, seed=5))
 
 
 def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
@@ -677,9 +655,7 @@ def test_limits_are_balanced_over_classes(limit: int, expected: list[int], tmp_p
 def test_limits_are_seeded_and_not_the_first_rows(tmp_path: Path) -> None:
     draw_classes(tmp_path / "train", {"a": 30, "b": 30})
     draw_classes(tmp_path / "validation", {"a": 1, "b": 1})
-    rows = {
-        seed: load(tmp_path, max_train_samples=10, split_seed=seed)["train"]["index"][:] for seed in (1, 2)
-    }
+    rows = {seed: load(tmp_path, max_train_samples=10, split_seed=seed)["train"]["index"][:] for seed in (1, 2)}
     assert rows[1] != rows[2]
     assert load(tmp_path, max_train_samples=10, split_seed=1)["train"]["index"][:] == rows[1]
     assert rows[1] == sorted(rows[1])
@@ -703,9 +679,7 @@ def test_bad_images_fail_or_are_skipped_in_every_split(tmp_path: Path) -> None:
     for name in ("train", "validation", "test"):
         draw_classes(tmp_path / name, {"a": 2, "b": 2})
     (tmp_path / "test" / "b" / "0.png").write_bytes(b"damaged")
-    with pytest.raises(
-        PipelineError, match=r"test: 1 of 4 images cannot be read: .*/test/b/0\.png: not an image"
-    ):
+    with pytest.raises(PipelineError, match=r"test: 1 of 4 images cannot be read: .*/test/b/0\.png: not an image"):
         load(tmp_path)
     splits = load(tmp_path, bad_images="skip")
     assert splits["test"]["index"][:] == [0, 1, 3]
@@ -714,12 +688,8 @@ def test_bad_images_fail_or_are_skipped_in_every_split(tmp_path: Path) -> None:
 # --- one split for a model
 
 
-def score(
-    source: Path, *names: str, split: str | None = None, **arguments: Any
-) -> tuple[str, datasets.Dataset]:
-    return load_split(
-        DataArguments(dataset_name=str(source), **arguments), split=split, class_names=list(names)
-    )
+def score(source: Path, *names: str, split: str | None = None, **arguments: Any) -> tuple[str, datasets.Dataset]:
+    return load_split(DataArguments(dataset_name=str(source), **arguments), split=split, class_names=list(names))
 
 
 def test_labels_are_aligned_to_the_model_by_name(tmp_path: Path) -> None:
@@ -798,9 +768,7 @@ def test_fingerprint_is_the_same_elsewhere_and_in_another_process(tmp_path: Path
         "from pipeline.data.sources import fingerprint, load_splits\n"
         f"print(fingerprint(load_splits(DataArguments(dataset_name={str(there)!r}))))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=CHECKOUT
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=CHECKOUT)
     assert done.stdout.strip() == expected
 
 

@@ -227,9 +227,7 @@ def repo_info(hub: FakeHub, request: Request) -> Reply:
     blobs = {path: {"size": file.size, "blobId": file.oid, "lfs": file.lfs} for path, file in files.items()}
     siblings = [{"rfilename": path, **(blobs[path] if "blobs" in request.flags else {})} for path in files]
     repo_id = request.args["page"].removeprefix("datasets/")
-    return Reply(
-        200, {"id": repo_id, "sha": commit, "private": repo.private, "tags": [], "siblings": siblings}
-    )
+    return Reply(200, {"id": repo_id, "sha": commit, "private": repo.private, "tags": [], "siblings": siblings})
 
 
 def tree(hub: FakeHub, request: Request) -> Reply:

@@ -11,21 +11,22 @@ from pipeline.training.arguments import FIXED, FineTuningArguments
 
 # The Trainer's arguments that mean here what they mean there. A name that a new transformers adds is in neither list,
 # and somebody must decide.
-SUPPORTED = frozenset(
-    "output_dir per_device_train_batch_size num_train_epochs max_steps learning_rate lr_scheduler_type "
-    "lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1 adam_beta2 adam_epsilon "
-    "optim_target_modules gradient_accumulation_steps average_tokens_across_devices max_grad_norm "
-    "label_smoothing_factor tf32 activation_checkpointing activation_checkpointing_kwargs torch_compile "
-    "torch_compile_backend torch_compile_mode torch_empty_cache_steps logging_strategy logging_steps "
-    "logging_first_step log_on_each_node log_level log_level_replica disable_tqdm report_to run_name project "
-    "trackio_space_id trackio_bucket_id trackio_static_space_id eval_strategy eval_steps eval_delay "
-    "per_device_eval_batch_size eval_on_start eval_accumulation_steps save_strategy save_steps save_total_limit "
-    "push_to_hub hub_private_repo hub_model_id hub_revision metric_for_best_model greater_is_better full_determinism "
-    "seed data_seed use_cpu dataloader_drop_last dataloader_num_workers dataloader_pin_memory "
-    "dataloader_persistent_workers dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order "
-    "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout "
-    "debug skip_memory_metrics".split()
-)
+SUPPORTED = frozenset({
+    "output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate",
+    "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "optim_target_modules", "gradient_accumulation_steps",
+    "average_tokens_across_devices", "max_grad_norm", "label_smoothing_factor", "tf32", "activation_checkpointing",
+    "activation_checkpointing_kwargs", "torch_compile", "torch_compile_backend", "torch_compile_mode",
+    "torch_empty_cache_steps", "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node",
+    "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name", "project", "trackio_space_id",
+    "trackio_bucket_id", "trackio_static_space_id", "eval_strategy", "eval_steps", "eval_delay",
+    "per_device_eval_batch_size", "eval_on_start", "eval_accumulation_steps", "save_strategy", "save_steps",
+    "save_total_limit", "push_to_hub", "hub_private_repo", "hub_model_id", "hub_revision", "metric_for_best_model",
+    "greater_is_better", "full_determinism", "seed", "data_seed", "use_cpu", "dataloader_drop_last",
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context", "dataloader_in_order", "ddp_find_unused_parameters", "ddp_bucket_cap_mb",
+    "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout", "debug", "skip_memory_metrics",
+})  # fmt: skip
 
 
 def test_every_argument_of_the_trainer_is_supported_or_fixed_with_a_reason() -> None:
@@ -75,9 +76,7 @@ def test_a_flag_beats_accelerate_which_beats_the_machine(
     ("total", "device", "expected"),
     [(64, 16, (16, 4)), (512, 32, (32, 16)), (20, 16, (10, 2)), (8, 16, (8, 1))],
 )
-def test_the_global_batch_fixes_batch_and_accumulation(
-    total: int, device: int, expected: tuple[int, int]
-) -> None:
+def test_the_global_batch_fixes_batch_and_accumulation(total: int, device: int, expected: tuple[int, int]) -> None:
     args = FineTuningArguments(global_batch_size=total, per_device_train_batch_size=device)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == expected
     assert "gradient_accumulation_steps" not in args.resolved()
@@ -90,7 +89,7 @@ def test_a_global_batch_that_processes_cannot_share_is_refused(monkeypatch: pyte
 
 
 def test_workers_are_chosen_for_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
     assert arguments.default_workers(on_cpu=False) == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert arguments.default_workers(on_cpu=False) == 3
@@ -100,9 +99,7 @@ def test_workers_are_chosen_for_the_machine(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_resolved_arguments_build_the_same_arguments() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first = FineTuningArguments(
-            learning_rate=2e-4, optim="sgd", optim_args="momentum=0.9", precision="fp32"
-        )
+        first = FineTuningArguments(learning_rate=2e-4, optim="sgd", optim_args="momentum=0.9", precision="fp32")
         again = FineTuningArguments(**first.resolved())
     assert again.resolved() == first.resolved()
     assert first.resolved()["optim_args"] == "momentum=0.9"
