@@ -53,7 +53,7 @@ class EvalTransform:
         """
         images = [_open(row, index) for row, index in zip(batch["image"], batch["index"], strict=True)]
         pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
-        return {"pixel_values": list(pixels), "labels": batch["label"]}
+        return {"pixel_values": list(pixels.float()), "labels": batch["label"]}
 
 
 class TrainTransform:
