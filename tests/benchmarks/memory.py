@@ -1,0 +1,89 @@
+"""Anonymous memory of `train` over 2,000 and over 20,000 images: it must not grow with the data.
+
+    python -m tests.benchmarks.memory [--counts 2000 20000]
+
+Each run is the command a user would type, on a parquet file of small noisy images, one epoch with a two-layer ViT;
+printed is the peak of RssAnon of the process and its children, sampled ten times a second.
+"""
+
+import argparse
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from tests.conftest import save_vit
+
+CLASSES = 10
+
+
+def rows(count: int) -> Iterator[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        content = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(content, "JPEG")
+        yield {"image": {"bytes": content.getvalue(), "path": None}, "label": i % CLASSES}
+
+
+def write(folder: Path, count: int) -> Path:
+    names = [str(i) for i in range(CLASSES)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    data = datasets.Dataset.from_generator(
+        rows, gen_kwargs={"count": count}, features=features, cache_dir=str(folder / "cache")
+    )
+    data.to_parquet(folder / "train.parquet")
+    return folder
+
+
+def anonymous(pid: int) -> int:
+    """KiB of a process and its children."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    own = re.search(r"RssAnon:\s+(\d+)", status)
+    return (int(own[1]) if own else 0) + sum(anonymous(int(child)) for child in children)
+
+
+def peak(data: Path, model: Path, run: Path) -> int:
+    flags = [f"--dataset_name={data}", f"--model_name_or_path={model}", f"--output_dir={run}"]
+    command = [sys.executable, "-m", "pipeline", "train", *flags, "--num_train_epochs=1", "--learning_rate=1e-3"]
+    environment = os.environ | {"HF_HOME": str(run.parent / "hf")}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        highest = 0
+        while process.poll() is None:
+            highest = max(highest, anonymous(process.pid))
+            time.sleep(0.1)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return highest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--counts", type=int, nargs="+", default=[2000, 20000])
+    counts = parser.parse_args().counts
+    peaks = []
+    with tempfile.TemporaryDirectory() as root:
+        model = save_vit(Path(root) / "vit")
+        for count in counts:
+            folder = Path(root) / str(count)
+            folder.mkdir()
+            peaks.append(peak(write(folder, count), model, Path(root) / f"run-{count}"))
+            print(f"{count} images: peak RssAnon {peaks[-1] / 1024:.0f} MiB", flush=True)
+    print(f"ratio {peaks[-1] / peaks[0]:.3f}")
+
+
+if __name__ == "__main__":
+    main()
