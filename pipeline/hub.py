@@ -5,6 +5,7 @@ Everything that can go wrong on the way there becomes one line that names the re
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from pipeline import runs
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -32,6 +33,11 @@ logger = logging.getLogger(__name__)
 ASSETS = Path(__file__).parent / "assets"
 MODEL_FILES = ("config.json", "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
 UNAUTHORIZED = 401
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is `OWNER/NAME`; where a folder OWNER is here, a folder was meant, and perhaps mistyped."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).parent.exists()
 
 
 def find_model(name: str, *, revision: str = "main") -> Path:
@@ -45,8 +51,11 @@ def find_model(name: str, *, revision: str = "main") -> Path:
         return shipped
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        if _looks_local(name):
-            raise PipelineError(f"no model folder {name}")
+        if not is_hub_id(name):
+            shipped_names = [path.parent.name for path in ASSETS.glob("*/config.json")]
+            raise PipelineError(
+                f"no model folder {name}{did_you_mean(name, shipped_names)}, and a Hub id is OWNER/NAME"
+            )
         with _explained("model", name, revision):
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
     if not (folder / "config.json").is_file():
@@ -150,7 +159,3 @@ def _explained(kind: str, name: str, revision: str) -> Iterator[None]:
 def _missing(kind: str, name: str, revision: str) -> str:
     at = "" if revision == "main" else f" with revision {revision}"
     return f"no {kind} {name}{at} on the Hub (if it is private: `hf auth login`), and no such folder here"
-
-
-def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1

@@ -3,7 +3,6 @@
 Owns that table and nothing of what is read; `sources` gives it its shape.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pipeline.config import DataArguments
 from pipeline.data.folders import find_tables, read_csv_files, read_image_folder, read_parquet_files
 from pipeline.data.synthetic import load_synthetic
 from pipeline.errors import PipelineError, did_you_mean
-from pipeline.hub import load_hub_dataset
+from pipeline.hub import is_hub_id, load_hub_dataset
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,6 @@ class Source:
 
 def _path(name: str) -> Path:
     return Path(name).expanduser()
-
-
-def _is_hub_id(name: str) -> bool:
-    # Where the first half exists here, a folder was meant and mistyped.
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not _path(name).parent.exists()
 
 
 # The first that fits is taken. A new kind of source is a function and an entry here.
@@ -58,7 +52,7 @@ SOURCES: dict[str, Source] = {
         follows_paths=True,
     ),
     "a Hub data set": Source(
-        fits=_is_hub_id,
+        fits=is_hub_id,
         read=lambda name, args: load_hub_dataset(name, args.dataset_config_name, args.dataset_revision),
     ),
 }

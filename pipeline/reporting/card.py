@@ -28,11 +28,12 @@ def write(folder: Path, *, repo_id: str | None = None) -> None:
     run = runs.Run(folder)
     results = runs.read_json(folder / runs.RESULTS)
     record, recipe = run.record, run.arguments
-    base = None if recipe.get("from_scratch") else _hub_id(recipe["model_name_or_path"])
-    data_id = _hub_id(recipe["dataset_name"])
+    base, data_id = (
+        recipe[key] if hub.is_hub_id(recipe[key]) else None for key in ("model_name_or_path", "dataset_name")
+    )
     data = ModelCardData(
         model_name=folder.name,
-        base_model=base,
+        base_model=None if recipe.get("from_scratch") else base,
         datasets=data_id,
         library_name="transformers",
         pipeline_tag="image-classification",
@@ -79,9 +80,9 @@ def _body(
         "machine": record["machine"]["device"],
         "precision": record["machine"]["precision"],
         "minutes": f"{record['timings']['train'] / 60:.1f}",
-        "image_size": model["image_size"],
+        "image_size": _input_side(runs.read_json(folder / "preprocessor_config.json")),
         "curve": _curve(state["log_history"]),
-        "recipe": runs.public_recipe(folder),
+        "recipe": runs.public_recipe(folder).strip(),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
 
@@ -101,6 +102,12 @@ def _hardest(per_class: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
         }
         for name, row in ranked
     ]
+
+
+def _input_side(processor: Mapping[str, Any]) -> int:
+    size = processor["crop_size"] if processor.get("do_center_crop") else processor["size"]
+    side: int = size.get("height") or size["shortest_edge"]
+    return side
 
 
 def _curve(history: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -132,12 +139,6 @@ def _eval_results(results: Mapping[str, Any], data: Mapping[str, Any], data_id: 
         for prefix in ("eval", "test")
         if f"{prefix}_accuracy" in results
     ]
-
-
-def _hub_id(name: str) -> str | None:
-    """The name if it is one of the Hub's, else None."""
-    local = Path(name).expanduser().exists() or (hub.ASSETS / name).exists()
-    return name if not local and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
 
 
 def _name(recipe: Mapping[str, Any]) -> str:
