@@ -46,22 +46,10 @@ check() {
   exec python -m pytest "$@"
 }
 
-num_gpus() {
-  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-    awk -F, '{ print NF }' <<<"$CUDA_VISIBLE_DEVICES"
-  else
-    { nvidia-smi --list-gpus 2>/dev/null || true; } | wc -l
-  fi
-}
-
 if [[ ${1:-} == test ]]; then
   install '[dev]'
   check "${@:2}"
 fi
 install ''
 [[ $# -gt 0 ]] || set -- train --config synthetic-flowers
-if [[ $1 == train && $(num_gpus) -gt 1 ]]; then
-  exec "$venv/bin/accelerate" launch --multi_gpu --num_processes "$(num_gpus)" --num_machines 1 \
-    --mixed_precision no --dynamo_backend no --main_process_port 0 -m pipeline "$@"
-fi
 exec "$venv/bin/python" -m pipeline "$@"

@@ -127,19 +127,24 @@ def _overview() -> str:
 
 def _verb_help(name: str) -> str:
     verb = VERBS[name]
-    parser = argparse.ArgumentParser(prog=f"vit-pipeline {name}", usage=f"%(prog)s {verb.usage}", add_help=False)
+    parser = argparse.ArgumentParser(
+        prog=f"vit-pipeline {name}",
+        usage=f"%(prog)s {verb.usage}",
+        add_help=False,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=116),
+    )
     parser.description = f"{verb.summary[0].upper()}{verb.summary[1:]}."
     for title, arguments in verb.groups.items():
         group = parser.add_argument_group(title)
         for f in dataclasses.fields(arguments):
-            group.add_argument(f"--{f.name}", metavar="", help=f.metadata["help"])
+            default = f" [{f.default}]" if f.default not in (None, False) else ""
+            group.add_argument(f"--{f.name}", metavar="", help=f.metadata["help"] + default)
     if verb.flags:
         training = parser.add_argument_group("training")
         for flag, text in verb.flags.items():
             training.add_argument(f"--{flag}", metavar="", help=text)
         recipes = "\n".join(f"  {recipe:<22} {text}" for recipe, text in sorted(config.shipped_recipes().items()))
         parser.epilog = f"recipes for --config:\n{recipes}\n\n--help-all lists every flag."
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser.format_help()
 
 

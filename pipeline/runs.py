@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ PUBLISHED = (*ARTEFACT, CARD, RESULTS, PREDICTIONS, TRAINER_STATE, RECIPE, RECOR
 
 # Files of a checkpoint without which a resumed run would differ. The Trainer writes its state last, but a
 # missing optimizer or scheduler restarts the learning rate without a word, so all of them are asked for.
-CHECKPOINT_FILES = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt")
+CHECKPOINT_FILES = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", TRAINER_STATE)
 
 # Arguments that may differ between two calls of the same run: they change what is said and kept, not what is learnt.
 NEUTRAL = frozenset({
@@ -81,10 +82,12 @@ class Run:
     def timed(self, phase: str) -> Iterator[None]:
         """Add the seconds that the block takes to `timings` of `run.json`, over all calls of this run."""
         start = dt.datetime.now(dt.UTC)
-        yield
-        seconds = (dt.datetime.now(dt.UTC) - start).total_seconds()
-        timings: dict[str, float] = self.record.get("timings", {})
-        self.update(timings=timings | {phase: round(timings.get(phase, 0.0) + seconds, 2)})
+        try:
+            yield
+        finally:  # also when it was stopped: the next call goes on from there
+            seconds = (dt.datetime.now(dt.UTC) - start).total_seconds()
+            timings: dict[str, float] = self.record.get("timings", {})
+            self.update(timings=timings | {phase: round(timings.get(phase, 0.0) + seconds, 2)})
 
 
 def default_folder(*, recipe: str | None, dataset: str | None, seed: int) -> Path:
@@ -141,26 +144,48 @@ def start(run: Run, *, arguments: Mapping[str, Any], data: Mapping[str, Any], ma
         command=["vit-pipeline", *(scrub(word) for word in sys.argv[1:])],
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         data=dict(data),
-        machine=dict(machine) | {"system": platform.system(), "cpus": os.cpu_count()},
+        machine=dict(machine) | {"system": platform.system(), "cpus": usable_cores()},
         versions={"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
         commit=_commit(),
     )
 
 
+def usable_cores() -> int:
+    """Cores this process may use: in a container often fewer than the machine has, which only Linux tells."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def newest_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest `checkpoint-<step>` with every file a resume needs, its state readable; None if there is none."""
+    """The newest `checkpoint-<step>` with every file a resume needs, each of them whole; None if there is none."""
     steps = {int(p.name.removeprefix("checkpoint-")): p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit()}
     for _, path in sorted(steps.items(), reverse=True):
-        if all((path / name).exists() for name in CHECKPOINT_FILES) and any(path.glob("rng_state*.pth")):
-            with contextlib.suppress(OSError, ValueError):
-                read_json(path / TRAINER_STATE)
+        with contextlib.suppress(OSError, ValueError):
+            random = list(path.glob("rng_state*.pth"))
+            if random and all(_is_whole(file) for file in (*random, *(path / name for name in CHECKPOINT_FILES))):
                 return path
     return None
 
 
+def _is_whole(file: Path) -> bool:
+    """Whether a file of a checkpoint ends where it says: the Trainer flushes none of them to the disk.
+
+    Raises:
+        OSError, ValueError: If it is missing or has no readable beginning.
+    """
+    if file.suffix == ".json":
+        return bool(read_json(file))
+    if file.suffix != ".safetensors":
+        return zipfile.is_zipfile(file)  # which looks for the directory at its end
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return bool(file.stat().st_size == 8 + length + max(ends))
+
+
 def scrub(text: str) -> str:
     """Replace absolute paths in a word: below the current folder by the relative one, elsewhere by the last part."""
-    flag, equals, value = text.rpartition("=")
+    flag, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
     path = Path(value).expanduser()
     if not path.is_absolute():
         return text
@@ -170,9 +195,8 @@ def scrub(text: str) -> str:
 
 def public_recipe(folder: Path) -> str:
     """`recipe.yaml` as it may be shown: it names folders of this machine in full, so that it can be run again here."""
-    lines = (folder / RECIPE).read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition(": ") for line in lines)
-    return "\n".join(f"{key}{colon}{scrub(value)}" for key, colon, value in pairs)
+    shown = {key: scrub(value) if isinstance(value, str) else value for key, value in Run(folder).arguments.items()}
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

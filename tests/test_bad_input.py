@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.training.arguments import FineTuningArguments
 from tests.conftest import draw_image, save_vit
 
 Run = Callable[..., tuple[int, str, str]]
@@ -229,3 +230,8 @@ def test_predict_with_a_model_without_trained_head(refused: Refuse, tmp_path: Pa
 def test_pushing_what_is_no_finished_run(refused: Refuse, tiny_vit: Path) -> None:
     assert "holds no run" in refused("push", f"--model={tiny_vit}", "--hub_model_id=me/flowers")
     assert "--hub_model_id OWNER/NAME" in refused("push", f"--model={tiny_vit}")
+
+
+def test_several_processes_are_refused_so_far(train: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FineTuningArguments, "world_size", 2)
+    assert "--num_processes 1" in train()

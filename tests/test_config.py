@@ -28,11 +28,11 @@ def test_every_shipped_recipe_builds_the_real_arguments(name: str) -> None:
 
 def test_a_flag_beats_the_recipe_and_the_recipe_the_default(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("learning_rate: 2e-5\nzero_head: yes\nseed: 7\nreport_to: [tensorboard, wandb]\n")
+    recipe.write_text("learning_rate: 2e-5\nzero_head: yes\nseed: 7\nreport_to: [tensorboard]\n")
     model, _, training = parse("--config", str(recipe), "--seed", "9")
     assert (training.learning_rate, training.seed, training.num_train_epochs) == (2e-5, 9, 10.0)
     assert model.zero_head is True
-    assert training.report_to == ["tensorboard", "wandb"]
+    assert training.report_to == ["tensorboard"]
 
 
 def test_no_is_a_choice_and_null_is_not_given(tmp_path: Path) -> None:

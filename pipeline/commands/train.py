@@ -63,6 +63,8 @@ def _claim(line: CommandLine, arguments: dict[str, object], args: FineTuningArgu
     name = arguments["dataset_name"]
     if name is None:
         raise PipelineError("which images? --dataset_name FOLDER, a Hub id or synthetic-flowers; or --config RECIPE")
+    if args.world_size > 1:
+        raise PipelineError(f"{args.world_size} processes were started, and a run takes one so far: --num_processes 1")
     default = runs.default_folder(recipe=line.recipe, dataset=str(name), seed=args.seed)
     run = runs.claim(Path(args.output_dir or default), arguments=arguments)
     if args.push_to_hub and args.hub_model_id:

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import io
 import logging
-import os
 import struct
 import sys
 import zlib
@@ -23,6 +22,7 @@ import PIL.Image
 import PIL.ImageOps
 from datasets.utils.tqdm import are_progress_bars_disabled
 
+from pipeline import runs
 from pipeline.errors import BadImageError, PipelineError
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def _scale_floats(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def _find_problems(rows: datasets.Dataset) -> list[str | None]:
     """Return, for each row, what is wrong with its image."""
-    num_processes = min(_num_cores(), len(rows) // (_SERIAL_BELOW // 2))
+    num_processes = min(runs.usable_cores(), len(rows) // (_SERIAL_BELOW // 2))
     if num_processes < 2:
         return [problem for batch in rows.iter(32) for problem in _problems_of(batch)["problem"]]
     with progress_on_terminal_only():
@@ -231,8 +231,3 @@ def _row_name(value: dict[str, Any] | None, index: int) -> str:
     if value is None or value["path"] is None:
         return f"row {index}"
     return f"row {index} ({value['path']})" if value["bytes"] is not None else value["path"]
-
-
-def _num_cores() -> int:
-    # In a container the machine may have many more cores than this process may use; only Linux tells.
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -5,13 +5,13 @@ function of (`VERSION`, species seed, image number, size).
 """
 
 import io
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import datasets
 from PIL import Image
 
+from pipeline import runs
 from pipeline.data.flowers.genome import GENUS_SIZE
 from pipeline.data.flowers.scene import draw
 from pipeline.data.images import progress_on_terminal_only
@@ -80,6 +80,7 @@ def load_synthetic(
     features = datasets.Features(
         image=datasets.Image(decode=False), label=datasets.ClassLabel(names=[species_name(s) for s in seeds])
     )
+    processes = min(runs.usable_cores(), num_species)
     splits, start = datasets.DatasetDict(), 0
     for name, count in counts.items():
         if count:
@@ -96,7 +97,7 @@ def load_synthetic(
                     _rows,
                     features=features,
                     gen_kwargs=arguments,
-                    num_proc=_processes(num_species),
+                    num_proc=processes if processes > 1 else None,
                     split=datasets.NamedSplit(name),
                 )
         start += count
@@ -110,8 +111,3 @@ def _rows(*, species: list[int], first: int, images: range, size: int, version: 
             file = io.BytesIO()
             Image.fromarray(draw(seed, index, size=size, version=version)).save(file, "png", compress_level=4)
             yield {"image": {"bytes": file.getvalue(), "path": None}, "label": seed - first}
-
-
-def _processes(tasks: int) -> int | None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, tasks) if min(cores, tasks) > 1 else None

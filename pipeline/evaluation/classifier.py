@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
+from safetensors import SafetensorError
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from pipeline import hub
@@ -34,14 +35,18 @@ class Classifier:
         processor = load_processor(folder)
         try:
             loaded: Any = AutoModelForImageClassification.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, use_safetensors=True
+                folder,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are refused below, in one line
+                output_loading_info=True,
+                use_safetensors=True,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise PipelineError(
                 f"{name} is no trained image classifier: {' '.join(str(error).split())[:200]}"
             ) from error
         model, info = loaded
-        if info["missing_keys"]:
+        if info["missing_keys"] or info["mismatched_keys"]:
             raise PipelineError(
                 f"{name} has no trained head: fine-tune it first, with `train --model_name_or_path {name}`"
             )
@@ -57,7 +62,7 @@ class Classifier:
     @torch.inference_mode()
     def logits(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
         """Images of shape (batch, 3, height, width), already transformed, to logits of shape (batch, classes)."""
-        output: Any = self.model(pixel_values=pixel_values.to(self.model.device))
+        output: Any = self.model(pixel_values=pixel_values.to(self.model.device, torch.float32))
         array: NDArray[np.float32] = output.logits.float().cpu().numpy()
         return array
 

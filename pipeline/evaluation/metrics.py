@@ -16,7 +16,14 @@ Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution: two-sided 95 %."""
 
 
-class Accuracy(evaluate.Metric):
+class _Metric(evaluate.Metric):
+    """A metric that makes no folder in the cache of `evaluate`, which need not be writable."""
+
+    def _build_data_dir(self) -> str:
+        return str(self._data_dir_root)
+
+
+class Accuracy(_Metric):
     """Share of right predictions, with Wilson's 95 % interval."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -27,7 +34,7 @@ class Accuracy(evaluate.Metric):
         return _with_interval("accuracy", right, len(references))
 
 
-class TopKAccuracy(evaluate.Metric):
+class TopKAccuracy(_Metric):
     """Share of images whose class is among the `k` that rank highest; predictions are rows of ranked classes."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -39,7 +46,7 @@ class TopKAccuracy(evaluate.Metric):
         return _with_interval(f"top{ranked.shape[1]}_accuracy", right, len(references))
 
 
-class MacroAccuracy(evaluate.Metric):
+class MacroAccuracy(_Metric):
     """Mean over the classes of their accuracies: each class counts the same, however many images it has.
 
     Its interval is the 2.5 and 97.5 % quantiles of 2,000 redraws of every class's count of right predictions

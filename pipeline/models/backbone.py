@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -63,10 +64,10 @@ def build_model(
         head = "random"
     else:
         model, missing = _load_with_head(folder, args.model_name_or_path, labels)
-        own = not missing and list(config.id2label.values()) == list(class_names)
+        own = not missing and [config.id2label.get(i) for i in range(config.num_labels)] == list(class_names)
         head = "the checkpoint's" if own else "new"
         if not own and not missing:  # as many classes, but others: the head of the old ones would stay
-            _head_of(model).apply(model._init_weights)
+            _draw_anew(model, _head_of(model))
         if args.image_size is not None and args.image_size != config.image_size:
             model = resize_positions(model, args.image_size)
     if args.zero_head:
@@ -111,7 +112,11 @@ def load_strictly(model: PreTrainedModel, folder: Path) -> None:
         PipelineError: If any weight is missing, left over, or of another shape.
     """
     loaded: Any = type(model).from_pretrained(
-        folder, output_loading_info=True, dtype=next(model.parameters()).dtype, use_safetensors=True
+        folder,
+        dtype=next(model.parameters()).dtype,
+        ignore_mismatched_sizes=True,  # else the other shape would be named nowhere but in a log
+        output_loading_info=True,
+        use_safetensors=True,
     )
     saved, info = loaded
     problems = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
@@ -136,8 +141,9 @@ def save_artefact(model: PreTrainedModel, processor: ImageProcessor, folder: Pat
         for name in reversed(runs.ARTEFACT):
             (draft / name).replace(folder / name)
         draft.rmdir()
-    except OSError as error:
-        raise PipelineError(f"cannot write the model into {folder}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:  # the latter where the disk is full
+        reason = getattr(error, "strerror", None) or error
+        raise PipelineError(f"cannot write the model into {folder}: {reason}") from error
 
 
 def check_image_size(config: PreTrainedConfig, image_size: int) -> None:
@@ -150,7 +156,7 @@ def check_image_size(config: PreTrainedConfig, image_size: int) -> None:
     if patch is None or not isinstance(patch, int):
         raise PipelineError(f"--image_size cannot be changed for a {config.model_type}: leave it out")
     if image_size < patch or image_size % patch:
-        near = sorted({max(1, image_size // patch) * patch, -(-image_size // patch) * patch})
+        near = sorted({max(1, image_size // patch) * patch, max(1, -(-image_size // patch)) * patch})
         raise PipelineError(
             f"--image_size {image_size} is no multiple of the patch size {patch}: try {' or '.join(map(str, near))}"
         )
@@ -224,11 +230,20 @@ def _head_of(model: PreTrainedModel) -> nn.Module:
     return nn.ModuleList(m for name, m in model.named_children() if name != model.base_model_prefix)
 
 
+def _draw_anew(model: PreTrainedModel, part: nn.Module) -> None:
+    """Initialise a part of a loaded model as a new model would."""
+    for weight in part.parameters():
+        vars(weight).pop("_is_hf_initialized", None)  # with this mark, `_init_weights` leaves it as it was loaded
+    part.apply(model._init_weights)
+
+
 def _read(auto: Any, folder: Path, **options: Any) -> Any:
     """`from_pretrained` of an Auto class, with one line for what a user can mend."""
     try:
         return auto.from_pretrained(folder, **options)
     except OSError as error:
         raise PipelineError(f"{folder.name} has no safetensors weights: add --from_scratch, or name another") from error
+    except SafetensorError as error:
+        raise PipelineError(f"the weights of {folder.name} are damaged ({error}): get them again") from error
     except (ValueError, KeyError) as error:
         raise PipelineError(f"{folder.name} is no image classifier: {' '.join(str(error).split())[:200]}") from error

@@ -8,13 +8,19 @@ import dataclasses
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
-from pipeline.errors import PipelineError, refuse
+from pipeline import runs
+from pipeline.errors import PipelineError, did_you_mean, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +139,7 @@ class FineTuningArguments(TrainingArguments):
         self.output_dir = chosen  # which would be "trainer_output"; the run's default name is not ours to choose
         self._fit_global_batch()
         if self.n_gpu > 1:
-            logger.info(
-                "%d GPUs are visible and one is used; `./run.sh` or `accelerate launch -m pipeline` use all of them",
-                self.n_gpu,
-            )
+            logger.info("%d GPUs are visible and one is used: set CUDA_VISIBLE_DEVICES to choose which", self.n_gpu)
             self._n_gpu = 1  # else the Trainer falls into DataParallel and multiplies the batch
 
     def describe(self) -> str:
@@ -180,6 +183,7 @@ class FineTuningArguments(TrainingArguments):
             )
         if self.save_strategy not in (self.eval_strategy, "best"):
             problems.append(f"--save_strategy {self.save_strategy}: it must be {self.eval_strategy} or best")
+        problems += _tracker_problems(self.report_to)
         if self.push_to_hub and not self.hub_model_id:
             problems.append("--push_to_hub needs a name: add --hub_model_id OWNER/NAME")
         return problems
@@ -218,12 +222,23 @@ class FineTuningArguments(TrainingArguments):
         self.gradient_accumulation_steps = share // self.per_device_train_batch_size
 
 
+def _tracker_problems(names: Sequence[str]) -> list[str]:
+    installed = get_available_reporting_integrations()
+    return [
+        f"--report_to {name}: it is not installed (`pip install {name}`)"
+        if name in INTEGRATION_TO_CALLBACK
+        else f"--report_to {name}: no tracker of that name{did_you_mean(name, INTEGRATION_TO_CALLBACK)}"
+        for name in names
+        if name not in ("none", "all", *installed)
+    ]
+
+
 def default_workers(*, on_cpu: bool) -> int:
     """Processes that prepare images: beside a GPU the cores less one, at most 8.
 
     On a CPU they take their time from the network: a quarter of the cores, none where there are fewer than four.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = runs.usable_cores()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(4, cores // processes // 4) if on_cpu else max(1, min(8, cores // processes - 1))
 

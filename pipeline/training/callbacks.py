@@ -2,6 +2,7 @@
 
 import logging
 import math
+import operator
 import signal
 import time
 from types import FrameType
@@ -60,31 +61,42 @@ class StopWhenDiverged(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM: finish the step, save, stop. `stopped` tells the caller that the run is not at its end."""
+    """On SIGTERM in its `with` block: finish the step, save, stop.
+
+    `stopped` tells the caller that the run is not at its end.
+    """
 
     def __init__(self) -> None:
         self.stopped = False
         self._before: Any = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Take over SIGTERM while training runs."""
-        del args, state, control, kwargs
+    def __enter__(self) -> None:
         self._before = signal.signal(signal.SIGTERM, self._note)
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop between two steps, where the state is whole."""
-        del args, kwargs
+        del kwargs
         if self.stopped and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
+            if args.save_total_limit == 1:  # with which the Trainer ends by deleting all checkpoints but the best
+                args.save_total_limit = 2
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Where it stops within an epoch, neither score nor save again: the uninterrupted run would not."""
+        del args, kwargs
+        if self.stopped and state.global_step < state.max_steps and state.epoch != int(state.epoch or 0):
+            control.should_evaluate = control.should_save = False
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give SIGTERM back."""
+        """Take back what came in the last step: there was nothing left to stop."""
         del args, control, kwargs
-        signal.signal(signal.SIGTERM, self._before)
         self.stopped = self.stopped and state.global_step < state.max_steps
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
@@ -135,7 +147,8 @@ class Progress(TrainerCallback):
         if "eval_accuracy" not in logs or self.bar is None:
             return
         chosen_by = logs[f"eval_{args.metric_for_best_model}"]
-        best = state.best_metric is None or (chosen_by > state.best_metric) == args.greater_is_better
+        better = operator.gt if args.greater_is_better else operator.lt
+        best = state.best_metric is None or better(chosen_by, state.best_metric)
         steps, seconds = state.global_step - self.start[0], time.monotonic() - self.start[1]
         rate = steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size / seconds
         self.bar.clear()

@@ -64,7 +64,7 @@ def fit(
         args: The training arguments.
 
     Returns:
-        `train_loss`, `train_runtime` and its siblings, of this call.
+        `train_loss`, `train_runtime` and its siblings, of the call that reached the end.
 
     Raises:
         PipelineError: If the loss is not a number any more.
@@ -94,21 +94,23 @@ def fit(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     checkpoint = runs.newest_complete_checkpoint(folder)
-    if checkpoint is not None and _at_its_end(checkpoint):
-        logger.info("training was complete at %s: loading its best weights", checkpoint.name)
-        trainer.state = TrainerState.load_from_json(str(checkpoint / runs.TRAINER_STATE))
+    if checkpoint is not None and (end := _end_of_training(folder, checkpoint)) is not None:
+        trainer.state = TrainerState.load_from_json(str(end))
+        logger.info("training was complete at step %d: loading its best weights", trainer.state.global_step)
         trainer._load_best_model()
-        figures: dict[str, float] = {}
+        figures = {k: v for row in trainer.state.log_history for k, v in row.items() if k.startswith("train_")}
     else:
         if checkpoint is not None:
             logger.info("going on from %s", checkpoint.name)
-        figures = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+        with stop:
+            figures = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
     if stop.stopped:
         raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to go on")
     if trainer.state.best_global_step is None:
         raise PipelineError("no validation score was a number, so there is no best model: lower --learning_rate")
     trainer.state.best_model_checkpoint = f"checkpoint-{trainer.state.best_global_step}"  # no path of this machine
-    trainer.state.save_to_json(str(folder / runs.TRAINER_STATE))
+    with runs.replacing(folder / runs.TRAINER_STATE) as temporary:
+        trainer.state.save_to_json(str(temporary))
     return {k: v for k, v in figures.items() if k != "total_flos"}  # it is wrong for images
 
 
@@ -119,10 +121,12 @@ def _for_trainer(args: FineTuningArguments, folder: Path) -> FineTuningArguments
     return mine
 
 
-def _at_its_end(checkpoint: Path) -> bool:
-    # The Trainer would train one more step (transformers 5.23).
+def _end_of_training(folder: Path, checkpoint: Path) -> Path | None:
+    """The state of the run's last step, if it was reached: the Trainer would train on (transformers 5.23)."""
+    if (folder / runs.TRAINER_STATE).exists():  # the checkpoint of the last step need not be there any more
+        return folder / runs.TRAINER_STATE
     state = runs.read_json(checkpoint / runs.TRAINER_STATE)
-    return bool(state["global_step"] >= state["max_steps"])
+    return checkpoint / runs.TRAINER_STATE if state["global_step"] >= state["max_steps"] else None
 
 
 def _class_numbers(logits: Tensor, labels: Tensor) -> Tensor:

@@ -134,3 +134,15 @@ def test_the_resolved_recipe_holds_what_shaped_the_run(finished_run: Path) -> No
     assert recipe["precision"] == "fp32"
     assert recipe["split_seed"] == 42
     assert "output_dir" not in recipe
+
+
+def test_a_tracker_gets_the_figures(
+    train_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    flags = [*train_flags, "--report_to=tensorboard", f"--output_dir={tmp_path}/run"]
+    assert cli.main(["train", *flags]) == 0
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert "eval/accuracy" in events.Tags()["scalars"]

@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 from transformers.image_utils import load_image
 
+from pipeline import runs
 from pipeline.data import images
 from pipeline.data.images import IMAGE_FORMATS, check_images, open_image, to_rgb
 from pipeline.errors import BadImageError, PipelineError
@@ -235,7 +236,7 @@ def test_skip_refuses_to_leave_nothing() -> None:
 @pytest.fixture
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_SERIAL_BELOW", 4)
-    monkeypatch.setattr(images, "_num_cores", lambda: 2)
+    monkeypatch.setattr(runs, "usable_cores", lambda: 2)
 
 
 @pytest.mark.usefixtures("few_are_many")

@@ -4,6 +4,10 @@ import warnings
 import pytest
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
 
 from pipeline.errors import PipelineError
 from pipeline.training import arguments
@@ -89,7 +93,7 @@ def test_a_global_batch_that_processes_cannot_share_is_refused(monkeypatch: pyte
 
 
 def test_workers_are_chosen_for_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr("pipeline.runs.usable_cores", lambda: 16)
     assert arguments.default_workers(on_cpu=False) == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert arguments.default_workers(on_cpu=False) == 3
@@ -103,3 +107,12 @@ def test_the_resolved_arguments_build_the_same_arguments() -> None:
         again = FineTuningArguments(**first.resolved())
     assert again.resolved() == first.resolved()
     assert first.resolved()["optim_args"] == "momentum=0.9"
+
+
+def test_a_tracker_that_is_unknown_or_not_installed_is_refused() -> None:
+    with pytest.raises(PipelineError, match=r"no tracker of that name \(did you mean 'wandb'\?\)"):
+        FineTuningArguments(report_to=["wandbb"])
+    installed = get_available_reporting_integrations()
+    missing = next(name for name in INTEGRATION_TO_CALLBACK if name not in installed)
+    with pytest.raises(PipelineError, match=f"--report_to {missing}: it is not installed"):
+        FineTuningArguments(report_to=[missing])

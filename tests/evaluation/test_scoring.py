@@ -1,0 +1,119 @@
+"""Every row once and in its order, whatever the batches; predictions come back as they were written."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from pipeline.config import DataArguments
+from pipeline.data.sources import load_splits
+from pipeline.errors import BadImageError, PipelineError
+from pipeline.evaluation import metrics
+from pipeline.evaluation.classifier import Classifier
+from pipeline.evaluation.scoring import (
+    Predictions,
+    all_figures,
+    read_predictions,
+    row_ids,
+    score,
+    write_predictions,
+)
+
+COLOURS = ["blue", "green", "red"]
+
+
+@pytest.fixture(scope="module")
+def classifier(finished_run: Path) -> Classifier:
+    return Classifier.load(str(finished_run))
+
+
+@pytest.fixture(scope="module")
+def test_split(photos: Path) -> datasets.Dataset:
+    return load_splits(DataArguments(dataset_name=str(photos)))["test"]
+
+
+def scored(classifier: Classifier, split: datasets.Dataset, *, batch_size: int = 7, workers: int = 0) -> Predictions:
+    return score(classifier, split, name="test", batch_size=batch_size, num_workers=workers, progress=False)
+
+
+def some(split: str, *, seed: int, images: int = 20) -> Predictions:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(images, 3)).astype(np.float32)
+    return Predictions(split, [f"{split}/ü {i}.png" for i in range(images)], rng.integers(0, 3, images), logits)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_keep_their_order_and_come_once(
+    classifier: Classifier, test_split: datasets.Dataset, photos: Path, workers: int
+) -> None:
+    shuffled = test_split.select(np.random.default_rng(0).permutation(18))
+    predictions = scored(classifier, shuffled, workers=workers)
+    assert predictions.labels.tolist() == list(shuffled["label"])
+    assert sorted(Path(name) for name in predictions.ids) == sorted((photos / "test").rglob("*.png"))
+    for name, label, logits in zip(predictions.ids, predictions.labels, predictions.logits, strict=True):
+        assert Path(name).parent.name == COLOURS[label]
+        row = test_split.filter(lambda image, name=name: image["path"] == name, input_columns="image")
+        assert scored(classifier, row).logits[0] == pytest.approx(logits, abs=1e-5)
+
+
+def test_the_batch_size_does_not_matter(classifier: Classifier, test_split: datasets.Dataset) -> None:
+    one_by_one, by_seven = (scored(classifier, test_split, batch_size=size) for size in (1, 7))
+    assert one_by_one.logits.shape == (18, 3)
+    assert np.abs(one_by_one.logits - by_seven.logits).max() < 1e-5
+
+
+def test_rows_without_a_path_are_called_by_their_number(test_split: datasets.Dataset) -> None:
+    paths = row_ids(test_split)
+    assert [Path(path).is_file() for path in paths] == [True] * 18
+
+    def without_path(row: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+        return {"image": {"bytes": Path(str(row["image"]["path"])).read_bytes(), "path": None}}
+
+    stored = test_split.map(without_path, features=test_split.features).select([5, 3, 17])
+    assert row_ids(stored) == ["5", "3", "17"]
+
+
+def test_a_broken_image_is_named(classifier: Classifier, test_split: datasets.Dataset) -> None:
+    def broken(row: dict[str, object]) -> dict[str, object]:
+        return {"image": {"bytes": b"<html>", "path": None}} if row["index"] == 4 else row
+
+    with pytest.raises(BadImageError, match="row 4: not an image"):
+        scored(classifier, test_split.map(broken, features=test_split.features))
+
+
+def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
+    written = [some("validation", seed=0), some("test", seed=1, images=7)]
+    write_predictions(tmp_path / "predictions.parquet", written, COLOURS)
+    read, names = read_predictions(tmp_path / "predictions.parquet")
+    assert names == COLOURS
+    assert [p.split for p in read] == ["validation", "test"]
+    for before, after in zip(written, read, strict=True):
+        assert list(after.ids) == list(before.ids)
+        assert after.labels.dtype == np.int64
+        assert after.labels.tolist() == before.labels.tolist()
+        assert after.logits.dtype == np.float32
+        assert (after.logits == before.logits).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.parquet"]
+
+
+def test_other_programs_read_the_predictions(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "predictions.parquet", [some("test", seed=1)], COLOURS)
+    table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
+    assert table.column_names == ["split", "id", "label", "logits"]
+    assert len(table["logits"][0]) == 3
+
+
+def test_predictions_that_cannot_be_written_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="cannot write"):
+        write_predictions(tmp_path / "nowhere" / "predictions.parquet", [some("test", seed=1)], COLOURS)
+
+
+def test_figures_carry_the_name_of_their_split() -> None:
+    validation, test = some("validation", seed=0), some("test", seed=1)
+    answers = all_figures([validation, test], COLOURS)
+    expected = metrics.figures(test.logits, test.labels, COLOURS)
+    assert {key: answers[f"test_{key}"] for key in expected} == expected
+    assert answers["eval_loss"] == metrics.figures(validation.logits, validation.labels, COLOURS)["loss"]
+    assert {key.partition("_")[0] for key in answers} == {"eval", "test"}

@@ -1,0 +1,339 @@
+"""`fit`: the best weights to the last bit, resumes that leave no trace, and a run that diverged."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForImageClassification, EvalPrediction, PreTrainedModel
+
+from pipeline import runs
+from pipeline.config import DataArguments, ModelArguments
+from pipeline.data.sources import load_splits
+from pipeline.data.transforms import TrainTransform
+from pipeline.errors import PipelineError, Terminated
+from pipeline.models.backbone import build_model
+from pipeline.training import trainer
+from pipeline.training.arguments import FineTuningArguments
+from pipeline.training.trainer import fit
+from tests.conftest import save_vit
+
+COLOURS = ["blue", "green", "red"]
+STEPS_AN_EPOCH = 6  # 36 images, 6 a step
+
+
+@pytest.fixture(scope="module")
+def dropping_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With dropout, so that a resume must restore every generator."""
+    folder = tmp_path_factory.mktemp("dropping")
+    return save_vit(folder, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+
+
+@pytest.fixture(scope="module")
+def splits(photos: Path) -> datasets.DatasetDict:
+    return load_splits(DataArguments(dataset_name=str(photos)))
+
+
+@pytest.fixture(scope="module")
+def misleading(splits: datasets.DatasetDict) -> datasets.DatasetDict:
+    """Every step of training makes validation worse: its labels are those of the next class."""
+    other = splits["validation"].map(lambda row: {"label": (row["label"] + 1) % 3})
+    return datasets.DatasetDict(splits | {"validation": other})
+
+
+def arguments(**changes: Any) -> FineTuningArguments:
+    small: dict[str, Any] = {
+        "num_train_epochs": 3,
+        "learning_rate": 3e-3,
+        "per_device_train_batch_size": 6,
+        "precision": "fp32",
+        "dataloader_num_workers": 0,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return FineTuningArguments(**small | changes)
+
+
+@dataclass
+class Fitted:
+    """What a call of `fit` left, and what the network saw."""
+
+    folder: Path
+    model: PreTrainedModel
+    figures: dict[str, float]
+    seen: list[Tensor]
+    state: dict[str, Any]
+
+    def log(self, key: str) -> list[float]:
+        return [row[key] for row in self.state["log_history"] if key in row]
+
+
+@pytest.fixture
+def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> Callable[..., Fitted]:
+    """Build the model and fit it, in a folder of this test."""
+
+    def run(
+        name: str = "run", *, data: datasets.DatasetDict = splits, vit: Path = dropping_vit, **changes: Any
+    ) -> Fitted:
+        args = arguments(**changes)
+        processor, model = build_model(ModelArguments(str(vit)), class_names=COLOURS, seed=args.seed)
+        seen: list[Tensor] = []
+
+        def look(module: torch.nn.Module, _: Any, given: dict[str, Any]) -> None:
+            if module.training:
+                seen.append(given["pixel_values"].clone())
+
+        (tmp_path / name).mkdir(exist_ok=True)
+        with_hook = model.register_forward_pre_hook(look, with_kwargs=True)
+        figures = fit(model, processor, data, folder=tmp_path / name, args=args)
+        with_hook.remove()
+        return Fitted(tmp_path / name, model, figures, seen, runs.read_json(tmp_path / name / runs.TRAINER_STATE))
+
+    return run
+
+
+def stored(checkpoint: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint under the names that they have in memory."""
+    return dict(AutoModelForImageClassification.from_pretrained(checkpoint).state_dict())
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def checkpoints(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*"))
+
+
+def test_the_model_ends_with_every_weight_of_its_best_checkpoint(
+    fitted: Callable[..., Fitted], misleading: datasets.DatasetDict
+) -> None:
+    done = fitted(data=misleading, metric_for_best_model="loss", save_total_limit=None)
+    assert checkpoints(done.folder) == [6, 12, 18]
+    assert done.state["best_global_step"] == 6
+    assert done.log("eval_loss") == sorted(done.log("eval_loss"))
+    assert same(dict(done.model.state_dict()), stored(done.folder / "checkpoint-6"))
+    assert not any(
+        torch.equal(tensor, stored(done.folder / "checkpoint-18")[name])
+        for name, tensor in done.model.state_dict().items()
+    )
+
+
+def test_every_weight_learns_and_the_images_are_learnt(fitted: Callable[..., Fitted], dropping_vit: Path) -> None:
+    before = build_model(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42)[1].state_dict()
+    done = fitted()
+    assert max(done.log("eval_accuracy")) > 0.8
+    moved = {name for name, weight in done.model.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved == {name for name, _ in done.model.named_parameters()}
+    assert np.mean(done.log("loss")) == pytest.approx(done.figures["train_loss"], rel=1e-4)
+
+
+def test_only_checkpoints_and_the_state_are_written(
+    fitted: Callable[..., Fitted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    done = fitted(num_train_epochs=1)
+    assert {path.name for path in done.folder.iterdir()} == {"checkpoint-6", runs.TRAINER_STATE}
+    assert list(Path.cwd().iterdir()) == []
+    assert str(tmp_path) not in (done.folder / runs.TRAINER_STATE).read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_network_sees_each_image_once_an_epoch_as_seed_epoch_and_index_say(
+    fitted: Callable[..., Fitted], splits: datasets.DatasetDict, dropping_vit: Path, workers: int
+) -> None:
+    done = fitted(num_train_epochs=2, dataloader_num_workers=workers, seed=5)
+    processor, _ = build_model(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=0)
+    transform, rows = TrainTransform(processor, seed=5), splits["train"][:]
+    for epoch in (0, 1):
+        transform.epoch.fill_(epoch)
+        expected = torch.stack(transform(rows)["pixel_values"]).flatten(1)
+        seen = torch.cat(done.seen[epoch * STEPS_AN_EPOCH : (epoch + 1) * STEPS_AN_EPOCH]).flatten(1)
+        assert torch.equal(seen.unique(dim=0), expected.unique(dim=0))
+        assert len(seen) == len(expected) == 36
+
+
+@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}])
+def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one_to_the_bit(
+    fitted: Callable[..., Fitted], tmp_path: Path, changes: dict[str, int]
+) -> None:
+    every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4, "save_steps": 4}
+    whole = fitted("whole", **every, **changes, save_total_limit=None)
+    for step in (4, 8):
+        shutil.copytree(whole.folder / f"checkpoint-{step}", tmp_path / "parts" / f"checkpoint-{step}")
+    parts = fitted("parts", **every, **changes, save_total_limit=None)
+    assert len(parts.seen) == len(whole.seen) * 10 // 18
+    assert all(torch.equal(*pair) for pair in zip(whole.seen[-len(parts.seen) :], parts.seen, strict=True))
+    assert parts.log("loss") == whole.log("loss")
+    assert parts.log("eval_loss") == whole.log("eval_loss")
+    assert parts.state["best_global_step"] == whole.state["best_global_step"]
+    for step in (12, 16, 18):
+        for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
+            one, other = (run.folder / f"checkpoint-{step}" / name for run in (whole, parts))
+            assert one.read_bytes() == other.read_bytes(), (step, name)
+    assert same(dict(whole.model.state_dict()), dict(parts.model.state_dict()))
+
+
+def test_a_run_goes_on_where_its_folder_was_moved_to(
+    fitted: Callable[..., Fitted], misleading: datasets.DatasetDict, tmp_path: Path
+) -> None:
+    changes = {"data": misleading, "metric_for_best_model": "loss"}
+    whole = fitted("whole", **changes, save_total_limit=None)
+    (tmp_path / "moved").mkdir()
+    for step in (6, 12):
+        (whole.folder / f"checkpoint-{step}").rename(tmp_path / "moved" / f"checkpoint-{step}")
+    moved = fitted("moved", **changes)
+    assert moved.state["best_global_step"] == 6
+    assert same(dict(moved.model.state_dict()), dict(whole.model.state_dict()))
+
+
+def untouched(run: Callable[[], Fitted], folder: Path) -> Fitted:
+    """Call again; no checkpoint may change, and the network must see nothing."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoint-*/*")}
+    again = run()
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoint-*/*")} == before
+    assert again.seen == []
+    return again
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_run_at_its_end_trains_no_further_step(
+    fitted: Callable[..., Fitted], misleading: datasets.DatasetDict, limit: int | None
+) -> None:
+    """Also where only the best checkpoint was kept: training was complete, so scoring it is all that is left."""
+    changes = {"data": misleading, "metric_for_best_model": "loss", "max_steps": 15, "save_total_limit": limit}
+    first = fitted(**changes)
+    assert first.state["global_step"] == 15
+    again = untouched(lambda: fitted(**changes), first.folder)
+    assert same(dict(again.model.state_dict()), dict(first.model.state_dict()))
+    assert again.state == first.state
+    assert again.figures == {k: v for k, v in first.figures.items() if k != "epoch"}
+
+
+def test_a_run_that_died_after_its_last_step_trains_no_further_step(fitted: Callable[..., Fitted]) -> None:
+    first = fitted(max_steps=4)
+    (first.folder / runs.TRAINER_STATE).unlink()
+    again = untouched(lambda: fitted(max_steps=4), first.folder)
+    assert same(dict(again.model.state_dict()), dict(first.model.state_dict()))
+    assert again.state["log_history"] == first.state["log_history"][:-1]  # the last line is about the time it took
+
+
+def test_a_run_that_stopped_early_trains_no_further_step(
+    fitted: Callable[..., Fitted], misleading: datasets.DatasetDict
+) -> None:
+    changes = {"data": misleading, "metric_for_best_model": "loss", "early_stopping_patience": 1}
+    first = fitted(**changes)
+    assert first.state["global_step"] == 12
+    again = untouched(lambda: fitted(**changes), first.folder)
+    assert same(dict(again.model.state_dict()), dict(first.model.state_dict()))
+
+
+def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
+    fitted: Callable[..., Fitted], misleading: datasets.DatasetDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the default limit of checkpoints, and a best one that is not the newest."""
+    changes = {"data": misleading, "metric_for_best_model": "loss"}
+    whole = fitted("whole", **changes)
+    handler = signal.getsignal(signal.SIGTERM)
+    measured = trainer._accuracy
+    asked = 0
+
+    def kill_in_the_second_evaluation(prediction: EvalPrediction) -> dict[str, float]:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measured(prediction)
+
+    monkeypatch.setattr(trainer, "_accuracy", kill_in_the_second_evaluation)
+    with pytest.raises(Terminated, match=r"saved step 13 in .*parts: repeat the command to go on"):
+        fitted("parts", **changes)
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGTERM) == handler
+    folder = whole.folder.with_name("parts")
+    assert runs.newest_complete_checkpoint(folder) == folder / "checkpoint-13"
+    assert not (folder / runs.TRAINER_STATE).exists()
+    parts = fitted("parts", **changes)
+    assert len(parts.seen) == 18 - 13
+    assert same(dict(parts.model.state_dict()), dict(whole.model.state_dict()))
+    assert parts.log("eval_loss") == whole.log("eval_loss")
+
+
+def test_accumulated_batches_are_one_batch(fitted: Callable[..., Fitted], tiny_vit: Path) -> None:
+    one = fitted("one", vit=tiny_vit, per_device_train_batch_size=8)
+    two = fitted("two", vit=tiny_vit, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    assert one.state["global_step"] == two.state["global_step"] == 15  # the last of each epoch is half a batch
+    assert two.log("loss") == pytest.approx(one.log("loss"), abs=1e-5)
+    assert two.log("grad_norm") == pytest.approx(one.log("grad_norm"), rel=1e-3)
+    weights = dict(one.model.state_dict())
+    assert all(torch.allclose(t, weights[name], atol=1e-4) for name, t in two.model.state_dict().items())
+
+
+def test_a_run_that_diverged_is_stopped_and_its_last_good_checkpoint_stays(
+    fitted: Callable[..., Fitted], tmp_path: Path
+) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    each = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+    with pytest.raises(PipelineError, match=r"is nan at step 2: training diverged\. Lower --learning_rate \(1e\+30\)"):
+        fitted(learning_rate=1e30, warmup_steps=2, **each)  # the first step warms up, at a rate of nothing
+    assert checkpoints(tmp_path / "run") == [1]
+    good = load_file(tmp_path / "run" / "checkpoint-1" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in good.values())
+    assert not (tmp_path / "run" / runs.TRAINER_STATE).exists()
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_metrics_get_class_numbers_and_no_logits(
+    fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, got = trainer._accuracy, []
+
+    def look(prediction: EvalPrediction) -> dict[str, float]:
+        got.append(prediction.predictions)
+        return measured(prediction)
+
+    monkeypatch.setattr(trainer, "_accuracy", look)
+    fitted(num_train_epochs=1, per_device_eval_batch_size=5)
+    (numbers,) = got
+    assert isinstance(numbers, np.ndarray)
+    assert numbers.shape == (18,)
+    assert numbers.dtype.kind == "i"
+
+
+def test_the_lines_of_progress_are_those_of_the_history(
+    fitted: Callable[..., Fitted], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    done = fitted(num_train_epochs=2)
+    lines = [r.getMessage() for r in caplog.records if r.name == "pipeline.training.callbacks"]
+    history = done.state["log_history"]
+    scores = [row for row in history if "eval_loss" in row]
+    assert len(lines) == len(scores) == 2
+    best = -1.0
+    for line, row in zip(lines, scores, strict=True):
+        (loss,) = [entry["loss"] for entry in history if entry["step"] == row["step"] and "loss" in entry]
+        start = f"epoch {row['epoch']:6.2f}  step {row['step']}/12  loss {loss:.3f}  "
+        score = f"validation: loss {row['eval_loss']:.3f}, accuracy {100 * row['eval_accuracy']:.2f} %"
+        star = " *" if row["eval_accuracy"] > best else ""
+        best = max(best, row["eval_accuracy"])
+        assert re.fullmatch(rf"{re.escape(start + score + star)}  \(\d+ images/s\)", line)
+
+
+def test_the_state_is_json_that_others_read(fitted: Callable[..., Fitted]) -> None:
+    done = fitted(num_train_epochs=1)
+    text = (done.folder / runs.TRAINER_STATE).read_text()
+    state = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert state["best_model_checkpoint"] == "checkpoint-6"
