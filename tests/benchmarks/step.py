@@ -50,7 +50,7 @@ def build(shape: dict[str, Any]) -> tuple[ImageProcessor, ViTForImageClassificat
     torch.manual_seed(0)
     side = shape["image_size"]
     processor = cast(ImageProcessor, ViTImageProcessor(size={"height": side, "width": side}))
-    return processor, ViTForImageClassification(ViTConfig(**shape, num_labels=102))
+    return processor, ViTForImageClassification(ViTConfig(**shape))
 
 
 def arguments(folder: str, batch: int, steps: int) -> FineTuningArguments:

@@ -184,13 +184,16 @@ def test_workers_draw_the_same_and_learn_of_a_new_epoch(
         multiprocessing_context=start,
         persistent_workers=workers > 0,
     )
+    seen = []
     for epoch in (0, 1):
         transform.epoch.fill_(epoch)
         alone = TrainTransform(CROPS, seed=3)
         alone.epoch.fill_(epoch)
         batches = list(loader)
-        assert torch.equal(torch.cat([batch["pixel_values"] for batch in batches]), pixels(alone, split))
+        seen.append(torch.cat([batch["pixel_values"] for batch in batches]))
+        assert torch.equal(seen[-1], pixels(alone, split))
         assert torch.cat([batch["labels"] for batch in batches]).tolist() == list(split["label"])
+    assert not torch.equal(*seen)
 
 
 @pytest.mark.parametrize("transform", [EvalTransform(CROPS), TrainTransform(CROPS, seed=3)])

@@ -83,9 +83,10 @@ def test_the_interval_of_an_accuracy_is_wilson_s() -> None:
     [
         (np.linspace(0.5, 0.95, 10), np.full(10, 20)),
         (np.linspace(0.2, 0.9, 6), np.array([5, 8, 13, 40, 90, 200])),
+        (np.linspace(0.85, 0.97, 12), np.full(12, 30)),
         (np.array([0.7, 0.9]), np.array([30, 300])),
     ],
-    ids=["equal classes", "unequal classes", "two classes"],
+    ids=["equal classes", "unequal classes", "easy classes", "two classes"],
 )
 def test_the_interval_of_the_mean_over_classes_covers_the_truth(
     shares: NDArray[np.float64], counts: NDArray[np.int64]
