@@ -12,7 +12,7 @@ from pipeline.commands import evaluate, predict, push, train
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.S)
+BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 MODULES = {"train": train, "evaluate": evaluate, "predict": predict, "push": push}
 
@@ -56,7 +56,7 @@ def test_the_first_command_and_those_on_a_run_work(
 
 
 def test_the_tree_is_the_directory() -> None:
-    tree = re.search(r"^pipeline/\n(.*?)```", TEXT, re.S | re.M)
+    tree = re.search(r"^pipeline/\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE)
     assert tree is not None
     named, folder = set(), ""
     for line in tree[1].splitlines():

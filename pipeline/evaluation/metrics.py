@@ -17,7 +17,10 @@ Z95 = 1.959963984540054
 
 
 class _Metric(evaluate.Metric):
-    """A metric that makes no folder in the cache of `evaluate`, which need not be writable."""
+    """A metric that writes nothing into the cache of `evaluate`, which need not be writable."""
+
+    def __init__(self) -> None:
+        super().__init__(keep_in_memory=True)
 
     def _build_data_dir(self) -> str:
         return str(self._data_dir_root)
@@ -100,10 +103,10 @@ def figures(logits: NDArray[np.float32], labels: NDArray[np.int64], class_names:
     """
     predicted = logits.argmax(axis=1)
     answers: dict[str, Any] = {"samples": len(labels), "loss": cross_entropy(logits, labels)}
-    answers |= compute(Accuracy(keep_in_memory=True), predicted, labels)
+    answers |= compute(Accuracy(), predicted, labels)
     if logits.shape[1] > (k := 5):
-        answers |= compute(TopKAccuracy(keep_in_memory=True), np.argsort(-logits, axis=1, kind="stable")[:, :k], labels)
-    answers |= compute(MacroAccuracy(keep_in_memory=True), predicted, labels)
+        answers |= compute(TopKAccuracy(), np.argsort(-logits, axis=1, kind="stable")[:, :k], labels)
+    answers |= compute(MacroAccuracy(), predicted, labels)
     per_class = {}
     for number, name in enumerate(class_names):
         mine = labels == number
@@ -114,7 +117,7 @@ def figures(logits: NDArray[np.float32], labels: NDArray[np.int64], class_names:
 
 
 def compute(metric: evaluate.Metric, predictions: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
-    """Compute one metric without the Arrow and lock files that `evaluate` writes to its cache."""
+    """Compute one metric on gathered predictions."""
     result: dict[str, float] = metric.compute(predictions=predictions, references=labels)
     return result
 

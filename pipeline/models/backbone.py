@@ -23,7 +23,7 @@ from transformers import (
 from pipeline import hub, runs
 from pipeline.config import ModelArguments
 from pipeline.data.transforms import ImageProcessor
-from pipeline.errors import PipelineError, refuse
+from pipeline.errors import PipelineError
 
 logger = logging.getLogger(__name__)
 
@@ -47,35 +47,21 @@ def build_model(
         PipelineError: If the checkpoint is missing, is not for images, does not fit, or cannot take `--image_size`.
     """
     folder = hub.find_model(args.model_name_or_path, revision=args.model_revision)
-    processor = load_processor(folder)
-    config = _read(AutoConfig, folder)
+    processor, config = load_processor(folder), _read(AutoConfig, folder)
     if args.image_size is not None:
         check_image_size(config, args.image_size)
+        set_input_size(processor, args.image_size)
     torch.manual_seed(seed)
-    labels: dict[str, Any] = {
-        "num_labels": len(class_names),
-        "id2label": dict(enumerate(class_names)),
-        "label2id": {name: i for i, name in enumerate(class_names)},
-        "problem_type": "single_label_classification",  # else the first batch of another type decides, and is saved
-    }
     if args.from_scratch:
-        config.update(labels | ({"image_size": args.image_size} if args.image_size else {}))
-        model = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
-        head = "random"
+        model, head = _from_scratch(config, args.image_size, class_names), "random"
     else:
-        model, missing = _load_with_head(folder, args.model_name_or_path, labels)
-        own = not missing and [config.id2label.get(i) for i in range(config.num_labels)] == list(class_names)
-        head = "the checkpoint's" if own else "new"
-        if not own and not missing:  # as many classes, but others: the head of the old ones would stay
-            _draw_anew(model, _head_of(model))
+        model, head = _from_checkpoint(folder, config, args.model_name_or_path, class_names)
         if args.image_size is not None and args.image_size != config.image_size:
             model = resize_positions(model, args.image_size)
     if args.zero_head:
         head = "zero"
         for weight in _head_of(model).parameters():
             nn.init.zeros_(weight)
-    if args.image_size is not None:
-        set_input_size(processor, args.image_size)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     logger.info(
         "%s: %s%s, %.1f M parameters, %s head for %d classes",
@@ -204,25 +190,47 @@ def set_input_size(processor: ImageProcessor, image_size: int) -> None:
         processor.size = {"shortest_edge": image_size} if "shortest_edge" in old else size
 
 
-def _load_with_head(folder: Path, name: str, labels: dict[str, Any]) -> tuple[PreTrainedModel, bool]:
-    """The model with its checkpoint's backbone, and whether its head had to be made anew."""
+def _labels(class_names: Sequence[str]) -> dict[str, Any]:
+    """What a config says of the classes."""
+    return {
+        "num_labels": len(class_names),
+        "id2label": dict(enumerate(class_names)),
+        "label2id": {name: i for i, name in enumerate(class_names)},
+        "problem_type": "single_label_classification",  # else the first batch of another type decides, and is saved
+    }
+
+
+def _from_scratch(config: PreTrainedConfig, image_size: int | None, class_names: Sequence[str]) -> PreTrainedModel:
+    """The architecture with random weights."""
+    config.update(_labels(class_names) | ({"image_size": image_size} if image_size else {}))
+    model: PreTrainedModel = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
+    return model
+
+
+def _from_checkpoint(
+    folder: Path, config: PreTrainedConfig, name: str, class_names: Sequence[str]
+) -> tuple[PreTrainedModel, str]:
+    """The model with its checkpoint's backbone, and whose its head is."""
     model, info = _read(
         AutoModelForImageClassification,
         folder,
-        **labels,
+        **_labels(class_names),
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
         use_safetensors=True,
     )
     absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    backbone = sorted(key for key in absent if key.startswith(f"{model.base_model_prefix}."))
-    refuse(
-        [f"{name} does not fit a {type(model).__name__}: it lacks {len(backbone)} weights, first {backbone[0]}"]
-        if backbone
-        else []
-    )
-    return model, bool(absent)
+    if backbone := sorted(key for key in absent if key.startswith(f"{model.base_model_prefix}.")):
+        raise PipelineError(
+            f"{name} does not fit a {type(model).__name__}: it lacks {len(backbone)} weights, first {backbone[0]}"
+        )
+    trained_for: dict[Any, str] = config.id2label or {}
+    if not absent and [trained_for.get(i) for i in range(len(trained_for))] == list(class_names):
+        return model, "the checkpoint's"
+    if not absent:  # as many classes, but others: the head of the old ones would stay
+        _draw_anew(model, _head_of(model))
+    return model, "new"
 
 
 def _head_of(model: PreTrainedModel) -> nn.Module:

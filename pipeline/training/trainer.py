@@ -136,7 +136,5 @@ def _class_numbers(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    result = compute(
-        Accuracy(keep_in_memory=True), np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    )
+    result = compute(Accuracy(), np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
     return {"accuracy": result["accuracy"]}

@@ -42,7 +42,8 @@ def write(folder: Path, count: int) -> Path:
     data = datasets.Dataset.from_generator(
         rows, gen_kwargs={"count": count}, features=features, cache_dir=str(folder / "cache")
     )
-    data.to_parquet(folder / "train.parquet")
+    # Row groups as the Hub's image sets have them: one is read at a time, whole, while the cache is made.
+    data.to_parquet(folder / "train.parquet", batch_size=100)
     return folder
 
 

@@ -136,9 +136,7 @@ def test_the_resolved_recipe_holds_what_shaped_the_run(finished_run: Path) -> No
     assert "output_dir" not in recipe
 
 
-def test_a_tracker_gets_the_figures(
-    train_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tracker_gets_the_figures(train_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))

@@ -7,7 +7,7 @@ import evaluate
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binomtest  # type: ignore[import-untyped]  # it came with scikit-learn
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 
 from pipeline.evaluation.metrics import (
@@ -37,7 +37,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def one(metric: type[evaluate.Metric], predictions: Any, labels: Any) -> dict[str, float]:
-    return compute(metric(keep_in_memory=True), np.asarray(predictions), np.asarray(labels))
+    return compute(metric(), np.asarray(predictions), np.asarray(labels))
 
 
 def test_accuracies_by_hand() -> None:
