@@ -1,6 +1,6 @@
 """Draw the picture at the top of the README: test images of a finished run, with what it says of them.
 
-    python .github/predictions.py outputs/synthetic-flowers-seed42 .github/predictions.png
+    python .github/predictions.py outputs/synthetic-flowers-seed42 .github/predictions.jpg
 
 The images are drawn by lot, right and wrong ones as they come.
 """
@@ -44,7 +44,7 @@ def main(folder: Path, picture: Path) -> None:
         draw.text((x, y + 2 * (SIDE + 8)), says, RIGHT if right else WRONG, fonts[13])
         below = "right" if right else f"is {names[truth]}"
         draw.text((x, y + 2 * (SIDE + 30)), below, GREY if right else INK, fonts[12])
-    sheet.save(picture, optimize=True)
+    sheet.save(picture, quality=88, subsampling=0)
 
 
 if __name__ == "__main__":

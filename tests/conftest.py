@@ -21,6 +21,9 @@ from pipeline import cli
 
 torch.set_num_threads(1)  # results depend on the number of threads, and the models are tiny
 
+# Real photographs and a real small ViT, which are no part of the project; tests that want them skip without.
+SHARED = Path(os.environ.get("VIT_PIPELINE_SHARED", Path(__file__).parents[2] / "shared"))
+
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 
 

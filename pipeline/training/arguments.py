@@ -164,7 +164,8 @@ class FineTuningArguments(TrainingArguments):
         defaults = {f.name: _plain(_default(f)) for f in dataclasses.fields(self)}
         if self.global_batch_size:
             del plain["gradient_accumulation_steps"]  # derived, and another where there are more processes
-        return {k: v for k, v in plain.items() if v is not None and (k in _ALWAYS_IN_RECIPE or v != defaults[k])}
+        changed = {k for k, v in plain.items() if (v or None) != (defaults[k] or None)}
+        return {k: v for k, v in plain.items() if v is not None and k in changed | _ALWAYS_IN_RECIPE}
 
     def _problems(self) -> list[str]:
         fields = {f.name: f for f in dataclasses.fields(self)}
@@ -252,7 +253,7 @@ _ALWAYS_IN_RECIPE = frozenset({
 _NOT_IN_RECIPE = {
     "bf16", "fp16", "use_cpu", "output_dir", "dataloader_persistent_workers", "dataloader_num_workers", "disable_tqdm",
     "greater_is_better", "dataloader_pin_memory", "accelerator_config", "local_rank", "do_eval", "debug",
-    "gradient_checkpointing", "activation_checkpointing", "push_to_hub", "hub_model_id", "run_name",
+    "gradient_checkpointing", "push_to_hub", "hub_model_id", "run_name",
 }  # fmt: skip
 
 

@@ -70,16 +70,37 @@ def fit(
         PipelineError: If the loss is not a number any more.
         Terminated: If SIGTERM came; a checkpoint was written.
     """
-    training = TrainTransform(processor, seed=args.seed)
     stop = callbacks.StopOnSignal()
-    extra: list[TrainerCallback] = [
+    trainer = _make_trainer(model, processor, splits, folder=folder, args=args, stop=stop)
+    figures = _train(trainer, folder, stop)
+    if stop.stopped:
+        raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to go on")
+    if trainer.state.best_global_step is None:
+        raise PipelineError("no validation score was a number, so there is no best model: lower --learning_rate")
+    trainer.state.best_model_checkpoint = f"checkpoint-{trainer.state.best_global_step}"  # no path of this machine
+    with runs.replacing(folder / runs.TRAINER_STATE) as temporary:
+        trainer.state.save_to_json(str(temporary))
+    return {k: v for k, v in figures.items() if k != "total_flos"}  # it is wrong for images
+
+
+def _make_trainer(
+    model: PreTrainedModel,
+    processor: ImageProcessor,
+    splits: datasets.DatasetDict,
+    *,
+    folder: Path,
+    args: FineTuningArguments,
+    stop: callbacks.StopOnSignal,
+) -> StrictTrainer:
+    training = TrainTransform(processor, seed=args.seed)
+    beside: list[TrainerCallback] = [
         callbacks.TellEpoch(training.epoch),
         callbacks.StopWhenDiverged(),
-        stop,
         callbacks.Progress(),
+        stop,
     ]
     if args.early_stopping_patience is not None:
-        extra.append(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
+        beside.append(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
     trainer = StrictTrainer(
         model=model,
         args=_for_trainer(args, folder),
@@ -89,29 +110,28 @@ def fit(
         processing_class=cast(BaseImageProcessor, processor),
         compute_metrics=_accuracy,
         preprocess_logits_for_metrics=_class_numbers,
-        callbacks=extra,
+        callbacks=beside,
     )
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # our own lines and bar say it
     trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def _train(trainer: StrictTrainer, folder: Path, stop: callbacks.StopOnSignal) -> dict[str, float]:
+    """Train from the start or from the newest complete checkpoint; load the best weights of a complete training."""
     checkpoint = runs.newest_complete_checkpoint(folder)
     if checkpoint is not None and (end := _end_of_training(folder, checkpoint)) is not None:
         trainer.state = TrainerState.load_from_json(str(end))
         logger.info("training was complete at step %d: loading its best weights", trainer.state.global_step)
         trainer._load_best_model()
-        figures = {k: v for row in trainer.state.log_history for k, v in row.items() if k.startswith("train_")}
-    else:
-        if checkpoint is not None:
-            logger.info("going on from %s", checkpoint.name)
-        with stop:
-            figures = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
-    if stop.stopped:
-        raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to go on")
-    if trainer.state.best_global_step is None:
-        raise PipelineError("no validation score was a number, so there is no best model: lower --learning_rate")
-    trainer.state.best_model_checkpoint = f"checkpoint-{trainer.state.best_global_step}"  # no path of this machine
-    with runs.replacing(folder / runs.TRAINER_STATE) as temporary:
-        trainer.state.save_to_json(str(temporary))
-    return {k: v for k, v in figures.items() if k != "total_flos"}  # it is wrong for images
+        return {k: v for row in trainer.state.log_history for k, v in row.items() if k.startswith("train_")}
+    if checkpoint is not None:
+        logger.info("going on from %s", checkpoint.name)
+    with stop:
+        figures: dict[str, float] = trainer.train(
+            resume_from_checkpoint=str(checkpoint) if checkpoint else None
+        ).metrics
+    return figures
 
 
 def _for_trainer(args: FineTuningArguments, folder: Path) -> FineTuningArguments:

@@ -14,6 +14,7 @@ from transformers import AutoModelForImageClassification, pipeline
 
 from pipeline import cli, runs
 from pipeline.evaluation import scoring
+from tests.conftest import SHARED
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -144,3 +145,14 @@ def test_a_tracker_gets_the_figures(train_flags: list[str], tmp_path: Path, monk
     assert cli.main(["train", *flags]) == 0
     events = EventAccumulator(str(tmp_path / "events")).Reload()
     assert "eval/accuracy" in events.Tags()["scalars"]
+
+
+@pytest.mark.skipif(not (SHARED / "vit-tiny-imagenet-32px").is_dir(), reason="needs the shared photographs and ViT")
+def test_a_real_vit_meets_real_photographs_at_twice_its_resolution(tmp_path: Path) -> None:
+    flags = [f"--model_name_or_path={SHARED}/vit-tiny-imagenet-32px", f"--dataset_name={SHARED}/flowers102-64px"]
+    limits = ["--max_train_samples=102", "--max_eval_samples=102", "--max_steps=2", "--image_size=64"]
+    assert cli.main(["train", *flags, *limits, f"--output_dir={tmp_path}/run"]) == 0
+    saved = runs.read_json(tmp_path / "run" / "config.json")
+    assert saved["image_size"] == 64
+    assert saved["id2label"]["0"] == "pink primrose"
+    assert runs.read_json(tmp_path / "run" / runs.RESULTS)["eval_samples"] == 102

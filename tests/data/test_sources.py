@@ -25,8 +25,8 @@ from pipeline.data.sources import fingerprint, load_split, load_splits
 from pipeline.data.splits import cut_rows, limit_rows
 from pipeline.data.synthetic import load_synthetic
 from pipeline.errors import PipelineError
+from tests.conftest import SHARED
 
-SHARED = Path(os.environ.get("VIT_PIPELINE_SHARED", Path(__file__).parents[3] / "shared"))
 CHECKOUT = Path(__file__).parents[2]
 
 
