@@ -1,1 +1,1 @@
-"""Model card (later: figures, report page), from the files of a run folder and nothing else."""
+"""Model card and text tables, from the files of a run folder and nothing else."""
