@@ -109,8 +109,8 @@ def claim(folder: Path, *, arguments: Mapping[str, Any], fingerprint: str | None
     """
     run = Run(folder)
     probe(folder)
-    if not folder.exists() or not any(folder.iterdir()):
-        return run
+    if not folder.exists() or {p.name for p in folder.iterdir() if p.name[0] != "."} <= {RECIPE}:
+        return run  # new, or killed before `start` had written its second file
     if not run.record or not (folder / RECIPE).exists():
         raise PipelineError(f"{folder} is not empty and holds no run: choose another --output_dir")
     if differing := _differences(run.arguments, arguments):

@@ -257,3 +257,12 @@ def test_the_recipe_that_is_shown_names_no_path_of_this_machine(tmp_path: Path) 
     assert yaml.safe_load(shown)["learning_rate"] == 3e-3
     assert "/home/ann/" not in shown
     assert Run(tmp_path).arguments["dataset_name"] == "/home/ann/odd: photos #1"
+
+
+def test_a_run_killed_before_its_record_was_written_starts_again(tmp_path: Path) -> None:
+    (tmp_path / runs.RECIPE).write_text("seed: 1\n")
+    (tmp_path / f".{runs.RECORD}.99").write_text("{")
+    run = runs.claim(tmp_path, arguments={"seed": 2})
+    runs.start(run, arguments={"seed": 2}, data={}, machine={})
+    assert run.arguments == {"seed": 2}
+    assert run.record["status"] == "running"
