@@ -21,7 +21,7 @@ INK, GREY, RIGHT, WRONG = "#1f2328", "#656d76", "#1a7f37", "#cf222e"
 
 
 def main(folder: Path, picture: Path) -> None:
-    """Draw COLUMNS x ROWS test images with the two likeliest labels of each."""
+    """Draw COLUMNS x ROWS test images, each with its likeliest label and, where that is wrong, the right one."""
     predictions, names = read_predictions(folder / runs.PREDICTIONS)
     test = next(p for p in predictions if p.split == "test")
     images = load_synthetic()["test"]

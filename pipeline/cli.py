@@ -92,7 +92,7 @@ def main(words: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted: repeat the command to go on from the last checkpoint", file=sys.stderr)
+        print("interrupted: a training goes on from its last checkpoint when its command is repeated", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Terminated as stop:
         print(f"terminated: {stop}", file=sys.stderr)
@@ -156,9 +156,7 @@ def _quieten_libraries() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import (
-        logging as transformers_logging,
-    )  # a second to import, and needed from here on
+    from transformers.utils import logging as transformers_logging  # takes a second: not for `--help`
 
     transformers_logging.disable_progress_bar()  # of loading and writing weights; downloads keep theirs
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

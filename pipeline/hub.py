@@ -150,6 +150,10 @@ def _explained(kind: str, name: str, revision: str) -> Iterator[None]:
             ) from error
         raise PipelineError(f"the Hub answered {error.response.status_code} for {name}: try again later") from error
     except (LocalEntryNotFoundError, ConnectionError, HTTPError) as error:
+        if kind == "repository":
+            raise PipelineError(
+                f"the Hub cannot be reached for {name}: check the network and HF_HUB_OFFLINE"
+            ) from error
         raise PipelineError(
             f"the {kind} {name} is not in the cache and the Hub cannot be reached: check the network and "
             "HF_HUB_OFFLINE, or give a local folder"

@@ -93,6 +93,8 @@ class Run:
 def default_folder(*, recipe: str | None, dataset: str | None, seed: int) -> Path:
     """`outputs/<recipe or data set>-seed<seed>`, below the current folder."""
     source = Path(recipe).stem if recipe else Path(dataset or "run").resolve().name
+    if recipe and Path(recipe).name == RECIPE:  # of another run: which one, its folder tells
+        source = f"{Path(recipe).resolve().parent.name}-again"
     return Path("outputs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', source)}-seed{seed}"
 
 

@@ -232,6 +232,16 @@ def test_pushing_what_is_no_finished_run(refused: Refuse, tiny_vit: Path) -> Non
     assert "--hub_model_id OWNER/NAME" in refused("push", f"--model={tiny_vit}")
 
 
+def test_pushing_without_network_leaves_the_card_as_it_was(
+    refused: Refuse, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_some_token")
+    before = (finished_run / "README.md").read_text()
+    message = refused("push", f"--model={finished_run}", "--hub_model_id=me/flowers")
+    assert "the Hub cannot be reached for me/flowers" in message
+    assert (finished_run / "README.md").read_text() == before
+
+
 def test_several_processes_are_refused_so_far(train: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FineTuningArguments, "world_size", 2)
     assert "--num_processes 1" in train()

@@ -51,12 +51,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> Iterator[Fa
         for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
             hub.put("model", "tester/tiny-vit", name, (tiny_vit / name).read_bytes())
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLOURS))})
-        for split, count in {"train": 12, "validation": 6, "test": 6}.items():
+        for number, (split, count) in enumerate({"train": 12, "validation": 6, "test": 6}.items()):
             rows: dict[str, list[Any]] = {"image": [], "label": []}
             for label, colour in enumerate(COLOURS.values()):
                 for i in range(count):
                     content = io.BytesIO()
-                    draw_image(colour, hash((split, label, i)) % 2**31).save(content, "PNG")
+                    draw_image(colour, 10_000 * number + 100 * label + i).save(content, "PNG")
                     rows["image"].append({"bytes": content.getvalue(), "path": f"image_{i}.png"})
                     rows["label"].append(label)
             file = tmp_path_factory.mktemp("parquet") / "part.parquet"

@@ -41,6 +41,12 @@ def test_the_default_folder_is_named_by_recipe_or_data_and_seed(
     assert default_folder(recipe=recipe, dataset=dataset, seed=7) == Path("outputs") / expected
 
 
+def test_the_recipe_of_a_run_gets_a_folder_beside_that_run(tmp_path: Path) -> None:
+    assert default_folder(recipe=f"{tmp_path}/roses/recipe.yaml", dataset="x", seed=7) == Path(
+        "outputs/roses-again-seed7"
+    )
+
+
 def test_the_default_folder_of_here_is_called_as_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "roses").mkdir()
     monkeypatch.chdir(tmp_path / "roses")

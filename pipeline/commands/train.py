@@ -42,10 +42,11 @@ def run(line: CommandLine) -> str:
     logger.info("%s", args.describe())
 
     splits = sources.load_splits(data_args)
-    runs.claim(run.folder, arguments=arguments, fingerprint=sources.fingerprint(splits))
+    data = _describe(splits, data_args)
+    runs.claim(run.folder, arguments=arguments, fingerprint=str(data["fingerprint"]))
     class_names = splits["train"].features["label"].names
     processor, model = build_model(model_args, class_names=class_names, seed=args.seed)
-    runs.start(run, arguments=arguments, data=_describe(splits, data_args), machine=args.machine())
+    runs.start(run, arguments=arguments, data=data, machine=args.machine())
 
     with run.timed("train"):
         figures = fit(model, processor, splits, folder=run.folder, args=args)
