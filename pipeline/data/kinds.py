@@ -11,7 +11,7 @@ import datasets
 
 from pipeline.config import DataArguments
 from pipeline.data.folders import find_tables, read_csv_files, read_image_folder, read_parquet_files
-from pipeline.data.synthetic import load_synthetic
+from pipeline.data.synthetic import PRETRAINING, load_synthetic
 from pipeline.errors import PipelineError, did_you_mean
 from pipeline.hub import is_hub_id, load_hub_dataset
 
@@ -35,6 +35,11 @@ SOURCES: dict[str, Source] = {
     "synthetic-flowers": Source(
         fits=lambda name: name == "synthetic-flowers",
         read=lambda _name, _args: load_synthetic(),
+        drawn_here=True,
+    ),
+    "synthetic-flowers-pretrain": Source(
+        fits=lambda name: name == "synthetic-flowers-pretrain",
+        read=lambda _name, _args: load_synthetic(**PRETRAINING),
         drawn_here=True,
     ),
     "Parquet": Source(

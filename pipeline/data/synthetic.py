@@ -17,6 +17,9 @@ from pipeline.data.flowers.scene import draw
 from pipeline.data.images import progress_on_terminal_only
 from pipeline.errors import refuse
 
+# `synthetic-flowers-pretrain`: what the shipped base saw; no species, and no genus, of `synthetic-flowers` is among them.
+PRETRAINING = {"num_species": 1530, "first_species": 999, "train": 30, "validation": 2, "test": 2}
+
 VERSION = 1  # raise it with any change to the pixels or the names: caches are keyed on it
 
 _HEADS = "Ros Vern Lil Cal Mel Sol Nym Aur Cor Dulc Flam Gal Hel Ir Jov Lun Mir Nel Or Pal Quer Sil Tal Ul"
