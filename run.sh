@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make the environment where it is missing, then run a verb in it:
 #   ./run.sh                 the embedded default: train --config synthetic-flowers
-#   ./run.sh VERB ...        train, evaluate, predict, push
+#   ./run.sh VERB ...        train, evaluate, predict, push; where several GPUs are visible, with a process on each
 #   ./run.sh test [ARGS]     every check there is: format, lint, types, import layers, tests
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -36,6 +36,15 @@ find_python() {
   exit 2
 }
 
+# count_gpus: how many CUDA shows to a program.
+count_gpus() {
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true
+  else
+    { nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU' || true
+  fi
+}
+
 check() {
   cd "$here"
   export PATH=$venv/bin:$PATH
@@ -52,4 +61,9 @@ if [[ ${1:-} == test ]]; then
 fi
 install ''
 [[ $# -gt 0 ]] || set -- train --config synthetic-flowers
+gpus=$(count_gpus)
+if ((gpus > 1)) && [[ $1 =~ ^(train|evaluate|predict)$ && -z ${RANK:-} && " $* " != *" --help"* ]]; then
+  exec "$venv/bin/accelerate" launch --config_file "$here/pipeline/configs/accelerate/one-machine.yaml" \
+    --num_processes "$gpus" -m pipeline "$@"
+fi
 exec "$venv/bin/python" -m pipeline "$@"

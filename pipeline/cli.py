@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline import config
+from pipeline import config, processes
 from pipeline.errors import PipelineError, Terminated, did_you_mean
 
 EXIT_DONE, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 130, 143
@@ -27,6 +27,9 @@ TRAINING_FLAGS = {
     "per_device_train_batch_size": "Images a step on one device.",
     "global_batch_size": "Images a step over all devices; accumulation is derived.",
     "label_smoothing_factor": "Label smoothing.",
+    "augmentation": "none, basic (random crop and flip), or basic with trivial, rand or auto. [basic]",
+    "crop_scale": "Smallest share of an image's area that the random crop takes. [0.08]",
+    "hflip": "Probability of a horizontal flip; 0 where left and right matter. [0.5]",
     "early_stopping_patience": "Stop after so many evaluations without a better one.",
     "metric_for_best_model": "accuracy or loss, on validation: which checkpoint is kept.",
     "precision": "auto, fp32, bf16 or fp16: what training computes in.",
@@ -74,11 +77,13 @@ VERBS = {
 
 def entry_point() -> None:
     """Run the command line of this process and exit with its code."""
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    processes.leave()
+    sys.exit(code)
 
 
 def main(words: Sequence[str]) -> int:
-    """Run one command line.
+    """Run one command line. Of several processes the first speaks, and another only of what went wrong in it alone.
 
     Args:
         words: The words after the program's name.
@@ -87,19 +92,29 @@ def main(words: Sequence[str]) -> int:
         0 done; 2 the user can mend it; 130 interrupted; 143 terminated after a checkpoint. A bug raises.
     """
     try:
-        print(_answer(list(words)))
+        answer = _answer(list(words))
+        if processes.is_main():
+            print(answer)
+    except processes.AgreedError as error:
+        _complain(f"error: {error}")
+        return EXIT_USER_ERROR
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}" if processes.is_main() else f"rank {processes.rank()}: error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted: a training goes on from its last checkpoint when its command is repeated", file=sys.stderr)
+        _complain("interrupted: a training goes on from its last checkpoint when its command is repeated")
         return EXIT_INTERRUPTED
     except Terminated as stop:
-        print(f"terminated: {stop}", file=sys.stderr)
+        _complain(f"terminated: {stop}")
         return EXIT_TERMINATED
     except BrokenPipeError:  # `... | head` closed the pipe: nothing to say and nowhere to say it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_DONE
+
+
+def _complain(message: str) -> None:
+    if processes.is_main():
+        print(message, file=sys.stderr)
 
 
 def _answer(words: list[str]) -> str:
@@ -111,7 +126,9 @@ def _answer(words: list[str]) -> str:
         raise PipelineError(f"no verb {name!r}{did_you_mean(name, VERBS)}; the verbs are: {', '.join(VERBS)}")
     if "-h" in rest or "--help" in rest:
         return _verb_help(name)
-    line = config.read_command_line(name, rest)
+    processes.require_all_started()
+    with processes.agreement():
+        line = config.read_command_line(name, rest)
     _quieten_libraries()
     command = importlib.import_module(f"pipeline.commands.{name}")
     if "--help-all" in rest:
@@ -143,7 +160,7 @@ def _verb_help(name: str) -> str:
         training = parser.add_argument_group("training")
         for flag, text in verb.flags.items():
             training.add_argument(f"--{flag}", metavar="", help=text)
-        recipes = "\n".join(f"  {recipe:<22} {text}" for recipe, text in sorted(config.shipped_recipes().items()))
+        recipes = "\n".join(f"  {recipe:<28} {text}" for recipe, text in sorted(config.shipped_recipes().items()))
         parser.epilog = f"recipes for --config:\n{recipes}\n\n--help-all lists every flag."
     return parser.format_help()
 
@@ -160,4 +177,4 @@ def _quieten_libraries() -> None:
 
     transformers_logging.disable_progress_bar()  # of loading and writing weights; downloads keep theirs
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("pipeline").setLevel(logging.INFO)
+    logging.getLogger("pipeline").setLevel(logging.INFO if processes.is_main() else logging.ERROR)

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
 MODEL_FILES = ("config.json", "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
+PICKLED_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+"""Fetched only where a repository has no safetensors."""
 UNAUTHORIZED = 401
 
 
@@ -53,13 +55,23 @@ def find_model(name: str, *, revision: str = "main") -> Path:
     if not folder.is_dir():
         if not is_hub_id(name):
             shipped_names = [path.parent.name for path in ASSETS.glob("*/config.json")]
+            bare = "" if "/" in name else f", as in timm/{name} for a timm name"
             raise PipelineError(
-                f"no model folder {name}{did_you_mean(name, shipped_names)}, and a Hub id is OWNER/NAME"
+                f"no model folder {name}{did_you_mean(name, shipped_names)}, and a Hub id is OWNER/NAME{bare}"
             )
-        with _explained("model", name, revision):
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
+        folder = _download_model(name, revision)
     if not (folder / "config.json").is_file():
         raise PipelineError(f"{name} holds no config.json, so it is no model that transformers can load")
+    return folder
+
+
+def _download_model(name: str, revision: str) -> Path:
+    patterns = list(MODEL_FILES)
+    with _explained("model", name, revision):
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        if not any(folder.glob("model*.safetensors")):
+            patterns += PICKLED_FILES
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     return folder
 
 

@@ -54,9 +54,10 @@ _PACKAGES = ("torch", "torchvision", "transformers", "datasets", "evaluate", "ac
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder and what it says of itself."""
+    """One run folder and what it says of itself; of several processes one writes it."""
 
     folder: Path
+    writes: bool = True
 
     @property
     def record(self) -> dict[str, Any]:
@@ -75,8 +76,9 @@ class Run:
         return self.record.get("status") == "finished"
 
     def update(self, **entries: Any) -> None:
-        """Merge entries into `run.json`, atomically."""
-        write_json(self.folder / RECORD, self.record | entries)
+        """Merge entries into `run.json`, atomically, where this process is the one that writes."""
+        if self.writes:
+            write_json(self.folder / RECORD, self.record | entries)
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, ViTImageProcessor
+from transformers.utils.import_utils import is_timm_available
 
-from pipeline.training.arguments import FineTuningArguments
 from tests.conftest import draw_image, save_vit
+from tests.models.families import save
 
 Run = Callable[..., tuple[int, str, str]]
 Refuse = Callable[..., str]
@@ -139,7 +144,10 @@ def test_a_data_set_without_network(train: Refuse) -> None:
 def test_a_model_without_image_processor(train: Refuse, tiny_vit: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_vit, tmp_path / "bare")
     (tmp_path / "bare" / "preprocessor_config.json").unlink()
-    assert "add a preprocessor_config.json" in train("--model_name_or_path=bare")
+    message = train("--model_name_or_path=bare")
+    assert "bare has no image processor" in message
+    assert "add the preprocessor_config.json of the model that it was made from" in message
+    assert "or name a model that has one" in message
 
 
 def test_a_model_without_weights(train: Refuse, tiny_vit: Path, tmp_path: Path) -> None:
@@ -151,7 +159,63 @@ def test_a_model_without_weights(train: Refuse, tiny_vit: Path, tmp_path: Path) 
 def test_a_model_that_is_none_of_images(train: Refuse, tiny_vit: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_vit, tmp_path / "text")
     (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    assert "no image classifier" in train("--model_name_or_path=text")
+    assert "text: transformers has no image classifier of the type bert" in train("--model_name_or_path=text")
+
+
+def test_a_timm_name_that_is_no_hub_id(train: Refuse) -> None:
+    message = train("--model_name_or_path=vit_base_patch16_224.augreg_in21k")
+    assert "timm/vit_base_patch16_224.augreg_in21k for a timm name" in message
+
+
+def test_a_timm_model_without_timm(train: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save("timm vit", tmp_path / "timm")
+    AutoConfig.from_pretrained(tmp_path / "timm")  # transformers' own modules are loaded, for the tests that follow
+    monkeypatch.setitem(sys.modules, "timm", None)  # as where it is not installed
+    is_timm_available.cache_clear()
+    try:
+        message = train("--model_name_or_path=timm")
+    finally:
+        is_timm_available.cache_clear()
+    assert len(message.splitlines()) == 1
+    assert "timm: TimmWrapperConfig requires the timm library but it was not found" in message
+    assert "`pip install timm`" in message
+
+
+def test_a_malicious_pickle(train: Refuse, tiny_vit: Path, tmp_path: Path) -> None:
+    class Touch:
+        def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+            return Path.touch, (tmp_path / "touched",)
+
+    shutil.copytree(tiny_vit, tmp_path / "evil")
+    (tmp_path / "evil" / "model.safetensors").unlink()
+    torch.save({"vit.layernorm.weight": Touch()}, tmp_path / "evil" / "pytorch_model.bin")
+    message = train("--model_name_or_path=evil")  # which sees that no file was made
+    assert "holds more than tensors, so it is not loaded: name a model with safetensors" in message
+
+
+def test_an_image_size_that_a_network_cannot_take(train: Refuse, tmp_path: Path) -> None:
+    save("convnext", tmp_path / "convnext")
+    assert "--image_size 2 is no multiple of the patch size 4: try 4" in train(
+        "--model_name_or_path=convnext", "--image_size=2"
+    )
+    save("timm vit", tmp_path / "timm")
+    assert "--image_size cannot be changed for a timm model" in train("--model_name_or_path=timm", "--image_size=64")
+
+
+def test_a_processor_that_does_not_fit_its_network(train: Refuse, tiny_vit: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_vit, tmp_path / "misfit")
+    ViTImageProcessor(size={"height": 20, "width": 20}).save_pretrained(tmp_path / "misfit")
+    message = train("--model_name_or_path=misfit")
+    assert "misfit does not take the 20x20 images that its processor makes" in message
+
+
+def test_predict_with_a_backbone_that_lacks_weights(refused: Refuse, tiny_vit: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_vit, tmp_path / "holes")
+    weights = load_file(tiny_vit / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "layer.1." not in name}
+    save_file(kept, tmp_path / "holes" / "model.safetensors", metadata={"format": "pt"})
+    draw_image((200, 0, 0), 1).save(tmp_path / "a.png")
+    assert "holes lacks 16 weights of its backbone" in refused("predict", "--model=holes", "a.png")
 
 
 def test_an_image_size_that_the_patch_size_does_not_divide(train: Refuse) -> None:
@@ -220,11 +284,11 @@ def test_predict_on_a_corrupt_image(refused: Refuse, finished_run: Path, tmp_pat
     assert "--bad_images skip" in message
 
 
-def test_predict_with_a_model_without_trained_head(refused: Refuse, tmp_path: Path) -> None:
+def test_predict_with_a_model_without_weights(refused: Refuse, tmp_path: Path) -> None:
     save_vit(tmp_path / "other")
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "other" / "model.safetensors").unlink()
-    assert "no trained image classifier" in refused("predict", "--model=other", "a.png")
+    assert "other has no weights" in refused("predict", "--model=other", "a.png")
 
 
 def test_pushing_what_is_no_finished_run(refused: Refuse, tiny_vit: Path) -> None:
@@ -240,8 +304,3 @@ def test_pushing_without_network_leaves_the_card_as_it_was(
     message = refused("push", f"--model={finished_run}", "--hub_model_id=me/flowers")
     assert "the Hub cannot be reached for me/flowers" in message
     assert (finished_run / "README.md").read_text() == before
-
-
-def test_several_processes_are_refused_so_far(train: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FineTuningArguments, "world_size", 2)
-    assert "--num_processes 1" in train()

@@ -15,7 +15,9 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 
 from pipeline import runs
 from pipeline.evaluation import scoring
@@ -35,6 +37,8 @@ answers["train"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=t
 answers["push"] = cli.main(["push", f"--model={run}", "--hub_model_id=tester/again"])
 answers["evaluate"] = cli.main(["evaluate", "--model=tester/pushed", "--dataset_name=tester/colours",
                                 f"--output_dir={run}-scored"])
+answers["pickle only"] = cli.main(["train", *flags, "--model_name_or_path=tester/pickled", "--max_steps=1",
+                                   f"--output_dir={run}-p"])
 answers["missing model"] = cli.main(["train", *flags, "--model_name_or_path=tester/none", f"--output_dir={run}-x"])
 answers["missing data"] = cli.main(["train", *flags, "--dataset_name=tester/none", f"--output_dir={run}-x"])
 answers["missing revision"] = cli.main(["train", *flags, "--dataset_revision=v9", f"--output_dir={run}-x"])
@@ -50,6 +54,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> Iterator[Fa
     with FakeHub() as hub:
         for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
             hub.put("model", "tester/tiny-vit", name, (tiny_vit / name).read_bytes())
+        hub.put("model", "tester/tiny-vit", "pytorch_model.bin", b"as in most repositories, beside the safetensors")
+        pickled = io.BytesIO()
+        torch.save(load_file(tiny_vit / "model.safetensors"), pickled)
+        hub.put("model", "tester/pickled", "pytorch_model.bin", pickled.getvalue())
+        for name in ("config.json", "preprocessor_config.json"):
+            hub.put("model", "tester/pickled", name, (tiny_vit / name).read_bytes())
+        for name in ("tf_model.h5", "training_args.bin"):
+            hub.put("model", "tester/pickled", name, b"of no use here")
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLOURS))})
         for number, (split, count) in enumerate({"train": 12, "validation": 6, "test": 6}.items()):
             rows: dict[str, list[Any]] = {"image": [], "label": []}
@@ -80,9 +92,25 @@ def pushed(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 def test_every_verb_ends_as_it_should(pushed: tuple[Path, dict[str, int], str]) -> None:
     _, codes, _ = pushed
-    good = ("train", "push", "evaluate")
+    good = ("train", "push", "evaluate", "pickle only")
     assert codes == {name: 0 if name in good else 2 for name in codes}
-    assert len(codes) == 7
+    assert len(codes) == 8
+
+
+def test_a_pickle_is_fetched_only_where_there_are_no_safetensors(
+    hub: FakeHub, pushed: tuple[Path, dict[str, int], str]
+) -> None:
+    fetched = {
+        path.partition("/resolve/")[0].strip("/") + ":" + Path(path).name
+        for _, path, _ in hub.requests
+        if "/resolve/" in path
+    }
+    assert "tester/tiny-vit:model.safetensors" in fetched
+    assert "tester/tiny-vit:pytorch_model.bin" not in fetched
+    assert {name for name in fetched if name.startswith("tester/pickled:")} == {
+        "tester/pickled:config.json", "tester/pickled:preprocessor_config.json", "tester/pickled:pytorch_model.bin",
+    }  # fmt: skip
+    assert "tester/pickled: its weights are a pickle (.bin), read with weights_only" in pushed[2]
 
 
 def test_the_repository_holds_the_listed_files_and_no_others(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from accelerate.commands.launch import launch_command_parser
 
 from pipeline import cli, config, runs
 from pipeline.commands import evaluate, predict, push, train
@@ -20,6 +21,13 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def words_of(command: str) -> list[str]:
+    launcher, module, launched = command.partition(" -m pipeline ")
+    if module:
+        words = shlex.split(launcher.removeprefix("ACCELERATE_USE_CPU=true "))
+        assert words[:3] == ["accelerate", "launch", "--config_file"]
+        assert (ROOT / words[3]).is_file()
+        launch_command_parser().parse_args([*words[2:], "-m", "pipeline"])
+        return shlex.split(launched)
     program, *words = shlex.split(command)
     assert program == "./run.sh", command
     return words or ["train", "--config", "synthetic-flowers"]

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, runs
+import datasets
+
+from pipeline import config, processes, runs
 from pipeline.config import CommandLine, DataArguments, EvaluateArguments
 from pipeline.data import sources
 from pipeline.errors import PipelineError
@@ -28,19 +30,23 @@ def run(line: CommandLine) -> str:
     Raises:
         PipelineError: If the model or the data cannot be used, or the folder cannot be written.
     """
-    args, data_args = config.parse(line, ARGUMENTS)
-    if args.model is None:
-        raise PipelineError("which model? --model RUN or a Hub id")
-    data_args, wanted = _data_of(args, data_args)
-    folder = _free_folder(args.output_dir)
+    with processes.agreement():
+        args, data_args = config.parse(line, ARGUMENTS)
+        if args.model is None:
+            raise PipelineError("which model? --model RUN or a Hub id")
+        processes.exchange(None, same=dataclasses.asdict(args) | dataclasses.asdict(data_args))
+        data_args, wanted = _data_of(args, data_args)
+        folder = Path(args.output_dir) if args.output_dir else None
+        processes.by_main(lambda: _require_free(folder))
 
-    classifier = Classifier.load(args.model, revision=args.model_revision)
-    name, split = sources.load_split(data_args, split=wanted, class_names=classifier.class_names)
+        classifier = Classifier.load(args.model, revision=args.model_revision)
+        name, split = sources.load_split(data_args, split=wanted, class_names=classifier.class_names)
+        processes.exchange(None, same={"the data": sources.fingerprint(datasets.DatasetDict({name: split}))})
     predictions = [
         scoring.score(classifier, split, name=name, batch_size=BATCH_SIZE, num_workers=0, progress=sys.stderr.isatty())
     ]
     figures = scoring.all_figures(predictions, classifier.class_names)
-    if folder is not None:
+    if folder is not None and processes.is_main():
         folder.mkdir(parents=True, exist_ok=True)
         scoring.write_predictions(folder / runs.PREDICTIONS, predictions, classifier.class_names)
         runs.write_json(folder / runs.RESULTS, figures)
@@ -60,16 +66,14 @@ def _data_of(args: EvaluateArguments, data_args: DataArguments) -> tuple[DataArg
     return DataArguments(**recipe), args.split or own
 
 
-def _free_folder(name: str | None) -> Path | None:
-    """The folder for the figures: it must not hold any yet, least of all a run's own.
+def _require_free(folder: Path | None) -> None:
+    """Refuse a folder for the figures that holds some already, least of all a run's own.
 
     Raises:
         PipelineError: If it holds figures, or cannot be written.
     """
-    if name is None:
-        return None
-    folder = Path(name)
+    if folder is None:
+        return
     if (folder / runs.RESULTS).exists():
         raise PipelineError(f"{folder} holds figures already: choose another --output_dir")
     runs.probe(folder)
-    return folder

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline import config, runs
+from pipeline import config, processes, runs
 from pipeline.config import CommandLine, PredictArguments
+from pipeline.data.folders import list_files
 from pipeline.data.images import IMAGE_EXTENSIONS, open_image
 from pipeline.errors import BadImageError, PipelineError, refuse
 from pipeline.evaluation.classifier import Classifier
@@ -37,15 +38,17 @@ def run(line: CommandLine) -> str:
     Raises:
         PipelineError: If the model cannot be loaded, nothing is found, or an image cannot be read (unless skipped).
     """
-    args, words = config.parse(line, ARGUMENTS, positional="images")
-    refuse(_problems(args, words))
-    paths = [path for word in words for path in find_images(word)]
-    classifier = Classifier.load(args.model, revision=args.model_revision)
-    table = pd.DataFrame(_rows(classifier, paths, top_k=args.top_k, bad_images=args.bad_images))
+    with processes.agreement():
+        args, words = config.parse(line, ARGUMENTS, positional="images")
+        refuse(_problems(args, words))
+        paths = [path for word in words for path in find_images(word)]
+        processes.exchange(None, same={"the images": paths, "--top_k": args.top_k})
+        classifier = Classifier.load(args.model, revision=args.model_revision)
+        batches = list(_ranked(classifier, paths, top_k=args.top_k, bad_images=args.bad_images))
+    table = pd.DataFrame(row for batch in processes.join(batches) for row in batch)
     if args.output is None:
         return _as_text(table)
-    with runs.replacing(Path(args.output)) as temporary:
-        WRITERS[Path(args.output).suffix](table, temporary)
+    processes.by_main(lambda: _write(table, Path(args.output)))
     return f"{table['image'].nunique()} images, {len(table)} rows: {args.output}"
 
 
@@ -57,7 +60,7 @@ def find_images(word: str) -> list[Path]:
     """
     path = Path(word).expanduser()
     if path.is_dir():
-        found = [p for p in path.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS and p.is_file()]
+        found = [p for p in list_files(path) if p.suffix.lower() in IMAGE_EXTENSIONS]
     else:
         found = [path] if path.is_file() else [p for p in map(Path, glob.glob(word, recursive=True)) if p.is_file()]  # noqa: PTH207 (a Path's glob refuses "..")
     if not found:
@@ -78,10 +81,18 @@ def _problems(args: PredictArguments, words: Sequence[str]) -> Iterator[str]:
         yield f"--output {args.output}: there is no folder {Path(args.output).parent}"
 
 
-def _rows(classifier: Classifier, paths: Sequence[Path], *, top_k: int, bad_images: str) -> Iterator[dict[str, Any]]:
-    """One row for each image and rank; images are read in batches, so that a large folder needs no memory."""
-    starts = range(0, len(paths), BATCH_SIZE)
-    for start in tqdm(starts, desc="predict", unit="batch", disable=not sys.stderr.isatty(), leave=False):
+def _write(table: pd.DataFrame, path: Path) -> None:
+    with runs.replacing(path) as temporary:
+        WRITERS[path.suffix](table, temporary)
+
+
+def _ranked(
+    classifier: Classifier, paths: Sequence[Path], *, top_k: int, bad_images: str
+) -> Iterator[list[dict[str, Any]]]:
+    """This process's batches, each as rows, one for an image and rank; a large folder needs no memory."""
+    starts = processes.mine(range(0, len(paths), BATCH_SIZE))
+    silent = not (sys.stderr.isatty() and processes.is_main())
+    for start in tqdm(starts, desc="predict", unit="batch", disable=silent, leave=False):
         images = {}
         for path in paths[start : start + BATCH_SIZE]:
             try:
@@ -91,9 +102,11 @@ def _rows(classifier: Classifier, paths: Sequence[Path], *, top_k: int, bad_imag
                     raise BadImageError(f"{error}\nmend or remove it, or pass --bad_images skip") from error
                 logger.warning("left out: %s", error)
         ranked = classifier.rank(list(images.values()), top_k=top_k) if images else []
-        for path, labels in zip(images, ranked, strict=True):
-            for rank, (label, probability) in enumerate(labels, start=1):
-                yield {"image": str(path), "rank": rank, "label": label, "probability": round(probability, 6)}
+        yield [
+            {"image": str(path), "rank": rank, "label": label, "probability": round(probability, 6)}
+            for path, labels in zip(images, ranked, strict=True)
+            for rank, (label, probability) in enumerate(labels, start=1)
+        ]
 
 
 def _as_text(table: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import config, hub
+from pipeline import config, hub, processes
 from pipeline.config import CommandLine, PushArguments
 from pipeline.errors import refuse
 from pipeline.reporting import card
@@ -24,6 +24,8 @@ def run(line: CommandLine) -> str:
     refuse(question for question, answer in given.items() if answer is None)
     folder = Path(args.model)
     hub.require_finished(folder)
+    if not processes.is_main():
+        return ""
     hub.check_may_push(args.hub_model_id)  # before the card names a repository that it may not reach
     card.write(folder, repo_id=args.hub_model_id)
     address = hub.push_run(folder, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision)

@@ -2,16 +2,18 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 
-from pipeline import config, hub, runs
+from pipeline import config, hub, processes, runs
 from pipeline.config import CommandLine, DataArguments, ModelArguments
 from pipeline.data import sources
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.classifier import Classifier
+from pipeline.evaluation.scoring import Predictions
 from pipeline.models.backbone import build_model, save_artefact
 from pipeline.reporting import card, summary
 from pipeline.training.arguments import FineTuningArguments
@@ -34,28 +36,31 @@ def run(line: CommandLine) -> str:
         PipelineError: If anything is wrong that the user can mend; found before the run folder is made.
         Terminated: If SIGTERM came; a checkpoint was written.
     """
-    model_args, data_args, args = config.parse(line, ARGUMENTS)
-    arguments = dataclasses.asdict(model_args) | dataclasses.asdict(data_args) | args.resolved()
-    run = _claim(line, arguments, args)
+    with processes.agreement():
+        model_args, data_args, args = config.parse(line, ARGUMENTS)
+        arguments = dataclasses.asdict(model_args) | dataclasses.asdict(data_args) | args.resolved()
+        processes.exchange(None, same=arguments)
+        run = _claim(line, arguments, args)
     if run.finished:
         return _finish(run, args, "was finished before")
     logger.info("%s", args.describe())
 
-    splits = sources.load_splits(data_args)
-    data = _describe(splits, data_args)
-    runs.claim(run.folder, arguments=arguments, fingerprint=str(data["fingerprint"]))
-    class_names = splits["train"].features["label"].names
-    processor, model = build_model(model_args, class_names=class_names, seed=args.seed)
-    runs.start(run, arguments=arguments, data=data, machine=args.machine())
+    with processes.agreement():
+        splits = sources.load_splits(data_args)
+        data = _describe(splits, data_args)
+        processes.exchange(None, same=data)
+        processes.by_main(lambda: runs.claim(run.folder, arguments=arguments, fingerprint=str(data["fingerprint"])))
+        class_names = splits["train"].features["label"].names
+        processor, model = build_model(model_args, class_names=class_names, seed=args.seed)
+        processes.by_main(lambda: runs.start(run, arguments=arguments, data=data, machine=args.machine()))
 
     with run.timed("train"):
         figures = fit(model, processor, splits, folder=run.folder, args=args)
-    save_artefact(model, processor, run.folder)
+    processes.by_main(lambda: save_artefact(model, processor, run.folder))
 
     with run.timed("score"):
-        _score(run, splits, figures, args)
-    card.write(run.folder)
-    run.update(status="finished")
+        predictions = _score(run, splits, args)
+    processes.by_main(lambda: _write_results(run, predictions, class_names, figures))
     return _finish(run, args, "is finished")
 
 
@@ -64,12 +69,13 @@ def _claim(line: CommandLine, arguments: dict[str, object], args: FineTuningArgu
     name = arguments["dataset_name"]
     if name is None:
         raise PipelineError("which images? --dataset_name FOLDER, a Hub id or synthetic-flowers; or --config RECIPE")
-    if args.world_size > 1:
-        raise PipelineError(f"{args.world_size} processes were started, and a run takes one so far: --num_processes 1")
     default = runs.default_folder(recipe=line.recipe, dataset=str(name), seed=args.seed)
-    run = runs.claim(Path(args.output_dir or default), arguments=arguments)
+    run = runs.Run(Path(args.output_dir or default), writes=processes.is_main())
+    processes.by_main(lambda: runs.claim(run.folder, arguments=arguments))
+    processes.exchange(None, same={f"{run.folder}, which all machines must share,": run.record.get("status", "new")})
     if args.push_to_hub and args.hub_model_id:
-        hub.check_may_push(args.hub_model_id)
+        hub_id = args.hub_model_id
+        processes.by_main(lambda: hub.check_may_push(hub_id))
     return run
 
 
@@ -83,10 +89,10 @@ def _describe(splits: datasets.DatasetDict, args: DataArguments) -> dict[str, ob
     }
 
 
-def _score(run: runs.Run, splits: datasets.DatasetDict, figures: dict[str, float], args: FineTuningArguments) -> None:
-    """Score the saved files on validation and, once, on test; write predictions and figures."""
+def _score(run: runs.Run, splits: datasets.DatasetDict, args: FineTuningArguments) -> list[Predictions]:
+    """Score the saved files on validation and, once, on test."""
     classifier = Classifier.load(str(run.folder))
-    predictions = [
+    return [
         scoring.score(
             classifier,
             splits[name],
@@ -98,15 +104,21 @@ def _score(run: runs.Run, splits: datasets.DatasetDict, figures: dict[str, float
         for name in ("validation", "test")
         if name in splits
     ]
-    scoring.write_predictions(run.folder / runs.PREDICTIONS, predictions, classifier.class_names)
-    results = figures | scoring.all_figures(predictions, classifier.class_names)
-    runs.write_json(run.folder / runs.RESULTS, results)
+
+
+def _write_results(
+    run: runs.Run, predictions: Sequence[Predictions], class_names: Sequence[str], figures: dict[str, float]
+) -> None:
+    scoring.write_predictions(run.folder / runs.PREDICTIONS, predictions, class_names)
+    runs.write_json(run.folder / runs.RESULTS, figures | scoring.all_figures(predictions, class_names))
+    card.write(run.folder)
+    run.update(status="finished")
 
 
 def _finish(run: runs.Run, args: FineTuningArguments, state: str) -> str:
     """Push if asked; the results and where they are."""
     lines = [summary.table(runs.read_json(run.folder / runs.RESULTS)), f"{run.folder} {state}"]
-    if args.push_to_hub and args.hub_model_id:
+    if args.push_to_hub and args.hub_model_id and processes.is_main():
         card.write(run.folder, repo_id=args.hub_model_id)
         address = hub.push_run(
             run.folder, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision or "main"

@@ -1,25 +1,22 @@
-"""What lies in a local folder or file -> its splits, as they are written there.
+"""Class folders -> their splits and images, as they lie there.
 
-Owns the listing of class folders and the reading of CSV and Parquet files: which file belongs to which split,
-and which files are images. It does not decide what columns and labels mean (`columns`, `labels`).
+Owns the listing of folders: which ones are splits, which are classes, and which files are images. What a table
+beside the images says is read by `tables`.
 """
 
-import csv
-import glob
+import errno
 import logging
 import os
-import re
-from collections import Counter, defaultdict
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
-import pyarrow as pa
 
-from pipeline.data.columns import find_image_column
-from pipeline.data.images import IMAGE_EXTENSIONS, progress_on_terminal_only
+from pipeline.data.images import IMAGE_EXTENSIONS
 from pipeline.data.labels import name_some
-from pipeline.data.splits import split_of
+from pipeline.data.splits import refuse_misspelt, split_of
 from pipeline.errors import PipelineError
 
 logger = logging.getLogger(__name__)
@@ -52,83 +49,49 @@ def read_image_folder(root: Path) -> dict[str, datasets.Dataset]:
     return splits
 
 
-def read_csv_files(source: Path, *, image_column: str | None) -> dict[str, datasets.Dataset]:
-    """Return the rows of CSV files, all as text, with the image column as paths below the file's own folder.
+def list_files(folder: Path, *, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Yield the visible files below a folder in order, through links, but not round a loop of links.
 
-    Raises:
-        PipelineError: If a file is no CSV table, or its image column is not found or holds addresses.
+    Args:
+        folder: Where to begin.
+        above: The device and inode of folders that are not entered again.
     """
-    return {
-        name: datasets.concatenate_datasets([_read_csv(file, image_column=image_column) for file in files])
-        for name, files in find_tables(source, ".csv").items()
-    }
+    identity = _identity(folder)
+    if identity in above:
+        return
+    for entry in visible(folder):
+        if _is_folder(entry):
+            yield from list_files(Path(entry.path), above=above | {identity})
+        elif _is_file(entry):
+            yield Path(entry.path)
 
 
-def read_parquet_files(source: Path) -> dict[str, datasets.Dataset]:
-    """Return the rows of Parquet files, memory-mapped from the cache of `datasets`.
-
-    Raises:
-        PipelineError: If a file cannot be read, or those of one split differ in their columns.
-    """
-    splits = {}
-    for name, files in find_tables(source, ".parquet").items():
-        patterns = [glob.escape(str(file.absolute())) for file in files]
-        try:
-            # Split by split, so that a test split may lack the label column.
-            with progress_on_terminal_only():
-                splits[name] = datasets.load_dataset("parquet", data_files=patterns, split="train")
-        except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise PipelineError(f"{source}: {name} cannot be read as Parquet: {reason}") from error
-    return splits
+def visible(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what lies in a folder and is not hidden, by name."""
+    with os.scandir(folder) as entries:  # unlike iterdir, it knows folders from files without asking for each
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
-def find_tables(source: Path, extension: str) -> dict[str, list[Path]]:
-    """Return the files of a kind by split: of the folder, else of its ``data`` folder, or one file.
-
-    A split is told by its folder, or by the file name: ``train-00000-of-00002.parquet``, ``test.csv``.
-    """
-    if source.is_file():
-        return {_split_in(source) or "train": [source]} if source.suffix.lower() == extension else {}
-    for folder in (source, source / "data"):
-        if not folder.is_dir():
-            continue
-        tables: dict[str | None, list[Path]] = defaultdict(list)
-        for file in _files_with(folder, extension):
-            tables[_split_in(file)].append(file)
-        for split_folder in _visible_folders(folder):
-            if split_of(split_folder.name) and (files := _files_with(split_folder, extension)):
-                tables[split_folder.name] += files
-        if tables:
-            return _named_tables(tables)
-    return {}
-
-
-def _named_tables(tables: dict[str | None, list[Path]]) -> dict[str, list[Path]]:
-    nameless = tables.get(None, [])
-    named = {name: files for name, files in tables.items() if name is not None}
-    if nameless and named:
-        names = name_some([file.name for file in nameless])
-        logger.warning("files left out, their names tell no split: %s", names)
-    return named or {"train": nameless}
+def visible_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder that are not hidden, by name."""
+    return [Path(entry.path) for entry in visible(folder) if _is_folder(entry)]
 
 
 def _find_split_folders(root: Path) -> dict[str, Path]:
     """Return the split folders by name, or the root as the one split.
 
-    ``train`` may also be a class, beside ``car`` and ``bus``: so where other folders stand beside it, it is
-    a split only if it has class folders below it.
+    ``train`` may also be a class, beside ``car`` and ``bus``: so where other folders stand beside them, they are
+    splits only if one has class folders below it.
     """
-    folders = _visible_folders(root)
+    folders = visible_folders(root)
     named = {folder.name: folder for folder in folders if split_of(folder.name)}
-    if not named:
-        return {"train": root}
-    others = [folder.name for folder in folders if folder.name not in named]
-    has_train = any(split_of(name) == "train" and _visible_folders(folder) for name, folder in named.items())
-    if others and not has_train:
+    others = [folder for folder in folders if folder.name not in named]
+    refuse_misspelt([folder.name for folder in others if visible_folders(folder)], taken=list(named), where=root)
+    if not named or (others and not any(visible_folders(folder) for folder in named.values())):
         return {"train": root}
     if others:
-        logger.warning("%s: folders left out beside the splits: %s", root, name_some(others))
+        names = name_some([folder.name for folder in others])
+        logger.warning("%s: folders left out beside the splits: %s", root, names)
     return named
 
 
@@ -155,61 +118,31 @@ def _list_split(folder: Path) -> datasets.Dataset:
 
 def _class_folders(folder: Path) -> Iterator[tuple[str | None, list[Path]]]:
     """Yield each class with its files, then, without a class, the files that lie directly in the folder."""
-    for class_folder in _visible_folders(folder):
-        yield class_folder.name, list(_files_below(class_folder, above=frozenset()))
-    yield None, [Path(entry.path) for entry in _visible(folder) if _is_file(entry)]
+    # A link to any of these would bring other classes, or the test images, into this one.
+    above = frozenset(_identity(place) for place in (folder, *folder.resolve().parents))
+    for class_folder in visible_folders(folder):
+        # macOS writes umlauts as two characters, others as one: the same class either way.
+        yield unicodedata.normalize("NFC", class_folder.name), list(list_files(class_folder, above=above))
+    yield None, [Path(entry.path) for entry in visible(folder) if _is_file(entry)]
 
 
-def _files_below(folder: Path, *, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """Yield the visible files below a folder in order, through links, but not round a loop of links."""
+def _identity(folder: Path) -> tuple[int, int]:
     status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return
-    for entry in _visible(folder):
-        if entry.is_dir():
-            yield from _files_below(Path(entry.path), above=above | {identity})
-        elif _is_file(entry):
-            yield Path(entry.path)
+    return status.st_dev, status.st_ino
 
 
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:  # unlike iterdir, it knows folders from files without asking for each
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
+    if not entry.is_symlink():
+        return entry.is_file()
     # A link to nothing is kept, so that it is found and named as a bad image; a pipe would hang the reader.
-    return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
-
-
-def _visible_folders(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _visible(folder) if entry.is_dir()]
-
-
-def _files_with(folder: Path, extension: str) -> list[Path]:
-    files = [Path(entry.path) for entry in _visible(folder) if entry.is_file()]
-    return [file for file in files if file.suffix.lower() == extension]
-
-
-def _split_in(file: Path) -> str | None:
-    return next((word for word in re.split(r"[-_. ]", file.stem) if split_of(word)), None)
-
-
-def _read_csv(file: Path, *, image_column: str | None) -> datasets.Dataset:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            header, *rows = csv.reader(stream, skipinitialspace=True)
-        columns = dict(zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True))
-    except (ValueError, csv.Error) as error:  # no header, rows of different lengths, not UTF-8
-        raise PipelineError(f"{file}: not a CSV table in UTF-8: {error}.") from error
-    text = datasets.Features({name: datasets.Value("string") for name in columns})
-    try:
-        image = find_image_column(text, named=image_column)
-    except PipelineError as error:
-        raise PipelineError(f"{file}: {error}\nA folder with CSV files is read from them.") from error
-    if addresses := [path for path in columns[image] if "://" in path]:
-        raise PipelineError(f"{file}: {len(addresses)} images are addresses, not files: {addresses[0]}")
-    columns[image] = tuple(str(file.parent / path) if path else None for path in columns[image])
-    features = datasets.Features({**text, image: datasets.Image(decode=False)})
-    return datasets.Dataset.from_dict({name: list(cells) for name, cells in columns.items()}, features=features)
+    path = Path(entry.path)
+    return path.is_file() or not path.exists()

@@ -1,6 +1,6 @@
 """Bytes -> upright RGB, and the one policy for images that cannot be read.
 
-Owns what counts as an image file, how every pixel format becomes RGB, and what a broken image does.
+Owns what counts as an image file, and what a broken image does. How a pixel format becomes RGB is in `pixels`.
 It does not find images (`folders`), know columns (`columns`), or resize anything (`transforms`).
 """
 
@@ -8,21 +8,19 @@ import contextlib
 import functools
 import io
 import logging
-import struct
 import sys
-import zlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
-import numpy as np
 import PIL
 import PIL.Image
-import PIL.ImageOps
 from datasets.utils.tqdm import are_progress_bars_disabled
 
-from pipeline import runs
+from pipeline import processes, runs
+from pipeline.data.pixels import UNREADABLE, to_rgb
 from pipeline.errors import BadImageError, PipelineError
 
 logger = logging.getLogger(__name__)
@@ -42,40 +40,9 @@ IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
 }
 IMAGE_EXTENSIONS = frozenset(extension for extensions in IMAGE_FORMATS.values() for extension in extensions)
 
-# What Pillow's decoders raise on damaged bytes: these share no base class below Exception.
-_UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    LookupError,
-    TypeError,
-    OverflowError,
-    RuntimeError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    PIL.Image.DecompressionBombError,
-)
 _SERIAL_BELOW = 2000  # images; under it, starting processes costs more than they save
+_NARROWEST = 5000  # times as long as wide; scaled to 256 pixels of width, such an image takes 3 GB for a second
 _NAMED = 5  # bad images that a message names before it only counts
-
-
-def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Return the image upright and in RGB: alpha on white, 16-bit and float grey scaled, never clipped.
-
-    RGB, grey and CMYK images come out exactly as `transformers.pipeline` sees them.
-
-    Raises:
-        ValueError: If grey goes beyond 16 bits, or float grey beyond 0..255, so that its scale is unknown.
-    """
-    upright = PIL.ImageOps.exif_transpose(image)
-    if upright.mode == "I" or upright.mode.startswith("I;16"):
-        upright = _scale_integers(upright)
-    elif upright.mode == "F":
-        upright = _scale_floats(upright)
-    elif upright.mode in ("RGBA", "LA", "PA") or (upright.mode == "P" and "transparency" in upright.info):
-        upright = _composite_on_white(upright)
-    return upright.convert("RGB")
 
 
 def open_image(value: dict[str, Any] | str | Path | None, *, name: str) -> PIL.Image.Image:
@@ -90,12 +57,12 @@ def open_image(value: dict[str, Any] | str | Path | None, *, name: str) -> PIL.I
     """
     try:
         return _read(value, quick=False)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadImageError(f"{name}: {_reason(error)}") from error
 
 
 def check_images(split: datasets.Dataset, *, policy: Literal["fail", "skip"], split_name: str) -> datasets.Dataset:
-    """Read every image once and return the split without those that cannot be read.
+    """Read every image once and return the split without those that cannot be read. Processes share the work.
 
     Args:
         split: Rows with `image` (`datasets.Image(decode=False)`) and `index`.
@@ -105,7 +72,11 @@ def check_images(split: datasets.Dataset, *, policy: Literal["fail", "skip"], sp
     Raises:
         PipelineError: If an image is bad under `fail`, or none is left under `skip`.
     """
-    problems = _find_problems(split.select_columns(["image", "index"]))
+    share = processes.mine(range(len(split)))
+    problems = processes.join(
+        _find_problems(split.select_columns(["image", "index"]).select(share)),
+        same={"the number of images": f"{split_name} {len(split)}"},
+    )
     bad = {row: problem for row, problem in enumerate(problems) if problem is not None}
     if not bad:
         return split
@@ -136,12 +107,20 @@ def progress_on_terminal_only() -> Iterator[None]:
 
 def _read(value: dict[str, Any] | str | Path | None, *, quick: bool) -> PIL.Image.Image:
     data = _read_bytes(value)
+    # An image is either read or refused. Pillow's warnings, of its size or of damaged metadata, are no third way.
+    with warnings.catch_warnings(action="ignore"):
+        return _decode(data, quick=quick)
+
+
+def _decode(data: bytes, *, quick: bool) -> PIL.Image.Image:
     image = PIL.Image.open(io.BytesIO(data), formats=_readable_formats())
     if image.format == "PNG":
         # Pillow decodes a PNG with a wrong checksum into wrong pixels without a word. Only verify() sees it,
         # and it leaves the image unusable.
         image.verify()
         image = PIL.Image.open(io.BytesIO(data), formats=("PNG",))
+    if max(image.size) > _NARROWEST * min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels are too narrow to be resized")
     if quick:
         # An eighth of the size is several times faster (JPEG only), and still reads the stream to its end.
         image.draft(image.mode, (1, 1))
@@ -176,30 +155,9 @@ def _reason(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _composite_on_white(image: PIL.Image.Image) -> PIL.Image.Image:
-    # convert("RGB") alone would show whatever colour hides below the transparent pixels.
-    coloured = image.convert("RGBA")
-    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), coloured)
-
-
-def _scale_integers(image: PIL.Image.Image) -> PIL.Image.Image:
-    pixels = np.asarray(image)
-    if pixels.min() < 0 or pixels.max() > 0xFFFF:
-        raise ValueError(f"grey from {pixels.min()} to {pixels.max()} has no known scale; save it in 8 bits")
-    return PIL.Image.fromarray((pixels >> 8).astype(np.uint8))
-
-
-def _scale_floats(image: PIL.Image.Image) -> PIL.Image.Image:
-    pixels = np.asarray(image)
-    low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= 0xFF):  # written so that NaN is refused as well
-        raise ValueError(f"float grey from {low:g} to {high:g} has no known scale; save it in 8 bits")
-    return PIL.Image.fromarray(np.rint(pixels * (0xFF if high <= 1 else 1)).astype(np.uint8))
-
-
 def _find_problems(rows: datasets.Dataset) -> list[str | None]:
     """Return, for each row, what is wrong with its image."""
-    num_processes = min(runs.usable_cores(), len(rows) // (_SERIAL_BELOW // 2))
+    num_processes = min(runs.usable_cores() // processes.processes_here(), len(rows) // (_SERIAL_BELOW // 2))
     if num_processes < 2:
         return [problem for batch in rows.iter(32) for problem in _problems_of(batch)["problem"]]
     with progress_on_terminal_only():
@@ -222,7 +180,7 @@ def _problems_of(batch: dict[str, list[Any]]) -> dict[str, list[str | None]]:
 def _problem_of(value: dict[str, Any] | None, index: int) -> str | None:
     try:
         _read(value, quick=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return f"{_row_name(value, index)}: {_reason(error)}"
     return None
 

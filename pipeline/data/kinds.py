@@ -10,8 +10,10 @@ from pathlib import Path
 import datasets
 
 from pipeline.config import DataArguments
-from pipeline.data.folders import find_tables, read_csv_files, read_image_folder, read_parquet_files
+from pipeline.data.folders import read_image_folder
+from pipeline.data.oxford import load_oxford_flowers
 from pipeline.data.synthetic import PRETRAINING, load_synthetic
+from pipeline.data.tables import find_tables, read_parquet_files, read_text_files
 from pipeline.errors import PipelineError, did_you_mean
 from pipeline.hub import is_hub_id, load_hub_dataset
 
@@ -42,13 +44,23 @@ SOURCES: dict[str, Source] = {
         read=lambda _name, _args: load_synthetic(**PRETRAINING),
         drawn_here=True,
     ),
+    "oxford-flowers-102": Source(
+        fits=lambda name: name == "oxford-flowers-102",
+        read=lambda _name, _args: load_oxford_flowers(),
+        follows_paths=True,
+    ),
     "Parquet": Source(
         fits=lambda name: bool(find_tables(_path(name), ".parquet")),
         read=lambda name, _args: read_parquet_files(_path(name)),
     ),
     "CSV": Source(
         fits=lambda name: bool(find_tables(_path(name), ".csv")),
-        read=lambda name, args: read_csv_files(_path(name), image_column=args.image_column_name),
+        read=lambda name, args: read_text_files(_path(name), ".csv", image_column=args.image_column_name),
+        follows_paths=True,
+    ),
+    "JSON lines": Source(
+        fits=lambda name: bool(find_tables(_path(name), ".jsonl")),
+        read=lambda name, args: read_text_files(_path(name), ".jsonl", image_column=args.image_column_name),
         follows_paths=True,
     ),
     "class folders": Source(
@@ -69,9 +81,12 @@ def find_kind(name: str) -> str:
     Raises:
         PipelineError: If there is no such thing.
     """
-    for kind, source in SOURCES.items():
-        if source.fits(name):
-            return kind
+    try:
+        for kind, source in SOURCES.items():
+            if source.fits(name):
+                return kind
+    except OSError as error:  # a folder that we may not enter
+        raise PipelineError(f"{error.filename}: {error.strerror}.") from error
     if _path(name).exists():
-        raise PipelineError(f"{name}: neither a folder nor a .parquet or .csv file.")
+        raise PipelineError(f"{name}: neither a folder nor a .parquet, .csv or .jsonl file.")
     raise PipelineError(f"{name}: no such folder{did_you_mean(name, SOURCES)}, and a Hub id is OWNER/NAME.")

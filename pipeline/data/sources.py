@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 import pyarrow.compute
 
+from pipeline import processes
 from pipeline.config import DataArguments
 from pipeline.data.columns import find_columns, require_bytes, take_images
 from pipeline.data.images import check_images
@@ -126,7 +127,7 @@ def _read(args: DataArguments) -> tuple[Source, dict[str, _Raw]]:
     name = _require_usable(args)
     kind = find_kind(name)
     source = SOURCES[kind]
-    found = name_splits(source.read(name, args))
+    found = name_splits(processes.main_first(lambda: source.read(name, args)))
     features = next(iter(found.values())).features
     columns = find_columns(features, image=args.image_column_name, label=args.label_column_name)
     logger.info("%s is read as %s: images in %r, labels in %r", name, kind, columns.image, columns.label)

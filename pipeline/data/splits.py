@@ -4,14 +4,17 @@ Owns the aliases of split names and every random choice of rows. It knows neithe
 all is decided from integer labels and a seed, whatever the numbering of the classes.
 """
 
+import difflib
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,41 @@ SPLIT_ALIASES: dict[str, tuple[str, ...]] = {
 def split_of(name: str) -> str | None:
     """Return which of the program's splits a name means, if any."""
     return next((split for split, aliases in SPLIT_ALIASES.items() if name.lower() in aliases), None)
+
+
+def split_within(name: str) -> str | None:
+    """Return the word of a name that means a split: ``train`` of ``train-00000-of-00002``."""
+    return next((word for word in _words(name) if split_of(word)), None)
+
+
+def refuse_misspelt(names: Iterable[str], *, taken: Collection[str], where: Path) -> None:
+    """Refuse ``trian`` or ``test_set`` beside splits: it would be trained on as a class, or left out.
+
+    Args:
+        names: What could be a split and is not called so.
+        taken: The names that are splits. Without any, two suspects are needed: one, as ``terrain``, is a class.
+        where: The folder, for the message.
+
+    Raises:
+        PipelineError: Naming each, and which split it seems to be. What is already there is not looked for.
+    """
+    there = {split_of(name) for name in taken}
+    suspects = {name: meant for name in names if (meant := _split_nearly(name)) and meant not in there}
+    if taken or len(suspects) > 1:
+        refuse(f"{where}: {name!r} looks like {meant}; call it so." for name, meant in suspects.items())
+
+
+def _split_nearly(name: str) -> str | None:
+    aliases = [alias for names in SPLIT_ALIASES.values() for alias in names]
+    for word in _words(name.lower()):
+        swapped = [alias for alias in aliases if sorted(alias) == sorted(word)]
+        if near := swapped or difflib.get_close_matches(word, aliases, n=1, cutoff=0.8):
+            return split_of(near[0])
+    return None
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[-_. ]", name)
 
 
 def name_splits(found: Mapping[str, T]) -> dict[str, T]:

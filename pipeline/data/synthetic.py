@@ -17,7 +17,7 @@ from pipeline.data.flowers.scene import draw
 from pipeline.data.images import progress_on_terminal_only
 from pipeline.errors import refuse
 
-# `synthetic-flowers-pretrain`: what the shipped base saw; no species, and no genus, of `synthetic-flowers` is among them.
+# `synthetic-flowers-pretrain`, which the shipped base saw: no species, and no genus, of `synthetic-flowers` is in it.
 PRETRAINING = {"num_species": 1530, "first_species": 999, "train": 30, "validation": 2, "test": 2}
 
 VERSION = 1  # raise it with any change to the pixels or the names: caches are keyed on it

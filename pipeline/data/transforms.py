@@ -4,16 +4,17 @@ All are top-level picklable objects: workers are started by spawn on some system
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import PIL.Image
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
+from pipeline.data.augmentation import BASIC, Augmentation
 from pipeline.data.images import open_image
 
 Batch = dict[str, list[Any]]
@@ -56,8 +57,8 @@ class EvalTransform:
         return {"pixel_values": list(pixels.float()), "labels": batch["label"]}
 
 
-class TrainTransform:
-    """Random resized crop and horizontal flip; every image's draw is a function of (seed, epoch, index).
+class TrainTransform(EvalTransform):
+    """An augmentation whose draw is, for every image, a function of (seed, epoch, index).
 
     The same pixels whatever the workers, the processes and the resumes: the global generator is forked and seeded
     for each image. The epoch lies in shared memory, because persistent workers keep their copy of this object.
@@ -65,18 +66,18 @@ class TrainTransform:
     Size, resampling, scale, mean and standard deviation are the processor's.
     """
 
-    def __init__(self, processor: ImageProcessor, *, seed: int) -> None:
+    def __init__(self, processor: ImageProcessor, augmentation: Augmentation = BASIC, *, seed: int) -> None:
+        super().__init__(processor)
         self.seed = seed
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.augment = v2.Compose(
-            [
-                v2.RandomResizedCrop(input_size(processor), interpolation=int(processor.resample), antialias=True),
-                v2.RandomHorizontalFlip(),
-            ]
-        )
         self.factor = processor.rescale_factor if processor.do_rescale else 1.0
         self.mean = list(processor.image_mean) if processor.do_normalize else [0.0] * 3
         self.std = list(processor.image_std) if processor.do_normalize else [1.0] * 3
+        self.augment = augmentation.compose(
+            input_size(processor),
+            interpolation=int(processor.resample),
+            fill=[round(mean / self.factor) for mean in self.mean],  # 0 to the network, as a border that says nothing
+        )
 
     def __call__(self, batch: Batch) -> Batch:
         """Transform columns `image`, `label`, `index` into `pixel_values` (3, height, width) fp32, and `labels`.
@@ -84,14 +85,17 @@ class TrainTransform:
         Raises:
             BadImageError: If an image cannot be read.
         """
+        if self.augment is None:
+            return super().__call__(batch)
         rows = zip(batch["image"], batch["index"], strict=True)
-        return {"pixel_values": [self._one(row, index) for row, index in rows], "labels": batch["label"]}
+        return {"pixel_values": [self._one(row, index, self.augment) for row, index in rows], "labels": batch["label"]}
 
-    def _one(self, row: dict[str, Any], index: int) -> Tensor:
+    def _one(self, row: dict[str, Any], index: int, augment: Callable[[Tensor], Tensor]) -> Tensor:
         image = functional.pil_to_tensor(_open(row, index))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(draw_seed(self.seed, int(self.epoch), index))
-            image = self.augment(image)
+            # Not torch.manual_seed, which would seed the generators of the GPUs too, and nothing restores those.
+            torch.default_generator.manual_seed(draw_seed(self.seed, int(self.epoch), index))
+            image = augment(image)
         normal: Tensor = functional.normalize(image.float() * self.factor, self.mean, self.std)
         return normal
 
@@ -111,10 +115,13 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def input_size(processor: ImageProcessor) -> tuple[int, int]:
-    """Height and width in pixels of what the network gets: the crop where the processor crops, else the resize."""
-    size = dict(processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size)
-    edge = size.get("shortest_edge")
-    return (edge, edge) if edge else (size["height"], size["width"])
+    """Height and width in pixels of what the network gets: of what the processor really makes.
+
+    Its attributes do not tell: each family has its own rule of resize, crop and their ratio.
+    """
+    pixels = processor(images=[PIL.Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
+    height, width = pixels.shape[-2:]
+    return height, width
 
 
 def _open(row: dict[str, Any], index: int) -> Image:

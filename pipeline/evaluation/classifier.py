@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
-from safetensors import SafetensorError
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from pipeline import hub
 from pipeline.data.transforms import ImageProcessor
 from pipeline.errors import PipelineError
-from pipeline.models.backbone import load_processor
+from pipeline.models.backbone import head_names
+from pipeline.models.checkpoint import read_config, read_model
+from pipeline.models.processor import is_alike, load_processor
 
 
 @dataclass(frozen=True)
@@ -32,26 +33,22 @@ class Classifier:
             PipelineError: If there is no such model, or it is no complete image classifier.
         """
         folder = hub.find_model(name, revision=revision)
-        processor = load_processor(folder)
-        try:
-            loaded: Any = AutoModelForImageClassification.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # they are refused below, in one line
-                output_loading_info=True,
-                use_safetensors=True,
-            )
-        except (OSError, ValueError, SafetensorError) as error:
+        config = read_config(folder, name=name)
+        processor = load_processor(folder, name=name)
+        if not is_alike(processor, name=name):
+            raise PipelineError(f"the image processor of {name} makes images of several sizes, and a batch has one")
+        model, absent = read_model(folder, config, name=name)
+        if lost := sorted(absent - head_names(model)):
             raise PipelineError(
-                f"{name} is no trained image classifier: {' '.join(str(error).split())[:200]}"
-            ) from error
-        model, info = loaded
-        if info["missing_keys"] or info["mismatched_keys"]:
+                f"{name} lacks {len(lost)} weights of its backbone, first {lost[0]}: get its files again"
+            )
+        if absent:
             raise PipelineError(
                 f"{name} has no trained head: fine-tune it first, with `train --model_name_or_path {name}`"
             )
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-        return cls(model.to(device).eval(), processor)
+        network: Any = model  # whose `to` has lost its type in a decorator
+        return cls(network.to(device).eval(), processor)
 
     @property
     def class_names(self) -> list[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pipeline import runs
+from pipeline import processes, runs
 from pipeline.data.transforms import EvalTransform, collate
 from pipeline.evaluation import metrics
 from pipeline.evaluation.classifier import Classifier
@@ -45,14 +45,19 @@ def score(
 ) -> Predictions:
     """Run the classifier over a split with columns `image`, `label` and `index`, in its order.
 
+    Several processes deal out the batches that one would make, so that each is computed from the same images.
+
     Raises:
         BadImageError: If an image cannot be read.
     """
     rows = split.with_transform(EvalTransform(classifier.processor))
-    loader = DataLoader(rows, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
-    batches = tqdm(loader, desc=f"score {name}", unit="batch", disable=not progress, leave=False)
-    logits = [classifier.logits(batch["pixel_values"]) for batch in batches]
-    return Predictions(name, row_ids(split), np.asarray(split["label"], dtype=np.int64), np.concatenate(logits))
+    batches = [list(range(start, min(start + batch_size, len(rows)))) for start in range(0, len(rows), batch_size)]
+    loader = DataLoader(rows, batch_sampler=processes.mine(batches), num_workers=num_workers, collate_fn=collate)
+    bar = tqdm(loader, desc=f"score {name}", unit="batch", disable=not progress, leave=False)
+    with processes.agreement():
+        share = [classifier.logits(batch["pixel_values"]) for batch in bar]
+    logits = np.concatenate(processes.join(share))
+    return Predictions(name, row_ids(split), np.asarray(split["label"], dtype=np.int64), logits)
 
 
 def row_ids(split: datasets.Dataset) -> list[str]:

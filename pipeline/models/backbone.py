@@ -1,33 +1,29 @@
 """A checkpoint made ready for other classes: new head, label maps, resolution, and its image processor.
 
-Files are found by `pipeline.hub`; how images become tensors belongs to `pipeline.data.transforms`.
+Files are found by `pipeline.hub` and read by `checkpoint`; sizes belong to `resolution` and `processor`.
 """
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 
-from pipeline import hub, runs
+from pipeline import hub
 from pipeline.config import ModelArguments
 from pipeline.data.transforms import ImageProcessor
 from pipeline.errors import PipelineError
+from pipeline.models import resolution
+from pipeline.models.checkpoint import is_timm, load_strictly, read_config, read_model, save_artefact
+from pipeline.models.processor import check_training_pixels, load_processor, make_alike, set_input_size
+
+__all__ = ["build_model", "head_names", "load_processor", "load_strictly", "save_artefact"]
 
 logger = logging.getLogger(__name__)
-
-POSITION_TABLE = "embeddings.position_embeddings"
 
 
 def build_model(
@@ -46,212 +42,98 @@ def build_model(
     Raises:
         PipelineError: If the checkpoint is missing, is not for images, does not fit, or cannot take `--image_size`.
     """
-    folder = hub.find_model(args.model_name_or_path, revision=args.model_revision)
-    processor, config = load_processor(folder), _read(AutoConfig, folder)
+    name = args.model_name_or_path
+    folder = hub.find_model(name, revision=args.model_revision)
+    config = read_config(folder, name=name)
+    processor = load_processor(folder, name=name)
     if args.image_size is not None:
-        check_image_size(config, args.image_size)
+        resolution.check_image_size(config, args.image_size)
         set_input_size(processor, args.image_size)
+    make_alike(processor, name=name)
+    check_training_pixels(processor, name=name)
+
     torch.manual_seed(seed)
     if args.from_scratch:
-        model, head = _from_scratch(config, args.image_size, class_names), "random"
+        model, head = _from_scratch(config, args.image_size, class_names), "random head"
     else:
-        model, head = _from_checkpoint(folder, config, args.model_name_or_path, class_names)
-        if args.image_size is not None and args.image_size != config.image_size:
-            model = resize_positions(model, args.image_size)
+        model, head = _from_checkpoint(folder, config, class_names, name=name)
+        if args.image_size is not None:
+            model = resolution.resize(model, args.image_size)
     if args.zero_head:
-        head = "zero"
-        for weight in _head_of(model).parameters():
-            nn.init.zeros_(weight)
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
+        head = "zero head"
+        for weight in head_names(model):
+            nn.init.zeros_(model.get_parameter(weight))
+    resolution.check_input(model, processor, name=name)
     logger.info(
-        "%s: %s%s, %.1f M parameters, %s head for %d classes",
+        "%s: %s%s, %.1f M parameters, %s for %d classes",
         type(model).__name__,
-        args.model_name_or_path,
+        name,
         " from scratch" if args.from_scratch else "",
-        millions,
+        sum(p.numel() for p in model.parameters()) / 1e6,
         head,
         len(class_names),
     )
     return processor, model
 
 
-def load_processor(folder: Path) -> ImageProcessor:
-    """The image processor that the checkpoint was trained with, torchvision backend (which is not stored, so pinned).
+def head_names(model: PreTrainedModel) -> set[str]:
+    """Names of the weights of the head: those whose shape depends on the number of classes.
 
-    Raises:
-        PipelineError: If the checkpoint has none: its statistics are not guessed.
-    """
-    try:
-        processor: ImageProcessor = AutoImageProcessor.from_pretrained(folder, backend="torchvision")
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"{folder.name} has no image processor: add a preprocessor_config.json to it") from error
-    return processor
-
-
-def load_strictly(model: PreTrainedModel, folder: Path) -> None:
-    """Load every weight of a checkpoint of ours into the model, or fail.
-
-    The stock Trainer loads by file names with `strict=False`; a ViT's file and memory names differ, so most of
-    its encoder silently stays as it was (huggingface/transformers#43701). `from_pretrained` converts the names.
-
-    Raises:
-        PipelineError: If any weight is missing, left over, or of another shape.
-    """
-    loaded: Any = type(model).from_pretrained(
-        folder,
-        dtype=next(model.parameters()).dtype,
-        ignore_mismatched_sizes=True,  # else the other shape would be named nowhere but in a log
-        output_loading_info=True,
-        use_safetensors=True,
-    )
-    saved, info = loaded
-    problems = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys}
-    if problems:
-        raise PipelineError(f"{folder} does not fit the model: {problems}")
-    model.load_state_dict(saved.state_dict(), strict=True)
-
-
-def save_artefact(model: PreTrainedModel, processor: ImageProcessor, folder: Path) -> None:
-    """Write config, weights and image processor where `pipeline("image-classification", model=folder)` finds them.
-
-    Into a temporary folder first, then renamed file by file, the config last: without it nothing loads.
-
-    Raises:
-        PipelineError: If the folder cannot be written or is full.
-    """
-    draft = folder / ".artefact"
-    try:
-        model.save_pretrained(draft)
-        processor.save_pretrained(draft)
-        (draft / "model.safetensors").chmod(0o644)  # safetensors writes 0600, which a server could not read
-        for name in reversed(runs.ARTEFACT):
-            (draft / name).replace(folder / name)
-        draft.rmdir()
-    except (OSError, SafetensorError) as error:  # the latter where the disk is full
-        reason = getattr(error, "strerror", None) or error
-        raise PipelineError(f"cannot write the model into {folder}: {reason}") from error
-
-
-def check_image_size(config: PreTrainedConfig, image_size: int) -> None:
-    """Refuse a resolution that the network cannot take.
-
-    Raises:
-        PipelineError: If the size is not a positive multiple of the patch size.
-    """
-    patch = getattr(config, "patch_size", None)
-    if patch is None or not isinstance(patch, int):
-        raise PipelineError(f"--image_size cannot be changed for a {config.model_type}: leave it out")
-    if image_size < patch or image_size % patch:
-        near = sorted({max(1, image_size // patch) * patch, max(1, -(-image_size // patch)) * patch})
-        raise PipelineError(
-            f"--image_size {image_size} is no multiple of the patch size {patch}: try {' or '.join(map(str, near))}"
-        )
-
-
-def resize_positions(model: PreTrainedModel, image_size: int) -> PreTrainedModel:
-    """A copy of the model for another resolution, its position table interpolated (bicubic), all else equal.
-
-    As in the ViT paper, section 3.2; `from_pretrained(image_size=...)` would draw the table at random.
-
-    Args:
-        model: With a learnt table of shape (1, prefix + height x width, hidden), a square grid.
-        image_size: New side in pixels.
-
-    Raises:
-        PipelineError: If the model has no such table.
+    So it is found wherever a family keeps it: beside the backbone, in a sequence, or inside, as timm does.
     """
     config = copy.deepcopy(model.config)
-    config.image_size = image_size
-    resized: PreTrainedModel = type(model)(config)
-    weights = model.state_dict()
-    tables = [name for name in weights if name.endswith(POSITION_TABLE)]
-    if len(tables) != 1:
-        raise PipelineError(f"--image_size cannot be changed for a {config.model_type}: it has no position table")
-    old = weights[tables[0]]
-    side = resized.config.image_size // config.patch_size
-    old_side = model.config.image_size // config.patch_size
-    prefix, grid = old[:, : -(old_side**2)], old[:, -(old_side**2) :]
-    grid = grid.reshape(1, old_side, old_side, -1).permute(0, 3, 1, 2)
-    grid = nn.functional.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
-    weights[tables[0]] = torch.cat([prefix, grid.flatten(2).transpose(1, 2)], dim=1)
-    resized.load_state_dict(weights, strict=True)
-    logger.info("position table interpolated: %dx%d -> %dx%d", old_side, old_side, side, side)
-    return resized
+    config.num_labels = (config.num_labels or 0) + 1
+    with torch.device("meta"):  # shapes and no memory
+        other = type(model)(config).state_dict()
+    return {name for name, weight in model.state_dict().items() if weight.shape != other[name].shape}
 
 
-def set_input_size(processor: ImageProcessor, image_size: int) -> None:
-    """Make the processor produce squares of `image_size`; where it crops, the resize keeps its ratio to the crop."""
-    old, size = processor.size, {"height": image_size, "width": image_size}
-    if getattr(processor, "do_center_crop", False):
-        ratio = image_size / processor.crop_size["height"]
-        old = {side: round(pixels * ratio) for side, pixels in dict(old).items()}
-        processor.crop_size, processor.size = size, old
-    else:
-        processor.size = {"shortest_edge": image_size} if "shortest_edge" in old else size
-
-
-def _labels(class_names: Sequence[str]) -> dict[str, Any]:
-    """What a config says of the classes."""
-    return {
-        "num_labels": len(class_names),
-        "id2label": dict(enumerate(class_names)),
-        "label2id": {name: i for i, name in enumerate(class_names)},
-        "problem_type": "single_label_classification",  # else the first batch of another type decides, and is saved
-    }
+def _set_labels(config: PreTrainedConfig, class_names: Sequence[str]) -> None:
+    """Put the classes into a config, and the loss that goes with them."""
+    config.num_labels = len(class_names)
+    config.id2label = dict(enumerate(class_names))
+    config.label2id = {name: i for i, name in enumerate(class_names)}
+    config.problem_type = "single_label_classification"  # else the first batch of another type decides, and is saved
+    if is_timm(config):
+        config.label_names = list(class_names)  # what such a config is saved with: else the old names would stay
+    # DeiT's and LeViT's classes with a head for a teacher's labels have no loss; the plain one takes their backbone.
+    config.architectures = [a for a in config.architectures or [] if not a.endswith("WithTeacher")]
 
 
 def _from_scratch(config: PreTrainedConfig, image_size: int | None, class_names: Sequence[str]) -> PreTrainedModel:
     """The architecture with random weights."""
-    config.update(_labels(class_names) | ({"image_size": image_size} if image_size else {}))
+    _set_labels(config, class_names)
+    if image_size is not None and hasattr(resolution.vision_config(config), "image_size"):
+        resolution.vision_config(config).image_size = image_size
     model: PreTrainedModel = AutoModelForImageClassification.from_config(config, dtype=torch.float32)
     return model
 
 
 def _from_checkpoint(
-    folder: Path, config: PreTrainedConfig, name: str, class_names: Sequence[str]
+    folder: Path, config: PreTrainedConfig, class_names: Sequence[str], *, name: str
 ) -> tuple[PreTrainedModel, str]:
     """The model with its checkpoint's backbone, and whose its head is."""
-    model, info = _read(
-        AutoModelForImageClassification,
-        folder,
-        **_labels(class_names),
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        use_safetensors=True,
-    )
-    absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    if backbone := sorted(key for key in absent if key.startswith(f"{model.base_model_prefix}.")):
-        raise PipelineError(
-            f"{name} does not fit a {type(model).__name__}: it lacks {len(backbone)} weights, first {backbone[0]}"
-        )
     trained_for: dict[Any, str] = config.id2label or {}
+    _set_labels(config, class_names)
+    model, absent = read_model(folder, config, name=name)
+    head = head_names(model)
+    # A pooler that only classification has is a part of the head: BEiT's norm after its pre-training.
+    poolers = {key for key in absent if ".pooler." in key}
+    if lost := sorted(absent - head - poolers):
+        raise PipelineError(
+            f"{name} does not fit a {type(model).__name__}: it lacks {len(lost)} weights, first {lost[0]}"
+        )
     if not absent and [trained_for.get(i) for i in range(len(trained_for))] == list(class_names):
-        return model, "the checkpoint's"
-    if not absent:  # as many classes, but others: the head of the old ones would stay
-        _draw_anew(model, _head_of(model))
-    return model, "new"
+        return model, "the checkpoint's head"
+    if not absent & head:  # as many classes, but others: the head of the old ones would stay
+        _draw_anew(model, head)
+    return model, "new head and pooler" if poolers else "new head"
 
 
-def _head_of(model: PreTrainedModel) -> nn.Module:
-    """Everything outside the backbone."""
-    return nn.ModuleList(m for name, m in model.named_children() if name != model.base_model_prefix)
-
-
-def _draw_anew(model: PreTrainedModel, part: nn.Module) -> None:
-    """Initialise a part of a loaded model as a new model would."""
-    for weight in part.parameters():
-        vars(weight).pop("_is_hf_initialized", None)  # with this mark, `_init_weights` leaves it as it was loaded
-    part.apply(model._init_weights)
-
-
-def _read(auto: Any, folder: Path, **options: Any) -> Any:
-    """`from_pretrained` of an Auto class, with one line for what a user can mend."""
-    try:
-        return auto.from_pretrained(folder, **options)
-    except OSError as error:
-        raise PipelineError(f"{folder.name} has no safetensors weights: add --from_scratch, or name another") from error
-    except SafetensorError as error:
-        raise PipelineError(f"the weights of {folder.name} are damaged ({error}): get them again") from error
-    except (ValueError, KeyError) as error:
-        raise PipelineError(f"{folder.name} is no image classifier: {' '.join(str(error).split())[:200]}") from error
+def _draw_anew(model: PreTrainedModel, names: Collection[str]) -> None:
+    """Initialise weights of a loaded model as a new model would."""
+    for name in names:
+        # With this mark, `_init_weights` leaves a weight as it was loaded.
+        vars(model.get_parameter(name)).pop("_is_hf_initialized", None)
+    for layer in sorted({name.rpartition(".")[0] for name in names}):
+        model.get_submodule(layer).apply(model._init_weights)

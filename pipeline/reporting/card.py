@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pipeline import hub, runs
+from pipeline.data.augmentation import BASIC, Augmentation
 from pipeline.reporting import summary
 
 TEMPLATE = hub.ASSETS / "model_card.md"
@@ -77,10 +78,11 @@ def _body(
         "steps": state["global_step"],
         "best_step": state["best_global_step"],
         "chosen_by": recipe.get("metric_for_best_model", "accuracy"),
-        "machine": record["machine"]["device"],
+        "machine": _machine(record["machine"]),
         "precision": record["machine"]["precision"],
         "minutes": f"{record['timings']['train'] / 60:.1f}",
         "image_size": _input_side(runs.read_json(folder / "preprocessor_config.json")),
+        "augmentation": _augmentation(recipe).describe(),
         "curve": _curve(state["log_history"]),
         "recipe": runs.public_recipe(folder).strip(),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
@@ -139,6 +141,19 @@ def _eval_results(results: Mapping[str, Any], data: Mapping[str, Any], data_id: 
         for prefix in ("eval", "test")
         if f"{prefix}_accuracy" in results
     ]
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    several = f"{machine['processes']} x " if machine["processes"] > 1 else ""
+    return f"{several}{machine['device']}"
+
+
+def _augmentation(recipe: Mapping[str, Any]) -> Augmentation:
+    return Augmentation(
+        recipe.get("augmentation", BASIC.policy),
+        crop_scale=recipe.get("crop_scale", BASIC.crop_scale),
+        hflip=recipe.get("hflip", BASIC.hflip),
+    )
 
 
 def _name(recipe: Mapping[str, Any]) -> str:

@@ -19,7 +19,8 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
-from pipeline import runs
+from pipeline import processes, runs
+from pipeline.data.augmentation import BASIC, Augmentation, Policy
 from pipeline.errors import PipelineError, did_you_mean, refuse
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,19 @@ class FineTuningArguments(TrainingArguments):
     global_batch_size: int | None = field(
         default=None, metadata={"help": "Images a step over all devices; accumulation is derived."}
     )
+    augmentation: Policy = field(
+        default=BASIC.policy,
+        metadata={
+            "help": "none (as in evaluation), basic (random resized crop and flip), or basic with TrivialAugmentWide, "
+            "RandAugment or AutoAugment."
+        },
+    )
+    crop_scale: float = field(
+        default=BASIC.crop_scale, metadata={"help": "Smallest share of an image's area that the random crop takes."}
+    )
+    hflip: float = field(
+        default=BASIC.hflip, metadata={"help": "Probability of a horizontal flip; 0 where left and right matter."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better one."}
     )
@@ -164,8 +178,13 @@ class FineTuningArguments(TrainingArguments):
         defaults = {f.name: _plain(_default(f)) for f in dataclasses.fields(self)}
         if self.global_batch_size:
             del plain["gradient_accumulation_steps"]  # derived, and another where there are more processes
+            plain["per_device_train_batch_size"] = self._most_per_device
         changed = {k for k, v in plain.items() if (v or None) != (defaults[k] or None)}
         return {k: v for k, v in plain.items() if v is not None and k in changed | _ALWAYS_IN_RECIPE}
+
+    def make_augmentation(self) -> Augmentation:
+        """What is drawn for a training image."""
+        return Augmentation(self.augmentation, crop_scale=self.crop_scale, hflip=self.hflip)
 
     def _problems(self) -> list[str]:
         fields = {f.name: f for f in dataclasses.fields(self)}
@@ -185,6 +204,7 @@ class FineTuningArguments(TrainingArguments):
         if self.save_strategy not in (self.eval_strategy, "best"):
             problems.append(f"--save_strategy {self.save_strategy}: it must be {self.eval_strategy} or best")
         problems += _tracker_problems(self.report_to)
+        problems += self.make_augmentation().find_problems()
         if self.push_to_hub and not self.hub_model_id:
             problems.append("--push_to_hub needs a name: add --hub_model_id OWNER/NAME")
         return problems
@@ -218,6 +238,7 @@ class FineTuningArguments(TrainingArguments):
             raise PipelineError(
                 f"--global_batch_size {self.global_batch_size} is no multiple of the {self.world_size} processes"
             )
+        self._most_per_device = self.per_device_train_batch_size
         fits = range(min(self.per_device_train_batch_size, share), 0, -1)
         self.per_device_train_batch_size = next(size for size in fits if share % size == 0)
         self.gradient_accumulation_steps = share // self.per_device_train_batch_size
@@ -239,9 +260,8 @@ def default_workers(*, on_cpu: bool) -> int:
 
     On a CPU they take their time from the network: a quarter of the cores, none where there are fewer than four.
     """
-    cores = runs.usable_cores()
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(4, cores // processes // 4) if on_cpu else max(1, min(8, cores // processes - 1))
+    cores = runs.usable_cores() // processes.processes_here()
+    return min(4, cores // 4) if on_cpu else max(1, min(8, cores - 1))
 
 
 _ALWAYS_IN_RECIPE = frozenset({
@@ -267,6 +287,6 @@ def _default(f: "dataclasses.Field[Any]") -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Enums as their values; what means "nothing" (empty, "none", "no") as None."""
+    """Enums as their values; what means "nothing" (empty, no tracker, "no") as None."""
     value = getattr(value, "value", value)
-    return None if value in ([], {}, "", ["none"], "none", "no") else value
+    return None if value in ([], {}, "", ["none"], "no") else value

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from pipeline.errors import PipelineError
+from pipeline import processes
 
 logger = logging.getLogger(__name__)
 
@@ -48,26 +48,27 @@ class StopWhenDiverged(TrainerCallback):
         """Check what was just measured: evaluation logs before it saves.
 
         Raises:
-            PipelineError: Naming the figure and the step.
+            AgreedError: Naming the figure and the step; what is logged is the same in all processes.
         """
         del control, kwargs
         for name in ("loss", "grad_norm", "eval_loss"):
             value = (logs or {}).get(name)
             if value is not None and not math.isfinite(value):
-                raise PipelineError(
+                raise processes.AgreedError(
                     f"{name} is {value} at step {state.global_step}: training diverged. Lower --learning_rate "
                     f"({args.learning_rate:g}), raise --warmup_steps, or use --precision fp32 in another --output_dir"
                 )
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM in its `with` block: finish the step, save, stop.
+    """On SIGTERM in its `with` block: finish the step, save, stop; all processes at the same step.
 
     `stopped` tells the caller that the run is not at its end.
     """
 
     def __init__(self) -> None:
         self.stopped = False
+        self._asked = False
         self._before: Any = None
 
     def __enter__(self) -> None:
@@ -79,8 +80,8 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop between two steps, where the state is whole."""
         del kwargs
-        if self.stopped and state.global_step < state.max_steps:
-            control.should_save = control.should_training_stop = True
+        if processes.any_of(self._asked) and state.global_step < state.max_steps:
+            self.stopped = control.should_save = control.should_training_stop = True
             if args.save_total_limit == 1:  # with which the Trainer ends by deleting all checkpoints but the best
                 args.save_total_limit = 2
 
@@ -89,19 +90,12 @@ class StopOnSignal(TrainerCallback):
     ) -> None:
         """Where it stops within an epoch, neither score nor save again: the uninterrupted run would not."""
         del args, kwargs
-        if self.stopped and state.global_step < state.max_steps and state.epoch != int(state.epoch or 0):
+        if self.stopped and state.epoch != int(state.epoch or 0):
             control.should_evaluate = control.should_save = False
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Take back what came in the last step: there was nothing left to stop."""
-        del args, control, kwargs
-        self.stopped = self.stopped and state.global_step < state.max_steps
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         del signum, frame
-        self.stopped = True
+        self._asked = True
 
 
 class Progress(TrainerCallback):
@@ -122,7 +116,7 @@ class Progress(TrainerCallback):
             initial=state.global_step,
             desc="train",
             unit="step",
-            disable=args.disable_tqdm,
+            disable=args.disable_tqdm or not processes.is_main(),
         )
         self.start = (state.global_step, time.monotonic())
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import datasets
 import numpy as np
+import torch
 from torch import Tensor
 from transformers import (
     BaseImageProcessor,
@@ -19,8 +20,8 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from pipeline import runs
-from pipeline.data.transforms import EvalTransform, ImageProcessor, TrainTransform, collate
+from pipeline import processes, runs
+from pipeline.data.transforms import EvalTransform, ImageProcessor, TrainTransform, collate, input_size
 from pipeline.errors import PipelineError, Terminated
 from pipeline.evaluation.metrics import Accuracy, compute
 from pipeline.models.backbone import load_strictly
@@ -78,8 +79,9 @@ def fit(
     if trainer.state.best_global_step is None:
         raise PipelineError("no validation score was a number, so there is no best model: lower --learning_rate")
     trainer.state.best_model_checkpoint = f"checkpoint-{trainer.state.best_global_step}"  # no path of this machine
-    with runs.replacing(folder / runs.TRAINER_STATE) as temporary:
-        trainer.state.save_to_json(str(temporary))
+    if processes.is_main():
+        with runs.replacing(folder / runs.TRAINER_STATE) as temporary:
+            trainer.state.save_to_json(str(temporary))
     return {k: v for k, v in figures.items() if k != "total_flos"}  # it is wrong for images
 
 
@@ -92,7 +94,8 @@ def _make_trainer(
     args: FineTuningArguments,
     stop: callbacks.StopOnSignal,
 ) -> StrictTrainer:
-    training = TrainTransform(processor, seed=args.seed)
+    freeze_unreached(model, input_size(processor))
+    training = TrainTransform(processor, args.make_augmentation(), seed=args.seed)
     beside: list[TrainerCallback] = [
         callbacks.TellEpoch(training.epoch),
         callbacks.StopWhenDiverged(),
@@ -117,9 +120,27 @@ def _make_trainer(
     return trainer
 
 
+def freeze_unreached(model: PreTrainedModel, size: tuple[int, int]) -> None:
+    """Take out of the training what the classes do not depend on, such as the mask token of DINOv2.
+
+    Several processes would wait for its gradient without end; searching for it at every step costs time. It is found
+    once, on a copy without weights, for which nothing is computed.
+
+    Args:
+        model: Whose parameters are marked.
+        size: Height and width of its images in pixels.
+    """
+    with torch.device("meta"):
+        shadow: Any = type(model)(copy.deepcopy(model.config))
+        shadow(pixel_values=torch.zeros(2, 3, *size)).logits.sum().backward()
+    for weight, reached in zip(model.parameters(), shadow.parameters(), strict=True):
+        weight.requires_grad_(reached.grad is not None)
+
+
 def _train(trainer: StrictTrainer, folder: Path, stop: callbacks.StopOnSignal) -> dict[str, float]:
     """Train from the start or from the newest complete checkpoint; load the best weights of a complete training."""
     checkpoint = runs.newest_complete_checkpoint(folder)
+    processes.exchange(None, same={"the newest checkpoint in a folder that all machines share": checkpoint})
     if checkpoint is not None and (end := _end_of_training(folder, checkpoint)) is not None:
         trainer.state = TrainerState.load_from_json(str(end))
         logger.info("training was complete at step %d: loading its best weights", trainer.state.global_step)

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification, ViTModel
+from transformers import (
+    AutoModelForImageClassification,
+    BitImageProcessor,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.classifier import Classifier
@@ -98,13 +104,13 @@ def test_a_model_without_processor_is_refused(copy: Path) -> None:
 
 def test_a_model_without_weights_is_refused(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
-    with pytest.raises(PipelineError, match="copy is no trained image classifier"):
+    with pytest.raises(PipelineError, match=r"copy has no weights \(model\.safetensors\)"):
         Classifier.load(str(copy))
 
 
 def test_a_model_with_damaged_weights_is_refused(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(PipelineError, match=r"copy is no trained image classifier: .*header"):
+    with pytest.raises(PipelineError, match=r"the weights of .*copy are damaged .*header"):
         Classifier.load(str(copy))
 
 
@@ -120,11 +126,17 @@ def test_a_model_that_lacks_any_other_weight_is_refused(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
     lost = next(name for name in weights if "layer.1." in name)
     save_file({k: v for k, v in weights.items() if k != lost}, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(PipelineError, match="copy has no trained head"):
+    with pytest.raises(PipelineError, match=r"copy lacks 1 weights of its backbone, first vit\.layers\.1\."):
         Classifier.load(str(copy))
 
 
-def test_a_model_with_weights_of_another_shape_is_refused(copy: Path) -> None:
+def test_a_model_whose_processor_keeps_the_shape_of_an_image_is_refused(copy: Path) -> None:
+    BitImageProcessor(size={"shortest_edge": 16}, do_center_crop=False).save_pretrained(copy)
+    with pytest.raises(PipelineError, match="copy makes images of several sizes"):
+        Classifier.load(str(copy))
+
+
+def test_a_model_with_a_head_of_another_shape_is_refused(copy: Path) -> None:
     ViTForImageClassification(ViTConfig.from_pretrained(copy, num_labels=3)).save_pretrained(copy.parent / "three")
     shutil.copy(copy.parent / "three" / "model.safetensors", copy)
     with pytest.raises(PipelineError, match="copy has no trained head"):

@@ -1,63 +1,45 @@
 """Every weight that should come from the checkpoint does, every other is new; what cannot fit is refused."""
 
 import json
-import resource
 import shutil
-import stat
 from pathlib import Path
-from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     BertConfig,
     BertForSequenceClassification,
-    BitImageProcessor,
-    PreTrainedModel,
-    ResNetConfig,
-    ResNetForImageClassification,
-    Trainer,
-    TrainingArguments,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    SiglipConfig,
+    SiglipModel,
     ViTImageProcessor,
     ViTModel,
 )
 
-from pipeline import runs
 from pipeline.config import ModelArguments
-from pipeline.data.transforms import input_size
 from pipeline.errors import PipelineError
-from pipeline.models.backbone import build_model, load_strictly, save_artefact, set_input_size
-from tests.conftest import draw_image, save_vit
+from pipeline.evaluation.classifier import Classifier
+from pipeline.models.backbone import build_model, head_names, save_artefact
+from tests.conftest import COLOURS, draw_image, save_vit
+from tests.models.building import build, differing, logits
+from tests.models.families import RESIZES, TOWERS, save
 
-COLOURS = ["blue", "green", "red"]
 OWN = [f"LABEL_{number}" for number in range(5)]
 TABLE = "vit.embeddings.position_embeddings"
-
-
-def build(folder: Path, classes: list[str] | None = None, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
-    arguments = ModelArguments(model_name_or_path=str(folder), **changes)
-    return build_model(arguments, class_names=classes or COLOURS, seed=seed)[1]
-
-
-def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> set[str]:
-    """Names of the tensors that are not the same, or not in both."""
-    same = {name for name in one.keys() & other.keys() if torch.equal(one[name], other[name])}
-    return (one.keys() | other.keys()) - same
 
 
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-@torch.inference_mode()
-def logits(model: PreTrainedModel, images: Tensor) -> Tensor:
-    answer: Tensor = model.eval()(pixel_values=images).logits
-    return answer
 
 
 def test_head_and_label_maps_are_those_of_the_classes(tiny_vit: Path) -> None:
@@ -116,7 +98,7 @@ def test_as_many_classes_but_others_forget_the_bias_too(tiny_vit: Path, tmp_path
     assert new["classifier.bias"].tolist() == [0.0] * 5
 
 
-@pytest.mark.parametrize("classes", [COLOURS, OWN], ids=["new head", "the checkpoint's head"])
+@pytest.mark.parametrize("classes", [list(COLOURS), OWN], ids=["new head", "the checkpoint's head"])
 def test_a_zero_head_answers_nothing_yet(tiny_vit: Path, images: Tensor, classes: list[str]) -> None:
     model = build(tiny_vit, classes, zero_head=True)
     assert logits(model, images).abs().max() == 0
@@ -150,100 +132,6 @@ def test_a_checkpoint_in_half_precision_is_loaded_in_single(tiny_vit: Path, tmp_
     assert all(torch.equal(loaded[name], stored[name].float()) for name in loaded)
 
 
-def test_another_resolution_interpolates_the_position_table_and_nothing_else(tiny_vit: Path) -> None:
-    small, large = build(tiny_vit).state_dict(), build(tiny_vit, image_size=32).state_dict()
-    assert differing(small, large) == {TABLE}
-    old, new = small[TABLE], large[TABLE]
-    assert old.shape == (1, 1 + 4 * 4, 32)
-    assert new.shape == (1, 1 + 8 * 8, 32)
-    assert torch.equal(new[:, 0], old[:, 0])  # the class token has no place
-    for channel in range(32):
-        grid = old[0, 1:, channel].reshape(1, 1, 4, 4)
-        expected = torch.nn.functional.interpolate(grid, size=(8, 8), mode="bicubic", align_corners=False)
-        assert torch.allclose(new[0, 1:, channel].reshape(8, 8), expected[0, 0], atol=1e-6)
-
-
-def test_the_resolution_of_the_checkpoint_changes_nothing(tiny_vit: Path) -> None:
-    assert differing(build(tiny_vit).state_dict(), build(tiny_vit, image_size=16).state_dict()) == set()
-
-
-@pytest.mark.parametrize("from_scratch", [False, True])
-def test_another_resolution_is_saved_with_config_and_processor(
-    tiny_vit: Path, tmp_path: Path, from_scratch: bool
-) -> None:
-    arguments = ModelArguments(model_name_or_path=str(tiny_vit), image_size=32, from_scratch=from_scratch)
-    processor, model = build_model(arguments, class_names=COLOURS, seed=0)
-    (tmp_path / "run").mkdir()
-    save_artefact(model, processor, tmp_path / "run")
-    again = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
-    assert again.config.image_size == 32
-    assert dict(AutoImageProcessor.from_pretrained(tmp_path / "run").size) == {"height": 32, "width": 32}
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(logits(again, images), logits(model, images))
-
-
-@pytest.mark.parametrize("crops", [False, True])
-def test_the_processor_of_another_resolution_makes_images_of_it(tiny_vit: Path, tmp_path: Path, crops: bool) -> None:
-    shutil.copytree(tiny_vit, tmp_path / "model")
-    if crops:
-        cropping = BitImageProcessor(size={"shortest_edge": 18}, crop_size={"height": 16, "width": 16})
-        cropping.save_pretrained(tmp_path / "model")
-    arguments = ModelArguments(model_name_or_path=str(tmp_path / "model"), image_size=32)
-    processor, _ = build_model(arguments, class_names=COLOURS, seed=0)
-    image = draw_image((200, 50, 40), 0, size=(60, 40))
-    assert processor(images=[image], return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)
-    assert input_size(processor) == (32, 32)
-
-
-def test_a_processor_that_crops_keeps_the_ratio_of_resize_and_crop() -> None:
-    processor: Any = BitImageProcessor(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224})
-    set_input_size(processor, 448)
-    assert dict(processor.crop_size) == {"height": 448, "width": 448}
-    assert dict(processor.size) == {"shortest_edge": 512}
-    uncropped: Any = BitImageProcessor(size={"shortest_edge": 224}, do_center_crop=False)
-    set_input_size(uncropped, 448)
-    assert dict(uncropped.size) == {"shortest_edge": 448}
-
-
-@pytest.mark.parametrize(("size", "near"), [(30, "28 or 32"), (2, "try 4$"), (17, "16 or 20"), (0, "try 4$")])
-def test_a_resolution_that_the_patch_size_does_not_divide_is_refused_with_those_near_it(
-    tiny_vit: Path, size: int, near: str
-) -> None:
-    with pytest.raises(PipelineError, match=f"--image_size {size} is no multiple of the patch size 4: .*{near}"):
-        build(tiny_vit, image_size=size)
-
-
-def test_a_network_without_patches_keeps_its_resolution(tmp_path: Path) -> None:
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
-    ResNetForImageClassification(config).save_pretrained(tmp_path)
-    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
-    assert build(tmp_path).config.num_labels == 3
-    with pytest.raises(PipelineError, match="--image_size cannot be changed for a resnet: leave it out"):
-        build(tmp_path, image_size=32)
-
-
-def test_a_checkpoint_without_image_processor_is_refused(tiny_vit: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_vit, tmp_path / "bare")
-    (tmp_path / "bare" / "preprocessor_config.json").unlink()
-    with pytest.raises(PipelineError, match=r"bare has no image processor: add a preprocessor_config\.json"):
-        build(tmp_path / "bare")
-
-
-def test_a_checkpoint_without_weights_is_refused(tiny_vit: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_vit, tmp_path / "bare")
-    (tmp_path / "bare" / "model.safetensors").unlink()
-    with pytest.raises(PipelineError, match="bare has no safetensors weights: add --from_scratch"):
-        build(tmp_path / "bare")
-
-
-def test_a_checkpoint_with_damaged_weights_is_refused(tiny_vit: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_vit, tmp_path / "cut")
-    weights = tmp_path / "cut" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(PipelineError, match=r"the weights of cut are damaged .*: get them again"):
-        build(tmp_path / "cut")
-
-
 def test_a_checkpoint_that_lacks_weights_of_the_backbone_is_refused(tiny_vit: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_vit, tmp_path / "holes")
     weights = load_file(tiny_vit / "model.safetensors")
@@ -260,94 +148,78 @@ def test_a_checkpoint_that_lacks_weights_of_the_backbone_is_refused(tiny_vit: Pa
 def test_a_model_of_texts_is_refused(tmp_path: Path) -> None:
     config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     BertForSequenceClassification(config).save_pretrained(tmp_path / "bert")
-    with pytest.raises(PipelineError, match="bert has no image processor"):
-        build(tmp_path / "bert")
-    ViTImageProcessor().save_pretrained(tmp_path / "bert")
-    with pytest.raises(PipelineError, match=r"bert is no image classifier: .*BertConfig"):
-        build(tmp_path / "bert")
+    for from_scratch in (False, True):
+        with pytest.raises(PipelineError, match=r"bert: transformers has no image classifier of the type bert"):
+            build(tmp_path / "bert", from_scratch=from_scratch)
 
 
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    return save_vit(tmp_path / "saved", num_labels=3)
+def test_a_backbone_for_which_transformers_has_no_classifier_is_refused(tmp_path: Path) -> None:
+    config = DINOv3ViTConfig(image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    DINOv3ViTModel(config).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    with pytest.raises(PipelineError, match="transformers has no image classifier of the type dinov3_vit"):
+        build(tmp_path)
 
 
-@pytest.fixture
-def other(tmp_path: Path) -> PreTrainedModel:
-    """The same shape with other weights in every tensor."""
-    folder = save_vit(tmp_path / "other", num_labels=3)
-    model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(folder)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(1.0)
-    return model
+def test_a_tower_that_lacks_a_weight_is_refused_though_it_has_no_name_of_its_own(tmp_path: Path) -> None:
+    save("siglip", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["vision_model.post_layernorm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PipelineError, match=r"it lacks 1 weights, first vision_model\.post_layernorm\.weight"):
+        build(tmp_path)
 
 
-def test_strict_loading_restores_every_tensor(saved: Path, other: PreTrainedModel) -> None:
-    expected = AutoModelForImageClassification.from_pretrained(saved).state_dict()
-    assert differing(other.state_dict(), expected) == expected.keys()
-    places = {name: tensor.data_ptr() for name, tensor in other.state_dict().items()}
-    load_strictly(other, saved)
-    assert differing(other.state_dict(), expected) == set()
-    assert places == {name: tensor.data_ptr() for name, tensor in other.state_dict().items()}  # optimizers hold them
+def test_both_towers_in_half_precision_are_loaded_in_single(tmp_path: Path) -> None:
+    SiglipModel(SiglipConfig(**TOWERS)).half().save_pretrained(tmp_path)
+    RESIZES.save_pretrained(tmp_path)
+    for from_scratch in (False, True):
+        model = build(tmp_path, from_scratch=from_scratch)
+        assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
 
 
-def test_the_stock_trainer_leaves_most_of_a_vit_as_it_was(saved: Path, other: PreTrainedModel, tmp_path: Path) -> None:
-    """Once this fails, transformers has mended it, and `StrictTrainer` need not load by itself."""
-    expected = AutoModelForImageClassification.from_pretrained(saved).state_dict()
-    trainer = Trainer(other, TrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none"))
-    trainer._load_from_checkpoint(str(saved))
-    assert len(differing(other.state_dict(), expected)) > len(expected) / 2
+def test_a_distilled_checkpoint_is_trained_with_one_head_and_scored_with_both(tmp_path: Path) -> None:
+    save("deit distilled", tmp_path)
+    trained = build(tmp_path)
+    assert type(trained) is DeiTForImageClassification
+    assert head_names(trained) == {"classifier.weight", "classifier.bias"}
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    both = DeiTForImageClassificationWithTeacher.from_pretrained(tmp_path).eval()(pixel_values=pixels)
+    ours = torch.from_numpy(Classifier.load(str(tmp_path)).logits(pixels))
+    assert torch.allclose(ours, (both.cls_logits + both.distillation_logits) / 2, atol=1e-6)
 
 
-@pytest.mark.parametrize("damage", ["missing", "left over", "other shape"])
-def test_strict_loading_fails_on_any_weight_that_does_not_fit(saved: Path, other: PreTrainedModel, damage: str) -> None:
-    weights = load_file(saved / "model.safetensors")
-    name = "vit.encoder.layer.1.attention.attention.query.weight"
-    assert name in weights
-    if damage == "missing":
-        del weights[name]
-    elif damage == "left over":
-        weights["vit.surplus.weight"] = torch.ones(2)
-    else:
-        weights["classifier.weight"] = torch.ones(4, 32)
-    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
-    before = {key: tensor.clone() for key, tensor in other.state_dict().items()}
-    with pytest.raises(PipelineError, match="saved does not fit the model: "):
-        load_strictly(other, saved)
-    assert differing(other.state_dict(), before) == set()
+@pytest.mark.parametrize("classes", [3, 5], ids=["other number", "as many"])
+def test_a_timm_run_is_saved_with_its_own_names_whatever_those_before(tmp_path: Path, classes: int) -> None:
+    save("timm vit", tmp_path / "first")
+    for source, names in (("first", list("vwxyz")), ("second", list("abcde")[:classes])):
+        arguments = ModelArguments(str(tmp_path / source))
+        processor, model = build_model(arguments, class_names=names, seed=0)
+        target = tmp_path / ("second" if source == "first" else "third")
+        target.mkdir()
+        save_artefact(model, processor, target)
+        assert Classifier.load(str(target)).class_names == names
+        assert AutoModelForImageClassification.from_pretrained(target).config.label2id == model.config.label2id
 
 
-def test_the_artefact_is_exactly_its_files_and_anybody_may_read_them(tiny_vit: Path, tmp_path: Path) -> None:
-    processor, model = build_model(ModelArguments(str(tiny_vit)), class_names=COLOURS, seed=0)
-    (tmp_path / runs.CARD).write_text("mine")
-    for _ in range(2):  # the second replaces the first
-        save_artefact(model, processor, tmp_path)
-        assert {path.name for path in tmp_path.iterdir()} == {*runs.ARTEFACT, runs.CARD}
-    assert stat.S_IMODE((tmp_path / "model.safetensors").stat().st_mode) == 0o644
-    again = AutoModelForImageClassification.from_pretrained(tmp_path)
-    assert differing(again.state_dict(), model.state_dict()) == set()
-    assert vars(AutoImageProcessor.from_pretrained(tmp_path)) == vars(processor)
+def test_a_timm_backbone_without_head_gets_one(tmp_path: Path) -> None:
+    backbone = timm.create_model("test_vit", num_classes=0, img_size=32)
+    save_for_hf(backbone, str(tmp_path), data_config={"input_size": (3, 32, 32)}, safe_serialization=True)
+    model = build(tmp_path)
+    assert head_names(model) == {"timm_model.head.weight", "timm_model.head.bias"}
+    kept = {f"timm_model.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    assert differing(kept, model.state_dict()) == head_names(model)
 
 
-def test_a_draft_that_a_killed_run_left_does_no_harm(tiny_vit: Path, tmp_path: Path) -> None:
-    processor, model = build_model(ModelArguments(str(tiny_vit)), class_names=COLOURS, seed=0)
-    (tmp_path / ".artefact").mkdir()
-    (tmp_path / ".artefact" / "model.safetensors").write_bytes(b"half")
+def test_a_timm_model_is_described_in_the_names_of_transformers(tmp_path: Path) -> None:
+    save("timm resnet", tmp_path / "timm")
+    processor, model = build_model(ModelArguments(str(tmp_path / "timm")), class_names=list(COLOURS), seed=0)
     save_artefact(model, processor, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {*runs.ARTEFACT}
-
-
-def test_an_artefact_for_which_there_is_no_place_is_explained(tiny_vit: Path, tmp_path: Path) -> None:
-    processor, model = build_model(ModelArguments(str(tiny_vit)), class_names=COLOURS, seed=0)
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(PipelineError, match=r"cannot write the model into .*file: Not a directory"):
-        save_artefact(model, processor, tmp_path / "file")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # a disk that is full, as far as writing goes
-    try:
-        with pytest.raises(PipelineError, match=r"cannot write the model into .*File too large"):
-            save_artefact(model, processor, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not (tmp_path / "config.json").exists()
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert saved["size"] == {"height": 32, "width": 32}
+    assert saved["image_processor_type"] == "TimmWrapperImageProcessor"
+    # As it is found on the Hub, where this file is looked for first.
+    hub = AutoImageProcessor.from_pretrained(tmp_path, image_processor_filename="preprocessor_config.json")
+    image = draw_image((200, 50, 40), 0, size=(60, 40))
+    made, expected = (p(images=[image], return_tensors="pt")["pixel_values"] for p in (hub, processor))
+    assert made.equal(expected)

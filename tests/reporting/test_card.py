@@ -197,3 +197,24 @@ def test_a_card_that_cannot_be_written_is_explained(run: Path) -> None:
     (run / runs.CARD).mkdir()
     with pytest.raises(PipelineError, match=r"cannot write .*README\.md"):
         card.write(run)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({}, "random resized crops of 8 % of the area or more, flipped with probability 0.5. The best"),
+        ({"augmentation": "none"}, "no augmentation. The best"),
+        (
+            {"augmentation": "rand", "crop_scale": 0.5, "hflip": 0.0},
+            "of 50 % of the area or more, not flipped, then RandAug",
+        ),
+    ],
+)
+def test_the_card_says_what_was_drawn_for_training(run: Path, recipe: dict[str, Any], said: str) -> None:
+    assert said in " ".join(write(run, **recipe).text.split())
+
+
+def test_the_card_counts_the_processes(run: Path) -> None:
+    record = runs.read_json(run / runs.RECORD)
+    runs.write_json(run / runs.RECORD, record | {"machine": {"device": "cuda", "processes": 4, "precision": "bf16"}})
+    assert "on 4 x cuda in bf16" in " ".join(write(run).text.split())

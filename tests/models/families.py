@@ -1,0 +1,174 @@
+"""Backbone families at small size: checkpoints as they lie on the Hub, with the processor that each has there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import Tensor, nn
+from transformers import (
+    BeitConfig,
+    BeitForImageClassification,
+    BeitForMaskedImageModeling,
+    BeitImageProcessor,
+    BitImageProcessor,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessor,
+    DeiTConfig,
+    DeiTForImageClassification,
+    DeiTForImageClassificationWithTeacher,
+    DeiTImageProcessor,
+    Dinov2Config,
+    Dinov2Model,
+    ResNetConfig,
+    ResNetForImageClassification,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    SwinConfig,
+    SwinForImageClassification,
+    SwinForMaskedImageModeling,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+    ViTModel,
+)
+
+LAYERS: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+B16 = LAYERS | {"image_size": 32, "patch_size": 16}
+L32 = LAYERS | {"image_size": 64, "patch_size": 32}
+BEIT = B16 | {"patch_size": 8, "use_relative_position_bias": True, "use_mean_pooling": True}
+SWIN: dict[str, Any] = {
+    "image_size": 32,
+    "patch_size": 4,
+    "embed_dim": 8,
+    "depths": [1, 2],
+    "num_heads": [1, 2],
+    "window_size": 4,
+    "encoder_stride": 8,
+}
+DINOV2 = LAYERS | {"image_size": 56, "patch_size": 14, "mlp_ratio": 2}
+TOWERS: dict[str, Any] = {"text_config": LAYERS | {"vocab_size": 20}, "vision_config": B16}
+RESNET: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+CONVNEXT: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
+FIVE = {"num_labels": 5}
+
+IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+def square(side: int) -> dict[str, int]:
+    return {"height": side, "width": side}
+
+
+RESIZES = ViTImageProcessor(size=square(32))
+DEIT_CROPS = DeiTImageProcessor(size=square(36), crop_size=square(32), **IMAGENET)
+SHARE_CROPS = ConvNextImageProcessor(size={"shortest_edge": 28}, crop_pct=0.875, **IMAGENET)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A checkpoint, its processor, the size it takes, and what `--image_size` does with its position table."""
+
+    model: Callable[[], nn.Module]
+    processor: Any = RESIZES
+    size: int = 32
+    other_size: int | None = 64
+    table: str | None = None  # is interpolated for the other size
+    prefix: int = 0  # tokens of the table that have no place
+    new: frozenset[str] = frozenset()  # weights besides the head that the checkpoint lacks
+
+
+FAMILIES = {
+    "vit b/16": Family(
+        lambda: ViTForImageClassification(ViTConfig(**B16 | FIVE)),
+        table="vit.embeddings.position_embeddings",
+        prefix=1,
+    ),
+    "vit b/16 in21k": Family(lambda: ViTModel(ViTConfig(**B16)), table="vit.embeddings.position_embeddings", prefix=1),
+    "vit l/32": Family(
+        lambda: ViTForImageClassification(ViTConfig(**L32 | FIVE)),
+        ViTImageProcessor(size=square(64)),
+        size=64,
+        other_size=96,
+        table="vit.embeddings.position_embeddings",
+        prefix=1,
+    ),
+    "deit": Family(
+        lambda: DeiTForImageClassification(DeiTConfig(**B16 | FIVE)),
+        DEIT_CROPS,
+        table="deit.embeddings.position_embeddings",
+        prefix=2,
+    ),
+    "deit distilled": Family(
+        lambda: DeiTForImageClassificationWithTeacher(DeiTConfig(**B16 | FIVE)),
+        DEIT_CROPS,
+        table="deit.embeddings.position_embeddings",
+        prefix=2,
+    ),
+    "swin": Family(lambda: SwinForImageClassification(SwinConfig(**SWIN | FIVE))),
+    "swin simmim": Family(lambda: SwinForMaskedImageModeling(SwinConfig(**SWIN))),
+    "beit": Family(
+        lambda: BeitForImageClassification(BeitConfig(**BEIT | FIVE)),
+        BeitImageProcessor(size=square(36), crop_size=square(32), do_center_crop=True),
+    ),
+    "beit pt22k": Family(
+        lambda: BeitForMaskedImageModeling(BeitConfig(**BEIT, vocab_size=11)),
+        BeitImageProcessor(size=square(32), do_center_crop=False),
+        new=frozenset({"beit.pooler.layernorm.weight", "beit.pooler.layernorm.bias"}),
+    ),
+    "dinov2": Family(
+        lambda: Dinov2Model(Dinov2Config(**DINOV2)),
+        BitImageProcessor(size={"shortest_edge": 32}, crop_size=square(28), **IMAGENET),
+        size=28,
+        other_size=42,
+    ),
+    "siglip": Family(
+        lambda: SiglipModel(SiglipConfig(**TOWERS)),
+        SiglipImageProcessor(size=square(32)),
+        table="vision_model.embeddings.position_embedding.weight",
+    ),
+    "clip": Family(
+        lambda: CLIPModel(CLIPConfig(**TOWERS)),
+        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square(32)),
+        table="vision_model.embeddings.position_embedding.weight",
+        prefix=1,
+    ),
+    "resnet": Family(lambda: ResNetForImageClassification(ResNetConfig(**RESNET | FIVE)), SHARE_CROPS, size=28),
+    "convnext": Family(lambda: ConvNextForImageClassification(ConvNextConfig(**CONVNEXT | FIVE)), SHARE_CROPS, size=28),
+    "timm vit": Family(lambda: timm.create_model("test_vit", num_classes=5, img_size=32), None, other_size=None),
+    "timm resnet": Family(lambda: timm.create_model("test_resnet", num_classes=5), None, other_size=None),
+}
+
+
+def save(name: str, folder: Path) -> dict[str, Tensor]:
+    """Write a checkpoint of the family, with noise in every tensor that training changes; return its weights."""
+    torch.manual_seed(7)
+    family = FAMILIES[name]
+    model: Any = family.model()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+        for key, buffer in model.named_buffers():
+            if key.endswith(("running_mean", "running_var")):
+                buffer.add_(torch.rand_like(buffer) * 0.1)
+            elif key.endswith("num_batches_tracked"):
+                buffer.add_(3)
+    if family.processor is None:
+        save_for_hf(model, str(folder), data_config={"input_size": (3, 32, 32)}, safe_serialization=True)
+    else:
+        model.save_pretrained(folder)
+        family.processor.save_pretrained(folder)
+    weights: dict[str, Tensor] = model.state_dict()
+    return weights
