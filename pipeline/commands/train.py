@@ -14,7 +14,8 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.classifier import Classifier
 from pipeline.evaluation.scoring import Predictions
-from pipeline.models.backbone import build_model, save_artefact
+from pipeline.models.backbone import build_model
+from pipeline.models.checkpoint import save_artefact
 from pipeline.reporting import card, summary
 from pipeline.training.arguments import FineTuningArguments
 from pipeline.training.trainer import fit

@@ -53,7 +53,7 @@ def score(
     rows = split.with_transform(EvalTransform(classifier.processor))
     batches = [list(range(start, min(start + batch_size, len(rows)))) for start in range(0, len(rows), batch_size)]
     loader = DataLoader(rows, batch_sampler=processes.mine(batches), num_workers=num_workers, collate_fn=collate)
-    bar = tqdm(loader, desc=f"score {name}", unit="batch", disable=not progress, leave=False)
+    bar = tqdm(loader, desc=f"score {name}", unit="batch", disable=not (progress and processes.is_main()), leave=False)
     with processes.agreement():
         share = [classifier.logits(batch["pixel_values"]) for batch in bar]
     logits = np.concatenate(processes.join(share))

@@ -18,10 +18,8 @@ from pipeline.config import ModelArguments
 from pipeline.data.transforms import ImageProcessor
 from pipeline.errors import PipelineError
 from pipeline.models import resolution
-from pipeline.models.checkpoint import is_timm, load_strictly, read_config, read_model, save_artefact
+from pipeline.models.checkpoint import is_timm, read_config, read_model
 from pipeline.models.processor import check_training_pixels, load_processor, make_alike, set_input_size
-
-__all__ = ["build_model", "head_names", "load_processor", "load_strictly", "save_artefact"]
 
 logger = logging.getLogger(__name__)
 

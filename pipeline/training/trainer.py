@@ -24,7 +24,7 @@ from pipeline import processes, runs
 from pipeline.data.transforms import EvalTransform, ImageProcessor, TrainTransform, collate, input_size
 from pipeline.errors import PipelineError, Terminated
 from pipeline.evaluation.metrics import Accuracy, compute
-from pipeline.models.backbone import load_strictly
+from pipeline.models.checkpoint import load_strictly
 from pipeline.training import callbacks
 from pipeline.training.arguments import FineTuningArguments
 

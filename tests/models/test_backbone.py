@@ -28,7 +28,8 @@ from transformers import (
 from pipeline.config import ModelArguments
 from pipeline.errors import PipelineError
 from pipeline.evaluation.classifier import Classifier
-from pipeline.models.backbone import build_model, head_names, save_artefact
+from pipeline.models.backbone import build_model, head_names
+from pipeline.models.checkpoint import save_artefact
 from tests.conftest import COLOURS, draw_image, save_vit
 from tests.models.building import build, differing, logits
 from tests.models.families import RESIZES, TOWERS, save

@@ -25,7 +25,8 @@ from pipeline import runs
 from pipeline.config import ModelArguments
 from pipeline.errors import PipelineError
 from pipeline.evaluation.classifier import Classifier
-from pipeline.models.backbone import build_model, load_strictly, save_artefact
+from pipeline.models.backbone import build_model
+from pipeline.models.checkpoint import load_strictly, save_artefact
 from tests.conftest import COLOURS, save_vit
 from tests.models.building import build, differing
 

@@ -15,7 +15,8 @@ from pipeline.data.images import open_image
 from pipeline.data.transforms import Batch, EvalTransform, ImageProcessor, TrainTransform, input_size
 from pipeline.errors import PipelineError
 from pipeline.evaluation.classifier import Classifier
-from pipeline.models.backbone import build_model, head_names, load_strictly, save_artefact
+from pipeline.models.backbone import build_model, head_names
+from pipeline.models.checkpoint import load_strictly, save_artefact
 from tests.conftest import COLOURS, draw_image
 from tests.models.families import FAMILIES, save
 

@@ -22,7 +22,8 @@ from transformers import (
 from pipeline.config import ModelArguments
 from pipeline.data.transforms import input_size
 from pipeline.errors import PipelineError
-from pipeline.models.backbone import build_model, save_artefact
+from pipeline.models.backbone import build_model
+from pipeline.models.checkpoint import save_artefact
 from tests.conftest import COLOURS, save_vit
 from tests.models.building import build, differing, logits
 
