@@ -13,7 +13,7 @@ from pipeline.commands import evaluate, predict, push, train
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT.replace("\\\n", ""), re.DOTALL)
 COMMANDS = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
 MODULES = {"train": train, "evaluate": evaluate, "predict": predict, "push": push}
 
