@@ -74,7 +74,7 @@ def test_the_first_line_says_what_it_is_in_the_width_of_help(name: str) -> None:
     assert 20 < len(title) < 120
 
 
-@pytest.mark.parametrize("name", DOWNLOADED)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_lab_note_is_whole(name: str) -> None:
     assert header(name)[1:4] == ["#", f"# vit-pipeline train --config {name}", "#"]
     said = notes(name)

@@ -204,6 +204,11 @@ class FineTuningArguments(TrainingArguments):
         if self.save_strategy not in (self.eval_strategy, "best"):
             problems.append(f"--save_strategy {self.save_strategy}: it must be {self.eval_strategy} or best")
         problems += _tracker_problems(self.report_to)
+        problems += [
+            f"a launch with {name} is not possible here: {FIXED['fsdp']}; use distributed_type MULTI_GPU"
+            for name in ("FSDP", "DEEPSPEED")
+            if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
+        ]
         problems += self.make_augmentation().find_problems()
         if self.push_to_hub and not self.hub_model_id:
             problems.append("--push_to_hub needs a name: add --hub_model_id OWNER/NAME")

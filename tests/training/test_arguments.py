@@ -116,3 +116,10 @@ def test_a_tracker_that_is_unknown_or_not_installed_is_refused() -> None:
     missing = next(name for name in INTEGRATION_TO_CALLBACK if name not in installed)
     with pytest.raises(PipelineError, match=f"--report_to {missing}: it is not installed"):
         FineTuningArguments(report_to=[missing])
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_a_launch_that_splits_the_network_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(PipelineError, match=rf"a launch with {name} .*use distributed_type MULTI_GPU"):
+        FineTuningArguments(use_cpu=True)
