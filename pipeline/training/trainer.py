@@ -111,8 +111,8 @@ def _make_trainer(
         train_dataset=splits["train"].with_transform(training),
         eval_dataset=splits["validation"].with_transform(EvalTransform(processor)),
         processing_class=cast(BaseImageProcessor, processor),
-        compute_metrics=_accuracy,
-        preprocess_logits_for_metrics=_class_numbers,
+        compute_metrics=_figures,
+        preprocess_logits_for_metrics=_numbers_and_losses,
         callbacks=beside,
     )
     trainer.remove_callback(PrinterCallback)  # our own lines and bar say it
@@ -170,12 +170,16 @@ def _end_of_training(folder: Path, checkpoint: Path) -> Path | None:
     return checkpoint / runs.TRAINER_STATE if state["global_step"] >= state["max_steps"] else None
 
 
-def _class_numbers(logits: Tensor, labels: Tensor) -> Tensor:
-    """Only the class numbers are kept while the Trainer evaluates: logits of a large split would fill the memory."""
-    del labels
-    return logits.argmax(dim=-1)
+def _numbers_and_losses(logits: Tensor, labels: Tensor) -> Any:
+    """Only these are kept while the Trainer evaluates: the logits of a large split would fill the memory."""
+    return logits.argmax(dim=-1), torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
-def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    result = compute(Accuracy(), np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
-    return {"accuracy": result["accuracy"]}
+def _figures(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy, and the mean loss of an image.
+
+    The Trainer's own mean counts images again that fill up the batches of several processes.
+    """
+    numbers, losses = cast(tuple[Any, Any], prediction.predictions)
+    result = compute(Accuracy(), np.asarray(numbers), np.asarray(prediction.label_ids))
+    return {"accuracy": result["accuracy"], "loss": float(np.mean(losses, dtype=np.float64))}

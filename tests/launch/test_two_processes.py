@@ -150,7 +150,8 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert runs.Run(one).arguments == runs.Run(two).arguments
     states = [runs.read_json(folder / runs.TRAINER_STATE) for folder in (one, two)]
     assert states[0]["global_step"] == states[1]["global_step"] == 9
-    assert losses(states[0]) == pytest.approx(losses(states[1]), abs=1e-3)
+    assert losses(states[0]) == pytest.approx(losses(states[1]), abs=1e-5)
+    assert losses(states[0], "eval_loss") == pytest.approx(losses(states[1], "eval_loss"), abs=1e-5)
     assert len(losses(states[0])) >= 9
     assert_same_predictions(one, two, tolerance=1e-3)
     weights = [load_file(folder / "model.safetensors") for folder in (one, two)]

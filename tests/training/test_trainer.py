@@ -248,7 +248,7 @@ def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
     changes = {"data": misleading, "metric_for_best_model": "loss"}
     whole = fitted("whole", **changes)
     handler = signal.getsignal(signal.SIGTERM)
-    measured = trainer._accuracy
+    measured = trainer._figures
     asked = 0
 
     def kill_in_the_second_evaluation(prediction: EvalPrediction) -> dict[str, float]:
@@ -258,7 +258,7 @@ def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
             os.kill(os.getpid(), signal.SIGTERM)
         return measured(prediction)
 
-    monkeypatch.setattr(trainer, "_accuracy", kill_in_the_second_evaluation)
+    monkeypatch.setattr(trainer, "_figures", kill_in_the_second_evaluation)
     with pytest.raises(Terminated, match=r"saved step 13 in .*parts: repeat the command to go on"):
         fitted("parts", **changes)
     monkeypatch.undo()
@@ -296,20 +296,21 @@ def test_a_run_that_diverged_is_stopped_and_its_last_good_checkpoint_stays(
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-def test_metrics_get_class_numbers_and_no_logits(
+def test_metrics_get_class_numbers_and_losses_and_no_logits(
     fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured, got = trainer._accuracy, []
+    measured = trainer._figures
+    got: list[Any] = []
 
     def look(prediction: EvalPrediction) -> dict[str, float]:
         got.append(prediction.predictions)
         return measured(prediction)
 
-    monkeypatch.setattr(trainer, "_accuracy", look)
+    monkeypatch.setattr(trainer, "_figures", look)
     fitted(num_train_epochs=1, per_device_eval_batch_size=5)
-    (numbers,) = got
+    ((numbers, losses),) = got
     assert isinstance(numbers, np.ndarray)
-    assert numbers.shape == (18,)
+    assert numbers.shape == losses.shape == (18,)
     assert numbers.dtype.kind == "i"
 
 
