@@ -75,7 +75,7 @@ class DataArguments:
 
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Hub id, folder of class folders, of parquet or CSV files, or synthetic-flowers."},
+        metadata={"help": "Hub id, folder of class folders or tables, synthetic-flowers or oxford-flowers-102."},
     )
     dataset_config_name: str | None = field(
         default=None, metadata={"help": "Configuration of a Hub data set that has several."}
