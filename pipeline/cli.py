@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline import config, processes
+from pipeline import arguments, config, processes
 from pipeline.errors import PipelineError, Terminated, did_you_mean
 
 EXIT_DONE, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 130, 143
@@ -27,9 +27,6 @@ TRAINING_FLAGS = {
     "per_device_train_batch_size": "Images a step on one device.",
     "global_batch_size": "Images a step over all devices; accumulation is derived.",
     "label_smoothing_factor": "Label smoothing.",
-    "augmentation": "none, basic (random crop and flip), or basic with trivial, rand or auto. [basic]",
-    "crop_scale": "Smallest share of an image's area that the random crop takes. [0.08]",
-    "hflip": "Probability of a horizontal flip; 0 where left and right matter. [0.5]",
     "early_stopping_patience": "Stop after so many evaluations without a better one.",
     "metric_for_best_model": "accuracy or loss, on validation: which checkpoint is kept.",
     "precision": "auto, fp32, bf16 or fp16: what training computes in.",
@@ -54,23 +51,28 @@ VERBS = {
     "train": Verb(
         "fine-tune, keep the best on validation, score it on test, save (and push, if asked)",
         "[--config RECIPE|FILE.yaml] [--flag value ...]",
-        {"model": config.ModelArguments, "data": config.DataArguments},
+        {
+            "model": arguments.ModelArguments,
+            "data": arguments.DataArguments,
+            "images": arguments.AugmentationArguments,
+            "adaptation": arguments.AdaptationArguments,
+        },
         TRAINING_FLAGS,
     ),
     "evaluate": Verb(
         "score a run or a Hub model on any labelled images",
         "--model RUN|HUB_ID [--dataset_name DATA] [--split test] [--output_dir DIR]",
-        {"model": config.EvaluateArguments, "data": config.DataArguments},
+        {"model": arguments.EvaluateArguments, "data": arguments.DataArguments},
     ),
     "predict": Verb(
         "rank labels for images, folders and globs",
         "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... [--top_k 5] [--output FILE.csv|.jsonl|.parquet]",
-        {"model": config.PredictArguments},
+        {"model": arguments.PredictArguments},
     ),
     "push": Verb(
         "upload a finished run to the Hub",
         "--model RUN --hub_model_id OWNER/NAME",
-        {"model": config.PushArguments},
+        {"model": arguments.PushArguments},
     ),
 }
 
@@ -151,9 +153,9 @@ def _verb_help(name: str) -> str:
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=116),
     )
     parser.description = f"{verb.summary[0].upper()}{verb.summary[1:]}."
-    for title, arguments in verb.groups.items():
+    for title, group_class in verb.groups.items():
         group = parser.add_argument_group(title)
-        for f in dataclasses.fields(arguments):
+        for f in dataclasses.fields(group_class):
             default = f" [{f.default}]" if f.default not in (None, False) else ""
             group.add_argument(f"--{f.name}", metavar="", help=f.metadata["help"] + default)
     if verb.flags:

@@ -1,18 +1,17 @@
 """Recipes and argument parsing, torch-free: YAML + flags -> dataclasses.
 
 A recipe is read as text and turned into flags that stand in front of the user's, so that one parser converts and
-checks both. What the flags of training mean belongs to `training.arguments`; their texts for `--help` are here,
-because importing that module costs seconds.
+checks both. Which flags there are is in `pipeline.arguments` and, for the Trainer's own, in `training.arguments`.
 """
 
 import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
@@ -39,6 +38,7 @@ REMOVED = {
     "push_to_hub_organization": "it is --hub_model_id OWNER/NAME now",
     "include_inputs_for_metrics": "metrics need no inputs: leave it out",
     "ignore_mismatched_sizes": "a head of another size is always made anew, and nothing else: leave it out",
+    "zero_head": "it is --head_init zero now",
     "train_dir": "use --dataset_name FOLDER, with the class folders below FOLDER/train",
     "validation_dir": "use --dataset_name FOLDER, with the class folders below FOLDER/validation",
     "train_val_split": "it is --validation_fraction here",
@@ -48,103 +48,6 @@ REMOVED = {
     "token": "log in with `hf auth login`, or set HF_TOKEN",
     "use_auth_token": "log in with `hf auth login`, or set HF_TOKEN",
 }
-
-
-@dataclass
-class ModelArguments:
-    """Which network, from which weights, at which resolution."""
-
-    model_name_or_path: str = field(
-        default="google/vit-base-patch16-224-in21k",
-        metadata={"help": "Hub id, folder, or shipped base (synthetic-flowers-base)."},
-    )
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
-    from_scratch: bool = field(
-        default=False, metadata={"help": "Take the architecture of that model, and random weights."}
-    )
-    zero_head: bool = field(default=False, metadata={"help": "Start the new head from zeros, as the ViT paper does."})
-    image_size: int | None = field(
-        default=None,
-        metadata={"help": "Pixels a side, where not the checkpoint's: the position table is interpolated, once."},
-    )
-
-
-@dataclass
-class DataArguments:
-    """Which images, which columns, which splits."""
-
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Hub id, folder of class folders or tables, synthetic-flowers or oxford-flowers-102."},
-    )
-    dataset_config_name: str | None = field(
-        default=None, metadata={"help": "Configuration of a Hub data set that has several."}
-    )
-    dataset_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub data set."})
-    image_column_name: str | None = field(
-        default=None, metadata={"help": "Column with the images. Found by its type when not given."}
-    )
-    label_column_name: str | None = field(
-        default=None, metadata={"help": "Column with the labels. Found by its type and name when not given."}
-    )
-    validation_fraction: float = field(
-        default=0.15,
-        metadata={"help": "Share of train that becomes validation, stratified, where the data have none."},
-    )
-    split_seed: int = field(
-        default=42, metadata={"help": "Seed of that cut and of the sample limits, apart from --seed."}
-    )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on a seeded, class-balanced part of this size."}
-    )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "The same for the validation split."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "The same for the test split."})
-    bad_images: Literal["fail", "skip"] = field(
-        default="fail",
-        metadata={"help": "What an image that cannot be read does: stop the run, or be left out."},
-    )
-
-
-@dataclass
-class EvaluateArguments:
-    """Which model to score, on which split, and where the figures go."""
-
-    model: str | None = field(default=None, metadata={"help": "Run folder or Hub id."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
-    split: Literal["train", "validation", "test", "all"] | None = field(
-        default=None,
-        metadata={"help": "Which split. The test split, or else validation, or else all images."},
-    )
-    output_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder for all_results.json and predictions.parquet. None: only print."},
-    )
-
-
-@dataclass
-class PredictArguments:
-    """Which model, how many labels, and where the table goes."""
-
-    model: str | None = field(default=None, metadata={"help": "Run folder or Hub id."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
-    top_k: int = field(default=5, metadata={"help": "How many labels an image."})
-    output: str | None = field(
-        default=None,
-        metadata={"help": "Write FILE.csv, FILE.jsonl or FILE.parquet. None: a table on the terminal."},
-    )
-    bad_images: Literal["fail", "skip"] = field(
-        default="fail", metadata={"help": "What an image that cannot be read does: stop, or be left out."}
-    )
-
-
-@dataclass
-class PushArguments:
-    """Which run goes to which Hub repository."""
-
-    model: str | None = field(default=None, metadata={"help": "Run folder."})
-    hub_model_id: str | None = field(default=None, metadata={"help": "OWNER/NAME on the Hub."})
-    hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
-    hub_revision: str = field(default="main", metadata={"help": "Branch to push to."})
 
 
 @dataclass(frozen=True)
@@ -250,13 +153,23 @@ def parse(line: CommandLine, classes: Sequence[type], *, positional: str | None 
     _, rest = parser.parse_known_args([*line.recipe_flags, *line.flags])
     words = [word for word in rest if not word.startswith("--")]
     refuse(_unknown([w for w in rest if w.startswith("--")] if positional else rest, known))
-    try:
-        *parsed, _ = parser.parse_args_into_dataclasses(
-            [*line.recipe_flags, *line.flags], look_for_args_file=False, return_remaining_strings=True
-        )
-    except ValueError as error:  # a combination that TrainingArguments refuses
-        raise PipelineError(" ".join(str(error).split())) from error
-    return (*parsed, words) if positional else tuple(parsed)
+    given, _ = parser.parse_known_args([*line.recipe_flags, *line.flags])
+    parsed = _build(classes, vars(given))
+    return (*parsed, words) if positional else parsed
+
+
+def _build(classes: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Build every dataclass, so that what is wrong with one does not hide what is wrong with another."""
+    built, problems = [], []
+    for c in classes:
+        try:
+            built.append(c(**{f.name: values[f.name] for f in dataclasses.fields(c) if f.init}))
+        except PipelineError as error:
+            problems.append(str(error))
+        except ValueError as error:  # a combination that TrainingArguments refuses
+            problems.append(" ".join(str(error).split()))
+    refuse(problems)
+    return tuple(built)
 
 
 def full_help(line: CommandLine, classes: Sequence[type]) -> str:

@@ -132,7 +132,7 @@ def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str
         PipelineError: If the run is not finished, there is no valid token, or the Hub cannot be reached.
     """
     require_finished(folder)
-    sources: dict[str, Path | bytes] = {name: folder / name for name in runs.PUBLISHED}
+    sources: dict[str, Path | bytes] = {name: folder / name for name in runs.published(folder)}
     sources[runs.RECIPE] = runs.public_recipe(folder).encode()
     operations = [CommitOperationAdd(path_in_repo=n, path_or_fileobj=source) for n, source in sources.items()]
     api = HfApi()

@@ -33,7 +33,13 @@ CARD = "README.md"
 ARTEFACT = ("config.json", "model.safetensors", "preprocessor_config.json")
 """What `pipeline("image-classification", model=...)` needs."""
 PUBLISHED = (*ARTEFACT, CARD, RESULTS, PREDICTIONS, TRAINER_STATE, RECIPE, RECORD)
-"""What a push uploads: this list and nothing else."""
+"""What a push uploads: this list and nothing else; of a probe, which no Trainer trains, without its state."""
+
+TRAINING_WEIGHTS = "training_weights.safetensors"
+"""In a checkpoint: what a resume goes on from, where that is not `model.safetensors` itself."""
+ADAPTER = "adapter"
+ADAPTER_FILES = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors")
+"""Published too, where `--keep_adapter` left them."""
 
 # Files of a checkpoint without which a resumed run would differ. The Trainer writes its state last, but a
 # missing optimizer or scheduler restarts the learning rate without a word, so all of them are asked for.
@@ -44,7 +50,8 @@ NEUTRAL = frozenset({
     "output_dir", "logging_strategy", "logging_steps", "logging_first_step", "log_level", "log_level_replica",
     "log_on_each_node", "disable_tqdm", "report_to", "run_name", "project", "trackio_space_id", "trackio_bucket_id",
     "trackio_static_space_id", "save_total_limit", "skip_memory_metrics", "per_device_eval_batch_size",
-    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
+    "baseline", "image_cache_gb", "max_hours", "dataloader_num_workers", "dataloader_pin_memory",
+    "dataloader_persistent_workers", "dataloader_prefetch_factor",
     "dataloader_in_order", "dataloader_multiprocessing_context", "push_to_hub", "hub_model_id", "hub_private_repo",
     "hub_revision",
 })  # fmt: skip
@@ -165,7 +172,8 @@ def newest_complete_checkpoint(folder: Path) -> Path | None:
     for _, path in sorted(steps.items(), reverse=True):
         with contextlib.suppress(OSError, ValueError):
             random = list(path.glob("rng_state*.pth"))
-            if random and all(_is_whole(file) for file in (*random, *(path / name for name in CHECKPOINT_FILES))):
+            own = list(path.glob(TRAINING_WEIGHTS))
+            if random and all(_is_whole(file) for file in (*random, *own, *(path / name for name in CHECKPOINT_FILES))):
                 return path
     return None
 
@@ -195,6 +203,12 @@ def scrub(text: str) -> str:
         return text
     inside = path.is_relative_to(Path.cwd())
     return f"{flag}{equals}{path.relative_to(Path.cwd()) if inside else path.name}"
+
+
+def published(folder: Path) -> list[str]:
+    """The files of a finished run that a push uploads, by their names in the folder."""
+    optional = (TRAINER_STATE, *ADAPTER_FILES)
+    return [name for name in (*PUBLISHED, *ADAPTER_FILES) if name not in optional or (folder / name).exists()]
 
 
 def public_recipe(folder: Path) -> str:

@@ -3,32 +3,32 @@ from pathlib import Path
 import pytest
 
 from pipeline import config
-from pipeline.config import DataArguments, ModelArguments
+from pipeline.arguments import AdaptationArguments, AugmentationArguments, DataArguments, ModelArguments
 from pipeline.errors import PipelineError
 from pipeline.training.arguments import FineTuningArguments
 
-CLASSES = (ModelArguments, DataArguments, FineTuningArguments)
+CLASSES = (ModelArguments, DataArguments, AugmentationArguments, AdaptationArguments, FineTuningArguments)
 
 
 def parse(*words: str) -> tuple[ModelArguments, DataArguments, FineTuningArguments]:
-    model, data, training = config.parse(config.read_command_line("train", words), CLASSES)
+    model, data, _, _, training = config.parse(config.read_command_line("train", words), CLASSES)
     return model, data, training
 
 
 def test_a_flag_beats_the_recipe_and_the_recipe_the_default(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("learning_rate: 2e-5\nzero_head: yes\nseed: 7\nreport_to: [tensorboard]\n")
+    recipe.write_text("learning_rate: 2e-5\nhead_init: zero\nseed: 7\nreport_to: [tensorboard]\n")
     model, _, training = parse("--config", str(recipe), "--seed", "9")
     assert (training.learning_rate, training.seed, training.num_train_epochs) == (2e-5, 9, 10.0)
-    assert model.zero_head is True
+    assert model.head_init == "zero"
     assert training.report_to == ["tensorboard"]
 
 
 def test_no_is_a_choice_and_null_is_not_given(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text("zero_head: no\nimage_size: null\nbad_images: skip\nlr_scheduler_kwargs: {num_cycles: 2}\n")
+    recipe.write_text("head_init: random\nimage_size: null\nbad_images: skip\nlr_scheduler_kwargs: {num_cycles: 2}\n")
     model, data, training = parse("--config", str(recipe))
-    assert (model.zero_head, model.image_size, data.bad_images) == (False, None, "skip")
+    assert (model.head_init, model.image_size, data.bad_images) == ("random", None, "skip")
     assert training.lr_scheduler_kwargs == {"num_cycles": 2}
 
 
@@ -38,7 +38,7 @@ def test_no_is_a_choice_and_null_is_not_given(tmp_path: Path) -> None:
         ("learning_rat: 1", r"mine\.yaml: unknown flag learning_rat \(did you mean 'learning_rate'\?\)"),
         ("learning_rate: fast", r"mine\.yaml: learning_rate: invalid float value: 'fast'"),
         ("bad_images: perhaps", r"mine\.yaml: bad_images: "),
-        ("zero_head: maybe", r"mine\.yaml: zero_head: "),
+        ("head_init: maybe", r"mine\.yaml: head_init: "),
         ("augmentation: randd", r"mine\.yaml: augmentation: .*'trivial'"),
         ("evaluation_strategy: epoch", r"mine\.yaml: evaluation_strategy .*--eval_strategy"),
         ("- a\n- b", r"must hold lines `key: value`"),

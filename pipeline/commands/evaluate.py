@@ -8,7 +8,8 @@ from typing import Any
 import datasets
 
 from pipeline import config, processes, runs
-from pipeline.config import CommandLine, DataArguments, EvaluateArguments
+from pipeline.arguments import DataArguments, EvaluateArguments
+from pipeline.config import CommandLine
 from pipeline.data import sources
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring

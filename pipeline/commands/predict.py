@@ -11,7 +11,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from pipeline import config, processes, runs
-from pipeline.config import CommandLine, PredictArguments
+from pipeline.arguments import PredictArguments
+from pipeline.config import CommandLine
 from pipeline.data.folders import list_files
 from pipeline.data.images import IMAGE_EXTENSIONS, open_image
 from pipeline.errors import BadImageError, PipelineError, refuse

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from pipeline import config, hub, processes
-from pipeline.config import CommandLine, PushArguments
+from pipeline.arguments import PushArguments
+from pipeline.config import CommandLine
 from pipeline.errors import refuse
 from pipeline.reporting import card
 

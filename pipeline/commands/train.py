@@ -4,12 +4,16 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
+from transformers import PreTrainedModel
 
 from pipeline import config, hub, processes, runs
-from pipeline.config import CommandLine, DataArguments, ModelArguments
+from pipeline.arguments import AdaptationArguments, AugmentationArguments, DataArguments, ModelArguments
+from pipeline.config import CommandLine
 from pipeline.data import sources
+from pipeline.data.transforms import ImageProcessor
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.classifier import Classifier
@@ -17,12 +21,14 @@ from pipeline.evaluation.scoring import Predictions
 from pipeline.models.backbone import build_model
 from pipeline.models.checkpoint import save_artefact
 from pipeline.reporting import card, summary
-from pipeline.training.arguments import FineTuningArguments
-from pipeline.training.trainer import fit
+from pipeline.training import auto, probing
+from pipeline.training.arguments import FineTuningArguments, Settings
+from pipeline.training.clock import Clock
+from pipeline.training.fit import fit
 
 logger = logging.getLogger(__name__)
 
-ARGUMENTS = (ModelArguments, DataArguments, FineTuningArguments)
+ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, AdaptationArguments, FineTuningArguments)
 
 
 def run(line: CommandLine) -> str:
@@ -38,16 +44,19 @@ def run(line: CommandLine) -> str:
         Terminated: If SIGTERM came; a checkpoint was written.
     """
     with processes.agreement():
-        model_args, data_args, args = config.parse(line, ARGUMENTS)
-        arguments = dataclasses.asdict(model_args) | dataclasses.asdict(data_args) | args.resolved()
+        line, splits = _choose(line)
+        model_args, data_args, augmentation, adaptation, args = config.parse(line, ARGUMENTS)
+        settings = Settings(args, augmentation, adaptation)
+        arguments = _as_plain(model_args, data_args, augmentation, adaptation) | args.resolved() | {"recipe": "none"}
         processes.exchange(None, same=arguments)
         run = _claim(line, arguments, args)
     if run.finished:
         return _finish(run, args, "was finished before")
     logger.info("%s", args.describe())
+    auto.warn_of_wrecking_rate(model_args, settings)
 
     with processes.agreement():
-        splits = sources.load_splits(data_args)
+        splits = splits or sources.load_splits(data_args)
         data = _describe(splits, data_args)
         processes.exchange(None, same=data)
         processes.by_main(lambda: runs.claim(run.folder, arguments=arguments, fingerprint=str(data["fingerprint"])))
@@ -56,13 +65,48 @@ def run(line: CommandLine) -> str:
         processes.by_main(lambda: runs.start(run, arguments=arguments, data=data, machine=args.machine()))
 
     with run.timed("train"):
-        figures = fit(model, processor, splits, folder=run.folder, args=args)
+        figures = _train(model, processor, splits, run=run, head_init=model_args.head_init, settings=settings)
     processes.by_main(lambda: save_artefact(model, processor, run.folder))
 
     with run.timed("score"):
         predictions = _score(run, splits, args)
     processes.by_main(lambda: _write_results(run, predictions, class_names, figures))
     return _finish(run, args, "is finished")
+
+
+def _choose(line: CommandLine) -> tuple[CommandLine, datasets.DatasetDict | None]:
+    """Under `--recipe auto`, put what fits images, network and machine in front of the flags; the images are read."""
+    model_args, data_args, _, adaptation, args = config.parse(line, ARGUMENTS)
+    if adaptation.recipe == "none" or data_args.dataset_name is None:
+        return line, None
+    splits = sources.load_splits(data_args)
+    facts = auto.gather(model_args, args, splits["train"])
+    choices = processes.exchange(auto.choose(facts))[0]  # rank 0's, whose machine may measure otherwise than another
+    given = {config.flag_name(word) for word in (*line.recipe_flags, *line.flags) if word.startswith("--")}
+    for choice in choices:
+        logger.info("auto: %s%s", choice, " (overridden)" if choice.flag in given else "")
+    return dataclasses.replace(line, recipe_flags=[*(choice.word for choice in choices), *line.recipe_flags]), splits
+
+
+def _train(
+    model: PreTrainedModel,
+    processor: ImageProcessor,
+    splits: datasets.DatasetDict,
+    *,
+    run: runs.Run,
+    head_init: str,
+    settings: Settings,
+) -> dict[str, Any]:
+    """Take the strategy: a probe in place of the training or before it, then the training itself."""
+    clock, strategy, figures = Clock(), settings.adaptation.strategy, dict[str, Any]()
+    takes_head = strategy == "head" or head_init == "probe"
+    if takes_head or settings.adaptation.baseline:
+        figures = probing.probe(model, processor, splits, args=settings.trainer, run=run, takes_head=takes_head)
+    if strategy != "head":
+        figures |= fit(model, processor, splits, folder=run.folder, settings=settings, clock=clock)
+        if speed := figures.pop("speed", None):
+            run.update(speed=speed)
+    return figures
 
 
 def _claim(line: CommandLine, arguments: dict[str, object], args: FineTuningArguments) -> runs.Run:
@@ -78,6 +122,10 @@ def _claim(line: CommandLine, arguments: dict[str, object], args: FineTuningArgu
         hub_id = args.hub_model_id
         processes.by_main(lambda: hub.check_may_push(hub_id))
     return run
+
+
+def _as_plain(*groups: Any) -> dict[str, Any]:
+    return {key: value for group in groups for key, value in dataclasses.asdict(group).items()}
 
 
 def _describe(splits: datasets.DatasetDict, args: DataArguments) -> dict[str, object]:
@@ -108,7 +156,7 @@ def _score(run: runs.Run, splits: datasets.DatasetDict, args: FineTuningArgument
 
 
 def _write_results(
-    run: runs.Run, predictions: Sequence[Predictions], class_names: Sequence[str], figures: dict[str, float]
+    run: runs.Run, predictions: Sequence[Predictions], class_names: Sequence[str], figures: dict[str, Any]
 ) -> None:
     scoring.write_predictions(run.folder / runs.PREDICTIONS, predictions, class_names)
     runs.write_json(run.folder / runs.RESULTS, figures | scoring.all_figures(predictions, class_names))

@@ -1,72 +1,102 @@
-"""What is drawn for a training image: a crop, a flip, and one of torchvision's policies. uint8 in, uint8 out.
+"""What is drawn for a training image: a crop, a flip, one of torchvision's policies, a blank. uint8 in, uint8 out.
 
-Every draw comes from torch's global generator, which `data.transforms` seeds for each image: a policy that draws
-from `random` or NumPy does not belong here.
+Every draw is a function of the seed that comes with the image. The policies draw from torch's global generator, which
+is seeded for them and put back; one that draws from `random` or NumPy does not belong here.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import math
+import random
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-Policy = Literal["none", "basic", "trivial", "rand", "auto"]
+from pipeline.arguments import AugmentationArguments
 
 # With torchvision's own settings, which are the papers'.
 _POLICIES = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "auto": v2.AutoAugment}
+_MODES = {0: "nearest-exact", 2: "bilinear"}  # Pillow's numbers; bicubic for the others, the finest that torch has
+_WIDEST = math.log(4 / 3)  # of a crop, width over height, and the other way round; torchvision's own
+_TRIES = 10  # to draw a crop that fits, before the largest in the centre is taken; torchvision's own
+
+Box = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """A policy, and the two numbers that data most often want otherwise.
+class Augment:
+    """Draws for one image (3, height, width) uint8, by a seed, what comes out: (3, *size) uint8."""
 
-    ``none`` is the evaluation's own geometry: no crop, no flip, nothing drawn. ``basic`` is a random resized crop and
-    a flip; ``trivial`` (TrivialAugmentWide), ``rand`` (RandAugment) and ``auto`` (AutoAugment, ImageNet) follow it.
-    """
-
-    policy: Policy = "basic"
-    crop_scale: float = 0.08
-    hflip: float = 0.5
-
-    def find_problems(self) -> list[str]:
-        """Say which number is out of its range, as flags."""
-        problems = []
-        if not 0 < self.crop_scale <= 1:
-            problems.append(f"--crop_scale {self.crop_scale}: a share of the area, above 0 and at most 1, is needed")
-        if not 0 <= self.hflip <= 1:
-            problems.append(f"--hflip {self.hflip}: a probability between 0 and 1 is needed")
-        return problems
-
-    def describe(self) -> str:
-        """Say in words what is drawn."""
-        if self.policy == "none":
-            return "no augmentation"
-        flip = f", flipped with probability {self.hflip:g}" if self.hflip else ", not flipped"
-        more = f", then {_POLICIES[self.policy].__name__}" if self.policy in _POLICIES else ""
-        return f"random resized crops of {100 * self.crop_scale:g} % of the area or more{flip}{more}"
-
-    def compose(
-        self, size: Sequence[int], *, interpolation: int, fill: Sequence[int]
-    ) -> Callable[[Tensor], Tensor] | None:
-        """Build the transform of one image (3, height, width) uint8; None where nothing is drawn.
+    def __init__(
+        self, args: AugmentationArguments, size: Sequence[int], *, interpolation: int, fill: Sequence[int]
+    ) -> None:
+        """Make it ready.
 
         Args:
+            args: What is drawn; `augmentation` is not none.
             size: Height and width in pixels of what comes out.
             interpolation: Of the crop, in Pillow's numbers.
-            fill: Colour, 0 to 255, of what a rotation or a shift leaves empty.
+            fill: Colour, 0 to 255, of what a rotation, a shift or an erasure leaves empty.
         """
-        if self.policy == "none":
-            return None
-        steps: list[v2.Transform] = [
-            v2.RandomResizedCrop(size, scale=(self.crop_scale, 1.0), interpolation=interpolation, antialias=True),
-            v2.RandomHorizontalFlip(self.hflip),
-        ]
-        if self.policy in _POLICIES:
+        self.size = list(size)
+        self.crop_scale, self.hflip = args.crop_scale, args.hflip
+        self.mode = _MODES.get(interpolation, "bicubic")
+        more: list[v2.Transform] = []
+        if args.augmentation in _POLICIES:
             # Bilinear whatever the crop takes: torchvision turns tensors by no finer one.
-            steps.append(_POLICIES[self.policy](interpolation=v2.InterpolationMode.BILINEAR, fill=list(fill)))
-        composed: Callable[[Tensor], Tensor] = v2.Compose(steps)
-        return composed
+            policy = _POLICIES[args.augmentation]
+            more.append(policy(interpolation=v2.InterpolationMode.BILINEAR, fill=list(fill)))
+        if args.random_erasing:
+            more.append(v2.RandomErasing(args.random_erasing, value=list(fill)))
+        self.more = v2.Compose(more) if more else None
+
+    def __call__(self, image: Tensor, seed: int) -> Tensor:
+        """Draw."""
+        draw = random.Random(seed)  # a tenth of the time of torch's generator
+        top, left, height, width = draw_crop(draw, image.shape[-2:], smallest=self.crop_scale)
+        image = self._resize(image[:, top : top + height, left : left + width])
+        if draw.random() < self.hflip:
+            image = image.flip(-1)
+        if self.more is None:
+            return image
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed, which would seed the generators of the GPUs too, and nothing restores those.
+            torch.default_generator.manual_seed(seed)
+            drawn: Tensor = self.more(image)
+        return drawn
+
+    def _resize(self, crop: Tensor) -> Tensor:
+        # Not torchvision's, which goes through float32 where the processor has AVX-512: at half the speed.
+        antialias = self.mode != "nearest-exact"
+        return torch.nn.functional.interpolate(crop[None], self.size, mode=self.mode, antialias=antialias)[0]
 
 
-BASIC = Augmentation()
+def draw_crop(draw: random.Random, size: Sequence[int], *, smallest: float) -> Box:
+    """Draw a crop as torchvision's RandomResizedCrop does, which takes several times as long.
+
+    Args:
+        draw: Where the numbers come from.
+        size: Height and width of the image in pixels.
+        smallest: Share of its area, above 0 and at most 1.
+
+    Returns:
+        Top, left, height and width in pixels.
+    """
+    height, width = size
+    for _ in range(_TRIES):
+        area = height * width * draw.uniform(smallest, 1.0)
+        ratio = math.exp(draw.uniform(-_WIDEST, _WIDEST))
+        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < h <= height and 0 < w <= width:
+            return draw.randint(0, height - h), draw.randint(0, width - w), h, w
+    h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def describe(args: AugmentationArguments) -> str:
+    """Say in words what is drawn."""
+    if args.augmentation == "none":
+        return "no augmentation"
+    flip = f", flipped with probability {args.hflip:g}" if args.hflip else ", not flipped"
+    more = f", then {_POLICIES[args.augmentation].__name__}" if args.augmentation in _POLICIES else ""
+    blank = f", a rectangle blanked with probability {args.random_erasing:g}" if args.random_erasing else ""
+    return f"random resized crops of {100 * args.crop_scale:g} % of the area or more{flip}{more}{blank}"

@@ -45,18 +45,20 @@ _NARROWEST = 5000  # times as long as wide; scaled to 256 pixels of width, such 
 _NAMED = 5  # bad images that a message names before it only counts
 
 
-def open_image(value: dict[str, Any] | str | Path | None, *, name: str) -> PIL.Image.Image:
+def open_image(value: dict[str, Any] | str | Path | None, *, name: str, at_least: int | None = None) -> PIL.Image.Image:
     """Return one image, upright and in RGB.
 
     Args:
         value: A path, or a row of a `datasets.Image(decode=False)` column: its bytes, or else its path.
         name: The file or row, as an error shall name it.
+        at_least: Pixels of its shorter side that suffice: a JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of
+            its size that has as many. None: every image as it is.
 
     Raises:
         BadImageError: If it cannot be read whole: missing, empty, truncated, damaged, too big, no image.
     """
     try:
-        return _read(value, quick=False)
+        return _read(value, at_least)
     except UNREADABLE as error:
         raise BadImageError(f"{name}: {_reason(error)}") from error
 
@@ -105,14 +107,14 @@ def progress_on_terminal_only() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
-def _read(value: dict[str, Any] | str | Path | None, *, quick: bool) -> PIL.Image.Image:
+def _read(value: dict[str, Any] | str | Path | None, at_least: int | None) -> PIL.Image.Image:
     data = _read_bytes(value)
     # An image is either read or refused. Pillow's warnings, of its size or of damaged metadata, are no third way.
     with warnings.catch_warnings(action="ignore"):
-        return _decode(data, quick=quick)
+        return _decode(data, at_least)
 
 
-def _decode(data: bytes, *, quick: bool) -> PIL.Image.Image:
+def _decode(data: bytes, at_least: int | None) -> PIL.Image.Image:
     image = PIL.Image.open(io.BytesIO(data), formats=_readable_formats())
     if image.format == "PNG":
         # Pillow decodes a PNG with a wrong checksum into wrong pixels without a word. Only verify() sees it,
@@ -121,9 +123,8 @@ def _decode(data: bytes, *, quick: bool) -> PIL.Image.Image:
         image = PIL.Image.open(io.BytesIO(data), formats=("PNG",))
     if max(image.size) > _NARROWEST * min(image.size):
         raise ValueError(f"{image.width} x {image.height} pixels are too narrow to be resized")
-    if quick:
-        # An eighth of the size is several times faster (JPEG only), and still reads the stream to its end.
-        image.draft(image.mode, (1, 1))
+    if at_least is not None:
+        image.draft(image.mode, (at_least, at_least))  # the stream of a JPEG is still read to its end
     return to_rgb(image)
 
 
@@ -179,7 +180,7 @@ def _problems_of(batch: dict[str, list[Any]]) -> dict[str, list[str | None]]:
 
 def _problem_of(value: dict[str, Any] | None, index: int) -> str | None:
     try:
-        _read(value, quick=True)
+        _read(value, at_least=1)  # an eighth of the size is faster (JPEG only)
     except UNREADABLE as error:
         return f"{_row_name(value, index)}: {_reason(error)}"
     return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import datasets
 
-from pipeline.config import DataArguments
+from pipeline.arguments import DataArguments
 from pipeline.data.folders import read_image_folder
 from pipeline.data.oxford import load_oxford_flowers
 from pipeline.data.synthetic import PRETRAINING, load_synthetic

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.compute
 
 from pipeline import processes
-from pipeline.config import DataArguments
+from pipeline.arguments import DataArguments
 from pipeline.data.columns import find_columns, require_bytes, take_images
 from pipeline.data.images import check_images
 from pipeline.data.kinds import SOURCES, Source, find_kind

@@ -1,23 +1,32 @@
-"""The checkpoint's image processor -> what `set_transform` runs on the fly, and the collator.
+"""The checkpoint's image processor -> what `set_transform` runs on the fly, the collator, what the device computes.
 
-All are top-level picklable objects: workers are started by spawn on some systems.
+All are top-level picklable objects: workers are started by spawn on some systems. Images travel as uint8, and become
+numbers for the network once a batch, on its device (`Normalize`).
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import PIL.Image
 import torch
+import torchvision
+import transformers
 from PIL.Image import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
-from pipeline.data.augmentation import BASIC, Augmentation
+from pipeline.arguments import AugmentationArguments
+from pipeline.data import cache
+from pipeline.data.augmentation import Augment
 from pipeline.data.images import open_image
 
 Batch = dict[str, list[Any]]
+
+_ROOM = 1.1  # of the shorter side at which training images are decoded, over the input's: room for the crop
+_CLEARLY = 1.25  # times that shorter side: below it, a resize costs more than its pixels save
 
 
 class ImageProcessor(Protocol):
@@ -33,11 +42,35 @@ class ImageProcessor(Protocol):
     image_mean: Sequence[float]
     image_std: Sequence[float]
 
-    def __call__(self, images: Sequence[Image], *, return_tensors: str) -> Any:
-        """Transform upright RGB images into `pixel_values` (batch, 3, height, width) fp32."""
+    def __call__(self, images: Sequence[Image], *, return_tensors: str, **steps: bool) -> Any:
+        """Transform upright RGB images into `pixel_values` (batch, 3, height, width), fp32 after the last step."""
 
     def save_pretrained(self, save_directory: Path) -> Any:
         """Write preprocessor_config.json."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all of its settings."""
+
+
+class Normalize:
+    """uint8 pixels -> what the network gets: times the processor's factor, less its mean, over its deviation.
+
+    Once a batch, on the device that the batch is on.
+    """
+
+    def __init__(self, processor: ImageProcessor) -> None:
+        self.factor = processor.rescale_factor if processor.do_rescale else 1.0
+        mean = processor.image_mean if processor.do_normalize else [0.0] * 3
+        std = processor.image_std if processor.do_normalize else [1.0] * 3
+        self.mean, self.std = (torch.tensor(list(values)).view(3, 1, 1) for values in (mean, std))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Normalise (batch, 3, height, width) uint8 to fp32; what is floating-point was normalised before."""
+        if pixels.dtype != torch.uint8:
+            return pixels
+        self.mean, self.std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        # In place: on a CPU, fresh memory for each of these steps would take ten times as long as they do.
+        return pixels.float().mul_(self.factor).sub_(self.mean).div_(self.std)
 
 
 class EvalTransform:
@@ -49,55 +82,116 @@ class EvalTransform:
     def __call__(self, batch: Batch) -> Batch:
         """Transform columns `image`, `label`, `index` into `pixel_values` (3, height, width) fp32, and `labels`.
 
+        Rows that `cache.decode_once` has kept come out as uint8, for `Normalize`.
+
         Raises:
             BadImageError: If an image cannot be read.
         """
+        if cache.is_kept(batch["image"][0]):
+            return {"pixel_values": [cache.read(row) for row in batch["image"]], "labels": batch["label"]}
         images = [_open(row, index) for row, index in zip(batch["image"], batch["index"], strict=True)]
         pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
         return {"pixel_values": list(pixels.float()), "labels": batch["label"]}
+
+    @property
+    def work(self) -> str:
+        """Names what `decode` does: where that is the same, so are its pixels."""
+        settings = self.processor.to_dict()
+        versions = [torchvision.__version__, transformers.__version__]
+        return json.dumps([type(self.processor).__name__, settings, versions], sort_keys=True, default=str)
+
+    def decode(self, row: dict[str, Any], index: int) -> cache.Pixels:
+        """Do for one image what is the same in every epoch: (height, width, 3) uint8.
+
+        Raises:
+            BadImageError: If the image cannot be read.
+            InexactError: If `Normalize` would not make of it what the processor makes.
+        """
+        image = _open(row, index)
+        exact = self.processor(images=[image], return_tensors="pt")["pixel_values"].float()
+        try:
+            plain = self.processor(images=[image], return_tensors="pt", do_rescale=False, do_normalize=False)
+        except TypeError as error:  # a processor of timm, which has no such steps apart
+            raise cache.InexactError from error
+        pixels: Tensor = plain["pixel_values"].to(torch.uint8)
+        if not torch.allclose(Normalize(self.processor)(pixels), exact, rtol=1e-6, atol=1e-6):
+            raise cache.InexactError
+        array: cache.Pixels = pixels[0].permute(1, 2, 0).numpy()
+        return array
 
 
 class TrainTransform(EvalTransform):
     """An augmentation whose draw is, for every image, a function of (seed, epoch, index).
 
-    The same pixels whatever the workers, the processes and the resumes: the global generator is forked and seeded
-    for each image. The epoch lies in shared memory, because persistent workers keep their copy of this object.
+    The same pixels whatever the workers, the processes, the resumes and the cache. The epoch lies in shared memory,
+    because persistent workers keep their copy of this object.
+
+    Images are decoded at a reduced size first, always in the same way: `decode_size` pixels of the shorter side, or
+    up to a quarter more. By default that is 1.1 times the input's, so of a larger photograph most crops are enlarged:
+    one of 8 % of the area has 0.3 of the side, and what it shows is softer than in a crop of the full photograph.
+    With a larger `--decode_size` they are sharper, and the images kept take the square of it on the disk.
 
     Size, resampling, scale, mean and standard deviation are the processor's.
     """
 
-    def __init__(self, processor: ImageProcessor, augmentation: Augmentation = BASIC, *, seed: int) -> None:
+    def __init__(self, processor: ImageProcessor, args: AugmentationArguments, *, seed: int) -> None:
         super().__init__(processor)
         self.seed = seed
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.factor = processor.rescale_factor if processor.do_rescale else 1.0
-        self.mean = list(processor.image_mean) if processor.do_normalize else [0.0] * 3
-        self.std = list(processor.image_std) if processor.do_normalize else [1.0] * 3
-        self.augment = augmentation.compose(
-            input_size(processor),
+        self.augment: Augment | None = None
+        if args.augmentation == "none":
+            return
+        size = input_size(processor)
+        self.decode_size = round(_ROOM * min(size)) if args.decode_size is None else args.decode_size
+        normalize = Normalize(processor)
+        self.augment = Augment(
+            args,
+            size,
             interpolation=int(processor.resample),
-            fill=[round(mean / self.factor) for mean in self.mean],  # 0 to the network, as a border that says nothing
+            # 0 to the network, as a border that says nothing
+            fill=(normalize.mean.flatten() / normalize.factor).round().int().tolist(),
         )
 
     def __call__(self, batch: Batch) -> Batch:
-        """Transform columns `image`, `label`, `index` into `pixel_values` (3, height, width) fp32, and `labels`.
+        """Transform columns `image`, `label`, `index` into `pixel_values` (3, height, width) uint8, and `labels`.
+
+        Without an augmentation, as `EvalTransform` does.
 
         Raises:
             BadImageError: If an image cannot be read.
         """
         if self.augment is None:
             return super().__call__(batch)
-        rows = zip(batch["image"], batch["index"], strict=True)
-        return {"pixel_values": [self._one(row, index, self.augment) for row, index in rows], "labels": batch["label"]}
+        epoch, pixels = int(self.epoch), []
+        for row, index in zip(batch["image"], batch["index"], strict=True):
+            image = cache.read(row) if cache.is_kept(row) else cache.as_tensor(self.decode(row, index)).permute(2, 0, 1)
+            pixels.append(self.augment(image, draw_seed(self.seed, epoch, index)))
+        return {"pixel_values": pixels, "labels": batch["label"]}
 
-    def _one(self, row: dict[str, Any], index: int, augment: Callable[[Tensor], Tensor]) -> Tensor:
-        image = functional.pil_to_tensor(_open(row, index))
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would seed the generators of the GPUs too, and nothing restores those.
-            torch.default_generator.manual_seed(draw_seed(self.seed, int(self.epoch), index))
-            image = augment(image)
-        normal: Tensor = functional.normalize(image.float() * self.factor, self.mean, self.std)
-        return normal
+    @property
+    def work(self) -> str:
+        """Names what `decode` does: where that is the same, so are its pixels."""
+        return super().work if self.augment is None else f"shorter side {self.decode_size}"
+
+    def decode(self, row: dict[str, Any], index: int) -> cache.Pixels:
+        """Do for one image what is the same in every epoch: (height, width, 3) uint8, of any size.
+
+        Raises:
+            BadImageError: If the image cannot be read.
+            InexactError: Only without an augmentation, as `EvalTransform`.
+        """
+        if self.augment is None:
+            return super().decode(row, index)
+        return np.asarray(shrink(_open(row, index, at_least=self.decode_size or None), self.decode_size))
+
+
+def shrink(image: Image, shorter_side: int) -> Image:
+    """Resize an image that is clearly larger to this shorter side in pixels; 0 leaves any as it is."""
+    shorter = min(image.size)
+    if not shorter_side or shorter <= _CLEARLY * shorter_side:
+        return image
+    width, height = (round(side * shorter_side / shorter) for side in image.size)
+    return image.resize((width, height), PIL.Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def draw_seed(seed: int, epoch: int, index: int) -> int:
@@ -107,7 +201,7 @@ def draw_seed(seed: int, epoch: int, index: int) -> int:
 
 
 def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Stack rows into `pixel_values` (batch, 3, height, width) fp32 and `labels` (batch,) int64."""
+    """Stack rows into `pixel_values` (batch, 3, height, width), fp32 or uint8, and `labels` (batch,) int64."""
     return {
         "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
         "labels": torch.tensor([row["labels"] for row in rows], dtype=torch.int64),
@@ -124,5 +218,5 @@ def input_size(processor: ImageProcessor) -> tuple[int, int]:
     return height, width
 
 
-def _open(row: dict[str, Any], index: int) -> Image:
-    return open_image(row, name=row["path"] or f"row {index}")
+def _open(row: dict[str, Any], index: int, *, at_least: int | None = None) -> Image:
+    return open_image(row, name=row["path"] or f"row {index}", at_least=at_least)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 
 from pipeline import hub
-from pipeline.config import ModelArguments
+from pipeline.arguments import ModelArguments
 from pipeline.data.transforms import ImageProcessor
 from pipeline.errors import PipelineError
 from pipeline.models import resolution
@@ -57,7 +57,7 @@ def build_model(
         model, head = _from_checkpoint(folder, config, class_names, name=name)
         if args.image_size is not None:
             model = resolution.resize(model, args.image_size)
-    if args.zero_head:
+    if args.head_init == "zero":
         head = "zero head"
         for weight in head_names(model):
             nn.init.zeros_(model.get_parameter(weight))

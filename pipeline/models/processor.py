@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from pipeline.data.transforms import Batch, EvalTransform, ImageProcessor, TrainTransform
+from pipeline.arguments import AugmentationArguments
+from pipeline.data.transforms import Batch, EvalTransform, ImageProcessor, Normalize, TrainTransform
 from pipeline.errors import PipelineError
 from pipeline.models.checkpoint import explained
 
@@ -99,8 +100,9 @@ def check_training_pixels(processor: ImageProcessor, *, name: str) -> None:
     rows: Batch = {"image": [{"bytes": content.getvalue(), "path": None}], "label": [0], "index": [0]}
     seen, scored = (
         transform(rows)["pixel_values"][0]
-        for transform in (TrainTransform(processor, seed=0), EvalTransform(processor))
+        for transform in (TrainTransform(processor, AugmentationArguments(), seed=0), EvalTransform(processor))
     )
+    seen = Normalize(processor)(seen)
     if seen.shape != scored.shape or not torch.allclose(seen, scored, atol=1e-2):
         raise PipelineError(
             f"the image processor of {name} does more than resize, crop, scale and normalise: training would see "

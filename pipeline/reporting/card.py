@@ -1,5 +1,6 @@
 """The model card, from the files of a run folder and nothing else. Its text is `assets/model_card.md`."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pipeline import hub, runs
-from pipeline.data.augmentation import BASIC, Augmentation
+from pipeline.arguments import AugmentationArguments
+from pipeline.data import augmentation
 from pipeline.reporting import summary
 
 TEMPLATE = hub.ASSETS / "model_card.md"
@@ -60,10 +62,10 @@ def escape(text: str) -> str:
 def _body(
     folder: Path, results: Mapping[str, Any], record: Mapping[str, Any], recipe: Mapping[str, Any]
 ) -> dict[str, Any]:
-    state = runs.read_json(folder / runs.TRAINER_STATE)
     model = runs.read_json(folder / "config.json")
     hardest_prefix = "test" if "test_per_class" in results else "eval"
-    origin = "trained from scratch" if recipe.get("from_scratch") else f"fine-tuned from `{_name(recipe)}`"
+    adapted = "a linear probe on" if recipe.get("strategy") == "head" else "fine-tuned from"
+    origin = "trained from scratch" if recipe.get("from_scratch") else f"{adapted} `{_name(recipe)}`"
     return {
         "architecture": model["architectures"][0],
         "origin": origin,
@@ -74,19 +76,48 @@ def _body(
         "has_test": "test_accuracy" in results,
         "hardest_split": summary.SPLITS[hardest_prefix],
         "hardest": _hardest(results[f"{hardest_prefix}_per_class"]),
-        "epochs": f"{state['epoch']:g}",
-        "steps": state["global_step"],
-        "best_step": state["best_global_step"],
+        "fitted": _fitted(folder / runs.TRAINER_STATE),
+        "probe": _probe(results),
+        "speed": _speed(record.get("speed")),
         "chosen_by": recipe.get("metric_for_best_model", "accuracy"),
         "machine": _machine(record["machine"]),
         "precision": record["machine"]["precision"],
         "minutes": f"{record['timings']['train'] / 60:.1f}",
         "image_size": _input_side(runs.read_json(folder / "preprocessor_config.json")),
-        "augmentation": _augmentation(recipe).describe(),
-        "curve": _curve(state["log_history"]),
+        "augmentation": augmentation.describe(_augmentation(recipe)),
         "recipe": runs.public_recipe(folder).strip(),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
+
+
+def _fitted(file: Path) -> dict[str, Any] | None:
+    """What the Trainer did, where it did anything."""
+    if not file.exists():
+        return None
+    state = runs.read_json(file)
+    return {
+        "epochs": f"{state['epoch']:g}",
+        "steps": state["global_step"],
+        "best_step": state["best_global_step"],
+        "curve": _curve(state["log_history"]),
+    }
+
+
+def _probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a linear probe reached, and with how many labels."""
+    if "probe_eval_accuracy" not in results:
+        return None
+    curve = [row | {"accuracy": f"{100 * row['accuracy']:.2f} %"} for row in results["learning_curve"]]
+    return {"accuracy": f"{100 * results['probe_eval_accuracy']:.2f} %", "C": f"{results['probe_C']:g}", "curve": curve}
+
+
+def _speed(speed: Mapping[str, Any] | None) -> str:
+    """How fast the training was, against what the machine can."""
+    if not speed:
+        return ""
+    share = f", {100 * speed['mfu']:.0f} % of the machine's matrix products" if speed.get("mfu") else ""
+    wait = f"{100 * speed['data_wait']:.1f} % of the time it waited for data"
+    return f"{speed['images_per_second']:.4g} images a second{share}; {wait}."
 
 
 def _scores(results: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -148,12 +179,9 @@ def _machine(machine: Mapping[str, Any]) -> str:
     return f"{several}{machine['device']}"
 
 
-def _augmentation(recipe: Mapping[str, Any]) -> Augmentation:
-    return Augmentation(
-        recipe.get("augmentation", BASIC.policy),
-        crop_scale=recipe.get("crop_scale", BASIC.crop_scale),
-        hflip=recipe.get("hflip", BASIC.hflip),
-    )
+def _augmentation(recipe: Mapping[str, Any]) -> AugmentationArguments:
+    known = {f.name for f in dataclasses.fields(AugmentationArguments)}
+    return AugmentationArguments(**{key: value for key, value in recipe.items() if key in known})
 
 
 def _name(recipe: Mapping[str, Any]) -> str:

@@ -19,57 +19,12 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
-from pipeline import processes, runs
-from pipeline.data.augmentation import BASIC, Augmentation, Policy
+from pipeline.arguments import AdaptationArguments, AugmentationArguments
 from pipeline.errors import PipelineError, did_you_mean, refuse
+from pipeline.training.fixed import FIXED
+from pipeline.training.machine import best_precision, default_workers
 
 logger = logging.getLogger(__name__)
-
-# Arguments of the Trainer that keep the value they have here, and why.
-FIXED = {
-    "remove_unused_columns": "the images are transformed on the fly, so the Trainer may not drop their column",
-    "load_best_model_at_end": "the best model on validation is the one that is saved and scored",
-    "do_train": "the verb says what is done: train, evaluate or predict",
-    "do_eval": "the verb says what is done: train, evaluate or predict",
-    "do_predict": "the verb says what is done: train, evaluate or predict",
-    "eval_do_concat_batches": "metrics are computed over the whole split",
-    "batch_eval_metrics": "metrics are computed over the whole split, from class numbers, not logits",
-    "prediction_loss_only": "the best model is chosen by a metric",
-    "include_for_metrics": "metrics are computed from class numbers alone",
-    "eval_use_gather_object": "predictions are tensors",
-    "label_names": "the label column is found, or named by --label_column_name",
-    "bf16": "type --precision bf16",
-    "fp16": "type --precision fp16",
-    "bf16_full_eval": "scores are computed in fp32, so that they are those of the saved model",
-    "fp16_full_eval": "scores are computed in fp32, so that they are those of the saved model",
-    "save_only_model": "a run could not be resumed",
-    "ignore_data_skip": "a resumed run would see other images than an uninterrupted one",
-    "restore_callback_states_from_checkpoint": "a resumed run restores all of its state",
-    "resume_from_checkpoint": "repeat the same command: it goes on from its newest complete checkpoint",
-    "enable_jit_checkpoint": "SIGTERM writes a checkpoint already, and exits with 143",
-    "logging_nan_inf_filter": "it would show a loss of 0 for a run that has diverged",
-    "hub_token": "it would be stored in the run folder: log in with `hf auth login`, or set HF_TOKEN",
-    "hub_strategy": "the finished run is pushed once, from the files that were scored",
-    "hub_always_push": "the finished run is pushed once, from the files that were scored",
-    "auto_find_batch_size": "a resumed run would take another batch; use --global_batch_size and a smaller "
-    "--per_device_train_batch_size",
-    "gradient_checkpointing": "type --activation_checkpointing",
-    "gradient_checkpointing_kwargs": "type --activation_checkpointing_kwargs",
-    "train_sampling_strategy": "batches are drawn at random",
-    "length_column_name": "images have no length",
-    "include_num_input_tokens_seen": "images have no tokens to count",
-    "neftune_noise_alpha": "it is for language models",
-    "use_cache": "it is for language models",
-    "use_liger_kernel": "it is for language models",
-    "liger_kernel_config": "it is for language models",
-    "save_on_each_node": "the run folder is written once",
-    "deepspeed": "its checkpoints cannot be reloaded strictly here",
-    "fsdp": "its checkpoints cannot be reloaded strictly here",
-    "fsdp_config": "its checkpoints cannot be reloaded strictly here",
-    "parallelism_config": "its checkpoints cannot be reloaded strictly here",
-    "accelerator_config": "it would change the batch: use --global_batch_size",
-    "local_rank": "the launcher sets it",
-}
 
 
 @dataclass
@@ -119,19 +74,6 @@ class FineTuningArguments(TrainingArguments):
     global_batch_size: int | None = field(
         default=None, metadata={"help": "Images a step over all devices; accumulation is derived."}
     )
-    augmentation: Policy = field(
-        default=BASIC.policy,
-        metadata={
-            "help": "none (as in evaluation), basic (random resized crop and flip), or basic with TrivialAugmentWide, "
-            "RandAugment or AutoAugment."
-        },
-    )
-    crop_scale: float = field(
-        default=BASIC.crop_scale, metadata={"help": "Smallest share of an image's area that the random crop takes."}
-    )
-    hflip: float = field(
-        default=BASIC.hflip, metadata={"help": "Probability of a horizontal flip; 0 where left and right matter."}
-    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better one."}
     )
@@ -141,7 +83,8 @@ class FineTuningArguments(TrainingArguments):
         refuse(self._problems())
         if not torch.accelerator.is_available():
             self.use_cpu = True
-        self.precision = self._resolved_precision()
+        if self.precision == "auto":
+            self.precision = best_precision(on_cpu=self.use_cpu)
         self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
         if self.dataloader_num_workers < 0:
             self.dataloader_num_workers = default_workers(on_cpu=self.use_cpu)
@@ -182,10 +125,6 @@ class FineTuningArguments(TrainingArguments):
         changed = {k for k, v in plain.items() if (v or None) != (defaults[k] or None)}
         return {k: v for k, v in plain.items() if v is not None and k in changed | _ALWAYS_IN_RECIPE}
 
-    def make_augmentation(self) -> Augmentation:
-        """What is drawn for a training image."""
-        return Augmentation(self.augmentation, crop_scale=self.crop_scale, hflip=self.hflip)
-
     def _problems(self) -> list[str]:
         fields = {f.name: f for f in dataclasses.fields(self)}
         problems = [
@@ -209,26 +148,9 @@ class FineTuningArguments(TrainingArguments):
             for name in ("FSDP", "DEEPSPEED")
             if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
         ]
-        problems += self.make_augmentation().find_problems()
         if self.push_to_hub and not self.hub_model_id:
             problems.append("--push_to_hub needs a name: add --hub_model_id OWNER/NAME")
         return problems
-
-    def _resolved_precision(self) -> Literal["auto", "fp32", "bf16", "fp16"]:
-        """A flag beats Accelerate's setting, which beats what the machine does best.
-
-        `accelerate launch` says "no" both for a wish and for its own default, so "no" does not count as a wish.
-        """
-        if self.precision != "auto":
-            return self.precision
-        match os.environ.get("ACCELERATE_MIXED_PRECISION"):
-            case "bf16" | "fp16" as wished:
-                return wished
-        if self.use_cpu:
-            return "bf16" if _cpu_has_bf16() else "fp32"
-        if not torch.cuda.is_available():
-            return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
     def _fit_global_batch(self) -> None:
         """Derive batch and accumulation from `--global_batch_size`.
@@ -249,6 +171,29 @@ class FineTuningArguments(TrainingArguments):
         self.gradient_accumulation_steps = share // self.per_device_train_batch_size
 
 
+@dataclass(frozen=True)
+class Settings:
+    """All that shapes a training."""
+
+    trainer: FineTuningArguments
+    augmentation: AugmentationArguments = field(default_factory=AugmentationArguments)
+    adaptation: AdaptationArguments = field(default_factory=AdaptationArguments)
+
+    def __post_init__(self) -> None:
+        """Refuse what does not hold together.
+
+        Raises:
+            PipelineError: Naming all of it.
+        """
+        blends = [name for name in ("mixup", "cutmix") if getattr(self.augmentation, name)]
+        refuse(
+            f"--{name} blends the images of a batch, and one on a device has none beside it: raise "
+            "--per_device_train_batch_size"
+            for name in blends
+            if self.trainer.per_device_train_batch_size == 1
+        )
+
+
 def _tracker_problems(names: Sequence[str]) -> list[str]:
     installed = get_available_reporting_integrations()
     return [
@@ -258,15 +203,6 @@ def _tracker_problems(names: Sequence[str]) -> list[str]:
         for name in names
         if name not in ("none", "all", *installed)
     ]
-
-
-def default_workers(*, on_cpu: bool) -> int:
-    """Processes that prepare images: beside a GPU the cores less one, at most 8.
-
-    On a CPU they take their time from the network: a quarter of the cores, none where there are fewer than four.
-    """
-    cores = runs.usable_cores() // processes.processes_here()
-    return min(4, cores // 4) if on_cpu else max(1, min(8, cores - 1))
 
 
 _ALWAYS_IN_RECIPE = frozenset({
@@ -280,11 +216,6 @@ _NOT_IN_RECIPE = {
     "greater_is_better", "dataloader_pin_memory", "accelerator_config", "local_rank", "do_eval", "debug",
     "gradient_checkpointing", "push_to_hub", "hub_model_id", "run_name",
 }  # fmt: skip
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 matrices itself; emulated, it would be slower than fp32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _default(f: "dataclasses.Field[Any]") -> Any:

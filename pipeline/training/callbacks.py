@@ -4,7 +4,6 @@ import logging
 import math
 import operator
 import signal
-import time
 from types import FrameType
 from typing import Any
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pipeline import processes
+from pipeline.training.clock import Clock
 
 logger = logging.getLogger(__name__)
 
@@ -98,19 +98,44 @@ class StopOnSignal(TrainerCallback):
         self._asked = True
 
 
+class StopAfter(TrainerCallback):
+    """Score, save and stop after so many hours, those before a resume included."""
+
+    def __init__(self, hours: float, clock: Clock) -> None:
+        """Take the limit, and the clock of the training."""
+        self.hours, self.clock = hours, clock
+        self.stopped = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop all processes at the same step."""
+        del args, kwargs
+        if processes.any_of(self.clock.elapsed() > 3600 * self.hours) and state.global_step < state.max_steps:
+            logger.info("stopped at step %d: --max_hours %g are over", state.global_step, self.hours)
+            self.stopped = control.should_evaluate = control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Neither score nor save what was scored and saved when it stopped."""
+        del args, state, kwargs
+        if self.stopped:
+            control.should_evaluate = control.should_save = False
+
+
 class Progress(TrainerCallback):
     """A bar on a terminal, and a line for every evaluation, with what the Trainer's own dictionaries would say."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.bar: tqdm[Any] | None = None
         self.loss = math.nan
-        self.start = (0, 0.0)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the bar at the step that a resumed run has reached."""
+        """Open the bar at the step that a resumed run has reached, and set the clock to the time that it took."""
         del control, kwargs
+        self.clock.before = max((row.get("elapsed", 0.0) for row in state.log_history), default=0.0)
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -118,12 +143,12 @@ class Progress(TrainerCallback):
             unit="step",
             disable=args.disable_tqdm or not processes.is_main(),
         )
-        self.start = (state.global_step, time.monotonic())
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar."""
+        """Move the bar, and stop the clock."""
         del args, state, control, kwargs
         assert self.bar is not None
+        self.clock.end_step()
         self.bar.update(1)
 
     def on_log(
@@ -143,11 +168,10 @@ class Progress(TrainerCallback):
         chosen_by = logs[f"eval_{args.metric_for_best_model}"]
         better = operator.gt if args.greater_is_better else operator.lt
         best = state.best_metric is None or better(chosen_by, state.best_metric)
-        steps, seconds = state.global_step - self.start[0], time.monotonic() - self.start[1]
-        rate = steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size / seconds
         self.bar.clear()
         logger.info(
-            "epoch %6.2f  step %d/%d  loss %.3f  validation: loss %.3f, accuracy %.2f %%%s  (%.0f images/s)",
+            "epoch %6.2f  step %d/%d  loss %.3f  validation: loss %.3f, accuracy %.2f %%%s  "
+            "(%.0f images/s, %.1f %% of the time waiting for them)",
             state.epoch,
             state.global_step,
             state.max_steps,
@@ -155,7 +179,8 @@ class Progress(TrainerCallback):
             logs["eval_loss"],
             100 * logs["eval_accuracy"],
             " *" if best else "",
-            rate,
+            self.clock.whole.rate,
+            100 * self.clock.whole.wait,
         )
 
     def on_train_end(

@@ -1,185 +1,170 @@
-"""`fit()`: the only code that touches `transformers.Trainer`."""
+"""`StrictTrainer`: transformers' Trainer with strict loading, our objective, averages and adapters, and a clock."""
 
-import copy
-import logging
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import datasets
 import numpy as np
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import (
-    BaseImageProcessor,
-    EarlyStoppingCallback,
-    EvalPrediction,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-)
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from torch.utils.data import Sampler
+from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
 from pipeline import processes, runs
-from pipeline.data.transforms import EvalTransform, ImageProcessor, TrainTransform, collate, input_size
-from pipeline.errors import PipelineError, Terminated
-from pipeline.evaluation.metrics import Accuracy, compute
+from pipeline.data.transforms import Normalize
+from pipeline.errors import PipelineError
+from pipeline.models import adaptation, lora
 from pipeline.models.checkpoint import load_strictly
-from pipeline.training import callbacks
-from pipeline.training.arguments import FineTuningArguments
+from pipeline.training.arguments import Settings
+from pipeline.training.averaging import MovingAverage, changing_tensors
+from pipeline.training.clock import Clock
+from pipeline.training.compute import Speed
+from pipeline.training.objective import Objective
+from pipeline.training.sampling import BalancedSampler
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Parts:
+    """What a `StrictTrainer` is made of beside what every Trainer has."""
+
+    settings: Settings
+    objective: Objective
+    normalize: Normalize
+    clock: Clock
+    epoch: Tensor
+    speed: Callable[[float], Speed]  # of images a second
+    base: str  # what the network started from, by its name
 
 
 class StrictTrainer(Trainer):
-    """The Trainer, except that weights it reloads are all there, on resume and for the best model."""
+    """The Trainer, except for what it loads, minimises and measures.
+
+    A checkpoint's `model.safetensors` is always what is scored and deployed: an ordinary network, its weights averaged
+    and its adapters merged. What the training itself goes on from lies beside it where it differs.
+    """
 
     model: PreTrainedModel
 
+    def __init__(self, parts: Parts, **trainer: Any) -> None:
+        """Take our parts, and the Trainer's own arguments."""
+        self.parts = parts
+        super().__init__(compute_loss_func=parts.objective, **trainer)
+        decay = parts.settings.adaptation.ema_decay
+        self.average = MovingAverage(self.model, decay) if decay else None
+        if self.average:
+            self.add_callback(self.average)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make the optimizer that the arguments name, on groups of weights with their own rates and decays."""
+        if self.optimizer is None:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            groups = adaptation.parameter_groups(
+                self.model,
+                learning_rate=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+                layer_decay=self.parts.settings.adaptation.layer_decay,
+                head_learning_rate=self.parts.settings.adaptation.head_learning_rate,
+            )
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Blend the images first, where that is asked for, while training."""
+        mixed = self.parts.objective.mix(inputs) if model.training else inputs
+        return super().compute_loss(model, mixed, *args, **kwargs)
+
+    def get_batch_samples(self, *args: Any) -> Any:
+        """Fetch the batches of one step, on the clock."""
+        self.parts.clock.ask()
+        batches, count = super().get_batch_samples(*args)
+        self.parts.clock.get(sum(len(batch["labels"]) for batch in batches) * self.args.world_size)
+        return batches, count
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score the weights that would be saved."""
+        with self._as_deployed():
+            return super().evaluate(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what the clock says: seconds so far; rate and share of waiting since the last line."""
+        logs["elapsed"] = round(self.parts.clock.elapsed(), 2)
+        if "loss" in logs:
+            span = self.parts.clock.take_latest()
+            speed = {"images_per_second": round(span.rate, 2), "mfu": round(self.parts.speed(span.rate).mfu, 4)}
+            logs |= speed | {"data_wait": round(span.wait, 4)}
+        super().log(logs, start_time)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        return inputs | {"pixel_values": self.parts.normalize(inputs["pixel_values"])}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        if not self.parts.settings.augmentation.balanced_sampling:
+            return super()._get_train_sampler(train_dataset)
+        labels = np.asarray(cast(Any, self.train_dataset).with_format(None)["label"][:], dtype=np.int64)
+        return BalancedSampler(labels, seed=self.args.seed, epoch=self.parts.epoch)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        del state_dict
+        folder = Path(str(output_dir))
+        with self._as_deployed():
+            network: Any = self.accelerator.unwrap_model(self.model)
+            (lora.merged(network) if isinstance(network, PeftModel) else network).save_pretrained(folder)
+        cast(BaseImageProcessor, self.processing_class).save_pretrained(folder)
+        if own := self._own_weights():
+            save_file(own, folder / runs.TRAINING_WEIGHTS)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_strictly(model or self.model, Path(resume_from_checkpoint))
+        folder = Path(resume_from_checkpoint)
+        if self._own_weights():
+            self._restore(folder)
+        else:
+            load_strictly(model or self.model, folder)
 
     def _load_best_model(self) -> None:
         # From the step and not from the path in the state, which is stale once the run folder was moved.
         best = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}"
-        load_strictly(self.accelerator.unwrap_model(self.model), best)
+        network: Any = self.accelerator.unwrap_model(self.model)
+        if isinstance(network, PeftModel):
+            self._restore(best)
+            with self._as_deployed():
+                if self.parts.settings.adaptation.keep_adapter and processes.is_main():
+                    lora.save_adapter(network, best.parent / runs.ADAPTER, base_name=self.parts.base, revision="main")
+                network = lora.unwrap(network)
+        load_strictly(network, best)
+        self.model = self.model_wrapped = network
+        self.average = None  # it is what was loaded
 
+    @contextlib.contextmanager
+    def _as_deployed(self) -> Iterator[None]:
+        with self.average.in_place() if self.average else contextlib.nullcontext():
+            yield
 
-def fit(
-    model: PreTrainedModel,
-    processor: ImageProcessor,
-    splits: datasets.DatasetDict,
-    *,
-    folder: Path,
-    args: FineTuningArguments,
-) -> dict[str, float]:
-    """Train on `train`, choose on `validation`; the model ends with its best weights.
+    def _own_weights(self) -> dict[str, Tensor]:
+        """What a resume needs and `model.safetensors` does not hold: weights before their average, or apart from it."""
+        if self.average is None and not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
+            return {}
+        own = {f"trained.{name}": tensor.detach() for name, tensor in changing_tensors(self.model).items()}
+        if self.average:
+            own |= {f"average.{name}": tensor for name, tensor in self.average.average.items()}
+        return {name: tensor.contiguous() for name, tensor in own.items()}
 
-    Goes on from the newest complete checkpoint in the folder, if there is one.
+    def _restore(self, folder: Path) -> None:
+        """Load what `_save` wrote of `_own_weights`.
 
-    Args:
-        model: Trained in place.
-        processor: Of the model; the transforms follow it.
-        splits: With columns `image`, `label` and `index`.
-        folder: Where the checkpoints go.
-        args: The training arguments.
-
-    Returns:
-        `train_loss`, `train_runtime` and its siblings, of the call that reached the end.
-
-    Raises:
-        PipelineError: If the loss is not a number any more.
-        Terminated: If SIGTERM came; a checkpoint was written.
-    """
-    stop = callbacks.StopOnSignal()
-    trainer = _make_trainer(model, processor, splits, folder=folder, args=args, stop=stop)
-    figures = _train(trainer, folder, stop)
-    if stop.stopped:
-        raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to go on")
-    if trainer.state.best_global_step is None:
-        raise PipelineError("no validation score was a number, so there is no best model: lower --learning_rate")
-    trainer.state.best_model_checkpoint = f"checkpoint-{trainer.state.best_global_step}"  # no path of this machine
-    if processes.is_main():
-        with runs.replacing(folder / runs.TRAINER_STATE) as temporary:
-            trainer.state.save_to_json(str(temporary))
-    return {k: v for k, v in figures.items() if k != "total_flos"}  # it is wrong for images
-
-
-def _make_trainer(
-    model: PreTrainedModel,
-    processor: ImageProcessor,
-    splits: datasets.DatasetDict,
-    *,
-    folder: Path,
-    args: FineTuningArguments,
-    stop: callbacks.StopOnSignal,
-) -> StrictTrainer:
-    freeze_unreached(model, input_size(processor))
-    training = TrainTransform(processor, args.make_augmentation(), seed=args.seed)
-    beside: list[TrainerCallback] = [
-        callbacks.TellEpoch(training.epoch),
-        callbacks.StopWhenDiverged(),
-        callbacks.Progress(),
-        stop,
-    ]
-    if args.early_stopping_patience is not None:
-        beside.append(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
-    trainer = StrictTrainer(
-        model=model,
-        args=_for_trainer(args, folder),
-        data_collator=collate,
-        train_dataset=splits["train"].with_transform(training),
-        eval_dataset=splits["validation"].with_transform(EvalTransform(processor)),
-        processing_class=cast(BaseImageProcessor, processor),
-        compute_metrics=_figures,
-        preprocess_logits_for_metrics=_numbers_and_losses,
-        callbacks=beside,
-    )
-    trainer.remove_callback(PrinterCallback)  # our own lines and bar say it
-    trainer.remove_callback(ProgressCallback)
-    return trainer
-
-
-def freeze_unreached(model: PreTrainedModel, size: tuple[int, int]) -> None:
-    """Take out of the training what the classes do not depend on, such as the mask token of DINOv2.
-
-    Several processes would wait for its gradient without end; searching for it at every step costs time. It is found
-    once, on a copy without weights, for which nothing is computed.
-
-    Args:
-        model: Whose parameters are marked.
-        size: Height and width of its images in pixels.
-    """
-    with torch.device("meta"):
-        shadow: Any = type(model)(copy.deepcopy(model.config))
-        shadow(pixel_values=torch.zeros(2, 3, *size)).logits.sum().backward()
-    for weight, reached in zip(model.parameters(), shadow.parameters(), strict=True):
-        weight.requires_grad_(reached.grad is not None)
-
-
-def _train(trainer: StrictTrainer, folder: Path, stop: callbacks.StopOnSignal) -> dict[str, float]:
-    """Train from the start or from the newest complete checkpoint; load the best weights of a complete training."""
-    checkpoint = runs.newest_complete_checkpoint(folder)
-    processes.exchange(None, same={"the newest checkpoint in a folder that all machines share": checkpoint})
-    if checkpoint is not None and (end := _end_of_training(folder, checkpoint)) is not None:
-        trainer.state = TrainerState.load_from_json(str(end))
-        logger.info("training was complete at step %d: loading its best weights", trainer.state.global_step)
-        trainer._load_best_model()
-        return {k: v for row in trainer.state.log_history for k, v in row.items() if k.startswith("train_")}
-    if checkpoint is not None:
-        logger.info("going on from %s", checkpoint.name)
-    with stop:
-        figures: dict[str, float] = trainer.train(
-            resume_from_checkpoint=str(checkpoint) if checkpoint else None
-        ).metrics
-    return figures
-
-
-def _for_trainer(args: FineTuningArguments, folder: Path) -> FineTuningArguments:
-    """The arguments as the Trainer gets them: it saves checkpoints into the folder, and pushes nothing."""
-    mine = copy.copy(args)
-    mine.output_dir, mine.push_to_hub = str(folder), False
-    return mine
-
-
-def _end_of_training(folder: Path, checkpoint: Path) -> Path | None:
-    """The state of the run's last step, if it was reached: the Trainer would train on (transformers 5.23)."""
-    if (folder / runs.TRAINER_STATE).exists():  # the checkpoint of the last step need not be there any more
-        return folder / runs.TRAINER_STATE
-    state = runs.read_json(checkpoint / runs.TRAINER_STATE)
-    return checkpoint / runs.TRAINER_STATE if state["global_step"] >= state["max_steps"] else None
-
-
-def _numbers_and_losses(logits: Tensor, labels: Tensor) -> Any:
-    """Only these are kept while the Trainer evaluates: the logits of a large split would fill the memory."""
-    return logits.argmax(dim=-1), torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-
-
-def _figures(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy, and the mean loss of an image.
-
-    The Trainer's own mean counts images again that fill up the batches of several processes.
-    """
-    numbers, losses = cast(tuple[Any, Any], prediction.predictions)
-    result = compute(Accuracy(), np.asarray(numbers), np.asarray(prediction.label_ids))
-    return {"accuracy": result["accuracy"], "loss": float(np.mean(losses, dtype=np.float64))}
+        Raises:
+            PipelineError: If any tensor is missing, left over, or of another shape.
+        """
+        own = self._own_weights()
+        saved = load_file(folder / runs.TRAINING_WEIGHTS)
+        if {name: tensor.shape for name, tensor in saved.items()} != {name: t.shape for name, t in own.items()}:
+            raise PipelineError(f"{folder / runs.TRAINING_WEIGHTS} does not fit the model: choose another --output_dir")
+        with torch.no_grad():
+            for name, tensor in changing_tensors(self.model).items():
+                tensor.copy_(saved[f"trained.{name}"])
+            for name, tensor in (self.average.average if self.average else {}).items():
+                tensor.copy_(saved[f"average.{name}"])

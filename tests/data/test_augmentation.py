@@ -12,18 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 from transformers import BitImageProcessor, ViTImageProcessor
 
-from pipeline.config import DataArguments, ModelArguments
-from pipeline.data.augmentation import Augmentation, Policy
+from pipeline.arguments import AugmentationArguments, DataArguments, ModelArguments, Policy
+from pipeline.data.augmentation import draw_crop
 from pipeline.data.sources import load_splits
-from pipeline.data.transforms import EvalTransform, TrainTransform, collate
+from pipeline.data.transforms import EvalTransform, Normalize, TrainTransform, collate
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import build_model
-from pipeline.training.arguments import FineTuningArguments
-from pipeline.training.trainer import fit
+from pipeline.training.arguments import FineTuningArguments, Settings
+from pipeline.training.fit import fit
 from tests.conftest import draw_image
-from tests.data.test_transforms import as_jpeg, pixels, split_of
+from tests.data.test_transforms import as_jpeg, numbers, pixels, split_of
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 DRAWN = pytest.mark.parametrize("policy", [policy for policy in POLICIES if policy != "none"])
@@ -49,14 +50,14 @@ def ramps() -> datasets.Dataset:
 
 
 def transform(policy: Policy, *, epoch: int = 0, seed: int = 1, processor: Any = RESIZES) -> TrainTransform:
-    made = TrainTransform(processor, Augmentation(policy), seed=seed)
+    made = TrainTransform(processor, AugmentationArguments(policy), seed=seed)
     made.epoch.fill_(epoch)
     return made
 
 
-def slopes(split: datasets.Dataset, **numbers: Any) -> Tensor:
+def slopes(split: datasets.Dataset, **flags: Any) -> Tensor:
     """From the left edge to the right one, as a share of the whole picture's; negative where it is flipped."""
-    drawn = pixels(TrainTransform(RESIZES, Augmentation(**numbers), seed=0), split) * 0.3
+    drawn = pixels(TrainTransform(RESIZES, AugmentationArguments(**flags), seed=0), split) / 255
     return (drawn[:, 0, :, -1] - drawn[:, 0, :, 0]).mean(1)
 
 
@@ -72,12 +73,11 @@ def test_a_policy_changes_most_images_beyond_their_crop_and_flip(policy: Policy,
     changed = [not torch.equal(*pair) for pair in zip(basic, drawn, strict=True)]
     assert sum(changed) > len(changed) / 2
     assert drawn.shape == basic.shape
-    assert drawn.min() >= (0 - 0.6) / 0.3 - 1e-5
-    assert drawn.max() <= (1 - 0.4) / 0.3 + 1e-5
+    assert drawn.dtype == torch.uint8
 
 
 def test_policies_differ_from_each_other(split: datasets.Dataset) -> None:
-    every = torch.stack([pixels(transform(policy), split).flatten() for policy in POLICIES])
+    every = torch.stack([numbers(transform(policy), split).flatten() for policy in POLICIES])
     assert len(every.unique(dim=0)) == len(POLICIES)
 
 
@@ -118,7 +118,7 @@ def test_a_pickled_transform_does_the_same(policy: Policy, split: datasets.Datas
 
 def test_what_a_turn_leaves_empty_has_the_processors_mean() -> None:
     white = split_of([{"bytes": as_jpeg(PIL.Image.new("RGB", (32, 32), "white")), "path": None}] * 150)
-    drawn = pixels(transform("trivial"), white)
+    drawn = numbers(transform("trivial"), white)
     whole = drawn[(drawn[:, :, 8, 8] > 1).all(1)]  # the middle is as white as it was
     corners = whole[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]
     empty = (corners.abs() < 0.5 / 255 / 0.3 + 1e-5).all(1)  # the mean, rounded to a byte
@@ -137,7 +137,7 @@ def test_as_many_are_flipped_as_hflip_says(ramps: datasets.Dataset, hflip: float
 
 
 @pytest.mark.parametrize(
-    ("numbers", "message"),
+    ("flags", "message"),
     [
         ({"crop_scale": 0.0}, r"^--crop_scale 0\.0: a share of the area"),
         ({"crop_scale": 1.1}, r"^--crop_scale 1\.1: "),
@@ -147,34 +147,53 @@ def test_as_many_are_flipped_as_hflip_says(ramps: datasets.Dataset, hflip: float
         ({"hflip": 2.0, "crop_scale": 2.0}, r"^--crop_scale 2\.0: .*\n--hflip 2\.0: .*$"),
     ],
 )
-def test_a_number_out_of_its_range_is_refused_by_its_flag(numbers: dict[str, float], message: str) -> None:
+def test_a_number_out_of_its_range_is_refused_by_its_flag(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError, match=message) as caught:
-        FineTuningArguments(**numbers)  # type: ignore[arg-type]
-    assert len(str(caught.value).splitlines()) == len(numbers)
+        AugmentationArguments(**flags)
+    assert len(str(caught.value).splitlines()) == len(flags)
 
 
-def test_a_run_is_repeated_with_the_augmentation_it_had() -> None:
-    chosen: dict[str, Any] = {"augmentation": "none", "crop_scale": 0.5, "hflip": 0.0}
-    args = FineTuningArguments(**chosen)
-    assert args.resolved().items() >= chosen.items()
-    assert FineTuningArguments(**args.resolved()).make_augmentation() == Augmentation("none", 0.5, 0.0)
-    assert not chosen.keys() & FineTuningArguments().resolved().keys()
-    assert FineTuningArguments().make_augmentation() == Augmentation()
+def test_crops_are_distributed_as_torchvisions() -> None:
+    theirs, image = v2.RandomResizedCrop((16, 16), scale=(0.1, 1.0)), torch.empty(3, 300, 500)
+    torch.manual_seed(0)
+    expected = [list(theirs.make_params([image]).values()) for _ in range(2000)]
+    draw = random.Random(0)
+    drawn = [draw_crop(draw, (300, 500), smallest=0.1) for _ in range(2000)]
+    for ours, torchvisions in zip(zip(*drawn, strict=True), zip(*expected, strict=True), strict=True):
+        for quantile in (0.1, 0.5, 0.9):
+            assert np.quantile(ours, quantile) == pytest.approx(np.quantile(torchvisions, quantile), abs=12)
 
 
-@pytest.mark.parametrize("chosen", [Augmentation("none"), Augmentation("rand", crop_scale=0.5, hflip=0.0)])
-def test_the_flags_reach_the_network(chosen: Augmentation, photos: Path, tiny_vit: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(1, 400), (400, 1), (1, 1), (3, 50)])
+def test_a_crop_lies_within_an_image_of_any_shape(size: tuple[int, int]) -> None:
+    draw = random.Random(0)
+    for _ in range(200):
+        top, left, height, width = draw_crop(draw, size, smallest=0.08)
+        assert 0 < height <= size[0] - top
+        assert 0 < width <= size[1] - left
+        assert top >= 0 <= left
+
+
+@pytest.mark.parametrize("resample", [0, 1, 2, 3, 4])
+def test_a_crop_is_resized_as_the_processor_resizes(resample: int) -> None:
+    ramp = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (64, 64, 3))
+    whole = split_of([{"bytes": as_jpeg(PIL.Image.fromarray(np.ascontiguousarray(ramp))), "path": None}])
+    processor: Any = ViTImageProcessor(**RESIZES.to_dict() | {"resample": resample})
+    drawn = pixels(TrainTransform(processor, AugmentationArguments(crop_scale=1.0, hflip=0.0), seed=0), whole)
+    assert drawn.shape == (1, 3, 16, 16)
+    assert (drawn[0, 0].float().diff() > 0).all()
+
+
+@pytest.mark.parametrize(
+    "chosen", [AugmentationArguments("none"), AugmentationArguments("rand", crop_scale=0.5, hflip=0.0)]
+)
+def test_the_flags_reach_the_network(
+    chosen: AugmentationArguments, photos: Path, tiny_vit: Path, tmp_path: Path
+) -> None:
     splits = load_splits(DataArguments(dataset_name=str(photos)))
     processor, model = build_model(ModelArguments(str(tiny_vit)), class_names=["b", "g", "r"], seed=0)
     args = FineTuningArguments(
-        augmentation=chosen.policy,
-        crop_scale=chosen.crop_scale,
-        hflip=chosen.hflip,
-        num_train_epochs=1,
-        precision="fp32",
-        dataloader_num_workers=0,
-        disable_tqdm=True,
-        use_cpu=True,
+        num_train_epochs=1, precision="fp32", dataloader_num_workers=0, disable_tqdm=True, use_cpu=True
     )
     seen: list[Tensor] = []
 
@@ -183,6 +202,7 @@ def test_the_flags_reach_the_network(chosen: Augmentation, photos: Path, tiny_vi
             seen.append(given["pixel_values"].clone())
 
     model.register_forward_pre_hook(look, with_kwargs=True)
-    fit(model, processor, splits, folder=tmp_path, args=args)
-    made = TrainTransform(processor, chosen, seed=args.seed)(splits["train"][:])["pixel_values"]
-    assert {image.numpy().tobytes() for image in torch.cat(seen)} == {image.numpy().tobytes() for image in made}
+    fit(model, processor, splits, folder=tmp_path, settings=Settings(args, chosen))
+    made = torch.stack(TrainTransform(processor, chosen, seed=args.seed)(splits["train"][:])["pixel_values"])
+    expected = Normalize(processor)(made)
+    assert {image.numpy().tobytes() for image in torch.cat(seen)} == {image.numpy().tobytes() for image in expected}

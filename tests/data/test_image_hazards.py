@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import BitImageProcessor, ViTImageProcessor
 
+from pipeline.arguments import AugmentationArguments
 from pipeline.data.images import check_images, open_image
 from pipeline.data.transforms import EvalTransform, TrainTransform
 from pipeline.errors import BadImageError, PipelineError
@@ -21,7 +22,7 @@ SQUEEZED: Any = ViTImageProcessor(size={"height": 16, "width": 16})
 
 
 def transforms_of(processor: Any) -> tuple[EvalTransform, TrainTransform]:
-    return EvalTransform(processor), TrainTransform(processor, seed=5)
+    return EvalTransform(processor), TrainTransform(processor, AugmentationArguments(), seed=5)
 
 
 def write(folder: Path, name: str, data: bytes) -> Path:

@@ -11,7 +11,7 @@ import datasets
 import PIL.Image
 import pytest
 
-from pipeline.config import DataArguments
+from pipeline.arguments import DataArguments
 from pipeline.data.kinds import SOURCES
 from pipeline.data.sources import fingerprint, load_split, load_splits
 from pipeline.data.synthetic import load_synthetic
@@ -141,7 +141,7 @@ def test_fingerprint_is_the_same_elsewhere_and_in_another_process(tmp_path: Path
     expected = fingerprint(load(here))
     assert len(expected) == 16
     program = (
-        "from pipeline.config import DataArguments\n"
+        "from pipeline.arguments import DataArguments\n"
         "from pipeline.data.sources import fingerprint, load_splits\n"
         f"print(fingerprint(load_splits(DataArguments(dataset_name={str(there)!r}))))"
     )

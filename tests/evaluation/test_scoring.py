@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from pipeline.config import DataArguments
+from pipeline.arguments import DataArguments
 from pipeline.data.sources import load_splits
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.evaluation import metrics

@@ -25,7 +25,7 @@ from transformers import (
     ViTModel,
 )
 
-from pipeline.config import ModelArguments
+from pipeline.arguments import ModelArguments
 from pipeline.errors import PipelineError
 from pipeline.evaluation.classifier import Classifier
 from pipeline.models.backbone import build_model, head_names
@@ -101,7 +101,7 @@ def test_as_many_classes_but_others_forget_the_bias_too(tiny_vit: Path, tmp_path
 
 @pytest.mark.parametrize("classes", [list(COLOURS), OWN], ids=["new head", "the checkpoint's head"])
 def test_a_zero_head_answers_nothing_yet(tiny_vit: Path, images: Tensor, classes: list[str]) -> None:
-    model = build(tiny_vit, classes, zero_head=True)
+    model = build(tiny_vit, classes, head_init="zero")
     assert logits(model, images).abs().max() == 0
     assert differing(model.base_model.state_dict(), build(tiny_vit).base_model.state_dict()) == set()
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from pipeline import runs
-from pipeline.config import ModelArguments
+from pipeline.arguments import ModelArguments
 from pipeline.errors import PipelineError
 from pipeline.evaluation.classifier import Classifier
 from pipeline.models.backbone import build_model

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel, pipeline
 
 from pipeline import cli, runs
-from pipeline.config import ModelArguments
+from pipeline.arguments import AugmentationArguments, ModelArguments
 from pipeline.data.images import open_image
 from pipeline.data.transforms import Batch, EvalTransform, ImageProcessor, TrainTransform, input_size
 from pipeline.errors import PipelineError
@@ -84,7 +84,7 @@ def test_the_head_is_new_and_every_other_weight_is_the_checkpoint_s(checkpoint: 
 
 def test_a_zero_head_is_zero_and_the_backbone_is_not(checkpoint: Checkpoint) -> None:
     name, folder, weights = checkpoint
-    _, model = build(folder, zero_head=True)
+    _, model = build(folder, head_init="zero")
     size = FAMILIES[name].size
     assert model(pixel_values=torch.randn(2, 3, size, size)).logits.abs().max() == 0
     for key in model.state_dict().keys() - head_names(model) - FAMILIES[name].new:
@@ -112,7 +112,7 @@ def test_evaluation_sees_what_the_processor_makes_and_training_the_same_size(
         "label": [0] * 3,
         "index": list(range(3)),
     }
-    scored, seen = EvalTransform(processor)(rows), TrainTransform(processor, seed=0)(rows)
+    scored, seen = EvalTransform(processor)(rows), TrainTransform(processor, AugmentationArguments(), seed=0)(rows)
     own = AutoImageProcessor.from_pretrained(folder, backend="torchvision")
     for path, pixels in zip(images, scored["pixel_values"], strict=True):
         image = PIL.Image.open(path).convert("RGB")

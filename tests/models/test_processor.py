@@ -12,7 +12,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from pipeline.config import ModelArguments
+from pipeline.arguments import ModelArguments
 from pipeline.data.transforms import input_size
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import build_model

@@ -10,8 +10,9 @@ from transformers.integrations.integration_utils import (
 )
 
 from pipeline.errors import PipelineError
-from pipeline.training import arguments
-from pipeline.training.arguments import FIXED, FineTuningArguments
+from pipeline.training import machine
+from pipeline.training.arguments import FineTuningArguments
+from pipeline.training.fixed import FIXED
 
 # The Trainer's arguments that mean here what they mean there. A name that a new transformers adds is in neither list,
 # and somebody must decide.
@@ -30,6 +31,7 @@ SUPPORTED = frozenset({
     "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
     "dataloader_multiprocessing_context", "dataloader_in_order", "ddp_find_unused_parameters", "ddp_bucket_cap_mb",
     "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout", "debug", "skip_memory_metrics",
+    "auto_find_batch_size",
 })  # fmt: skip
 
 
@@ -94,9 +96,9 @@ def test_a_global_batch_that_processes_cannot_share_is_refused(monkeypatch: pyte
 
 def test_workers_are_chosen_for_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.runs.usable_cores", lambda: 16)
-    assert arguments.default_workers(on_cpu=False) == 8
+    assert machine.default_workers(on_cpu=False) == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert arguments.default_workers(on_cpu=False) == 3
+    assert machine.default_workers(on_cpu=False) == 3
     assert FineTuningArguments(dataloader_num_workers=0).dataloader_persistent_workers is False
 
 

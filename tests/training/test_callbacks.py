@@ -12,6 +12,7 @@ from transformers import TrainerControl, TrainerState
 from pipeline.errors import PipelineError
 from pipeline.training.arguments import FineTuningArguments
 from pipeline.training.callbacks import Progress, StopOnSignal, StopWhenDiverged, TellEpoch
+from pipeline.training.clock import Clock
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def said(
 ) -> list[str]:
     caplog.clear()
     caplog.set_level(logging.INFO, logger="pipeline")
-    progress, control = Progress(), TrainerControl()
+    progress, control = Progress(Clock()), TrainerControl()
     progress.on_train_begin(args, state_at(6), control)
     progress.on_log(args, state_at(7), control, logs={"loss": 1.25})
     progress.on_step_end(args, state_at(7), control)
@@ -133,9 +134,9 @@ def said(
 
 def test_progress_says_a_line_for_an_evaluation(args: FineTuningArguments, caplog: pytest.LogCaptureFixture) -> None:
     (line,) = said(caplog, args, best=None)
-    start, _, rate = line.rpartition("  ")
+    start, _, rate = line.rpartition("  (")
     assert start == "epoch   1.33  step 8/18  loss 1.250  validation: loss 0.500, accuracy 25.00 % *"
-    assert rate.endswith(" images/s)")
+    assert rate.endswith(" % of the time waiting for them)")
 
 
 @pytest.mark.parametrize(("best", "star"), [(0.2, True), (0.25, False), (0.3, False)])
@@ -151,5 +152,5 @@ def test_a_star_marks_a_new_best(
 
 def test_no_line_outside_of_training(args: FineTuningArguments, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pipeline")
-    Progress().on_log(args, state_at(8), TrainerControl(), logs={"eval_loss": 0.5, "eval_accuracy": 0.25})
+    Progress(Clock()).on_log(args, state_at(8), TrainerControl(), logs={"eval_loss": 0.5, "eval_accuracy": 0.25})
     assert caplog.records == []

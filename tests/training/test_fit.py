@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,106 +14,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
-from transformers import AutoModelForImageClassification, EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction
 
 from pipeline import runs
-from pipeline.config import DataArguments, ModelArguments
-from pipeline.data.sources import load_splits
-from pipeline.data.transforms import TrainTransform
+from pipeline.arguments import AugmentationArguments, ModelArguments
+from pipeline.data.transforms import Normalize, TrainTransform
 from pipeline.errors import PipelineError, Terminated
 from pipeline.models.backbone import build_model
-from pipeline.training import trainer
-from pipeline.training.arguments import FineTuningArguments
-from pipeline.training.trainer import fit
-from tests.conftest import save_vit
-
-COLOURS = ["blue", "green", "red"]
-STEPS_AN_EPOCH = 6  # 36 images, 6 a step
-
-
-@pytest.fixture(scope="module")
-def dropping_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With dropout, so that a resume must restore every generator."""
-    folder = tmp_path_factory.mktemp("dropping")
-    return save_vit(folder, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
-
-
-@pytest.fixture(scope="module")
-def splits(photos: Path) -> datasets.DatasetDict:
-    return load_splits(DataArguments(dataset_name=str(photos)))
-
-
-@pytest.fixture(scope="module")
-def misleading(splits: datasets.DatasetDict) -> datasets.DatasetDict:
-    """Every step of training makes validation worse: its labels are those of the next class."""
-    other = splits["validation"].map(lambda row: {"label": (row["label"] + 1) % 3})
-    return datasets.DatasetDict(splits | {"validation": other})
-
-
-def arguments(**changes: Any) -> FineTuningArguments:
-    small: dict[str, Any] = {
-        "num_train_epochs": 3,
-        "learning_rate": 3e-3,
-        "per_device_train_batch_size": 6,
-        "precision": "fp32",
-        "dataloader_num_workers": 0,
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-    return FineTuningArguments(**small | changes)
-
-
-@dataclass
-class Fitted:
-    """What a call of `fit` left, and what the network saw."""
-
-    folder: Path
-    model: PreTrainedModel
-    figures: dict[str, float]
-    seen: list[Tensor]
-    state: dict[str, Any]
-
-    def log(self, key: str) -> list[float]:
-        return [row[key] for row in self.state["log_history"] if key in row]
-
-
-@pytest.fixture
-def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> Callable[..., Fitted]:
-    """Build the model and fit it, in a folder of this test."""
-
-    def run(
-        name: str = "run", *, data: datasets.DatasetDict = splits, vit: Path = dropping_vit, **changes: Any
-    ) -> Fitted:
-        args = arguments(**changes)
-        processor, model = build_model(ModelArguments(str(vit)), class_names=COLOURS, seed=args.seed)
-        seen: list[Tensor] = []
-
-        def look(module: torch.nn.Module, _: Any, given: dict[str, Any]) -> None:
-            if module.training:
-                seen.append(given["pixel_values"].clone())
-
-        (tmp_path / name).mkdir(exist_ok=True)
-        with_hook = model.register_forward_pre_hook(look, with_kwargs=True)
-        figures = fit(model, processor, data, folder=tmp_path / name, args=args)
-        with_hook.remove()
-        return Fitted(tmp_path / name, model, figures, seen, runs.read_json(tmp_path / name / runs.TRAINER_STATE))
-
-    return run
-
-
-def stored(checkpoint: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint under the names that they have in memory."""
-    return dict(AutoModelForImageClassification.from_pretrained(checkpoint).state_dict())
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def checkpoints(folder: Path) -> list[int]:
-    return sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*"))
+from pipeline.training import fit
+from tests.training.fitting import COLOURS, STEPS_AN_EPOCH, Fitted, checkpoints, same, stored
 
 
 def test_the_model_ends_with_every_weight_of_its_best_checkpoint(
@@ -157,10 +65,10 @@ def test_the_network_sees_each_image_once_an_epoch_as_seed_epoch_and_index_say(
 ) -> None:
     done = fitted(num_train_epochs=2, dataloader_num_workers=workers, seed=5)
     processor, _ = build_model(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=0)
-    transform, rows = TrainTransform(processor, seed=5), splits["train"][:]
+    transform, rows = TrainTransform(processor, AugmentationArguments(), seed=5), splits["train"][:]
     for epoch in (0, 1):
         transform.epoch.fill_(epoch)
-        expected = torch.stack(transform(rows)["pixel_values"]).flatten(1)
+        expected = Normalize(processor)(torch.stack(transform(rows)["pixel_values"])).flatten(1)
         seen = torch.cat(done.seen[epoch * STEPS_AN_EPOCH : (epoch + 1) * STEPS_AN_EPOCH]).flatten(1)
         assert torch.equal(seen.unique(dim=0), expected.unique(dim=0))
         assert len(seen) == len(expected) == 36
@@ -220,7 +128,7 @@ def test_a_run_at_its_end_trains_no_further_step(
     again = untouched(lambda: fitted(**changes), first.folder)
     assert same(dict(again.model.state_dict()), dict(first.model.state_dict()))
     assert again.state == first.state
-    assert again.figures == {k: v for k, v in first.figures.items() if k != "epoch"}
+    assert again.figures == {k: v for k, v in first.figures.items() if k not in ("epoch", "speed")}
 
 
 def test_a_run_that_died_after_its_last_step_trains_no_further_step(fitted: Callable[..., Fitted]) -> None:
@@ -248,7 +156,7 @@ def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
     changes = {"data": misleading, "metric_for_best_model": "loss"}
     whole = fitted("whole", **changes)
     handler = signal.getsignal(signal.SIGTERM)
-    measured = trainer._figures
+    measured = fit._figures
     asked = 0
 
     def kill_in_the_second_evaluation(prediction: EvalPrediction) -> dict[str, float]:
@@ -258,7 +166,7 @@ def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
             os.kill(os.getpid(), signal.SIGTERM)
         return measured(prediction)
 
-    monkeypatch.setattr(trainer, "_figures", kill_in_the_second_evaluation)
+    monkeypatch.setattr(fit, "_figures", kill_in_the_second_evaluation)
     with pytest.raises(Terminated, match=r"saved step 13 in .*parts: repeat the command to go on"):
         fitted("parts", **changes)
     monkeypatch.undo()
@@ -299,14 +207,14 @@ def test_a_run_that_diverged_is_stopped_and_its_last_good_checkpoint_stays(
 def test_metrics_get_class_numbers_and_losses_and_no_logits(
     fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = trainer._figures
+    measured = fit._figures
     got: list[Any] = []
 
     def look(prediction: EvalPrediction) -> dict[str, float]:
         got.append(prediction.predictions)
         return measured(prediction)
 
-    monkeypatch.setattr(trainer, "_figures", look)
+    monkeypatch.setattr(fit, "_figures", look)
     fitted(num_train_epochs=1, per_device_eval_batch_size=5)
     ((numbers, losses),) = got
     assert isinstance(numbers, np.ndarray)
@@ -330,7 +238,9 @@ def test_the_lines_of_progress_are_those_of_the_history(
         score = f"validation: loss {row['eval_loss']:.3f}, accuracy {100 * row['eval_accuracy']:.2f} %"
         star = " *" if row["eval_accuracy"] > best else ""
         best = max(best, row["eval_accuracy"])
-        assert re.fullmatch(rf"{re.escape(start + score + star)}  \(\d+ images/s\)", line)
+        assert re.fullmatch(
+            rf"{re.escape(start + score + star)}  \(\d+ images/s, \d+\.\d % of the time waiting for them\)", line
+        )
 
 
 def test_the_state_is_json_that_others_read(fitted: Callable[..., Fitted]) -> None:

@@ -1,0 +1,193 @@
+"""What frozen features tell: a linear probe, its nearest neighbours, and how accuracy grows with the images.
+
+All of it chooses on validation, and is a function of its arguments.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from scipy.stats import mode
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler, normalize
+from transformers import PreTrainedModel
+
+from pipeline.errors import PipelineError
+from pipeline.models.features import Array, find_head
+
+Labels = NDArray[np.int64]
+
+GRID = tuple(10 ** (exponent / 2) for exponent in range(-8, 3))
+"""Strengths C of a probe, from strong to weak regularisation: 1e-4 to 10, two a decade."""
+
+NEIGHBOURS = (1, 5, 10, 20)
+COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier of raw features: logits = x @ weight.T + bias.
+
+    Attributes:
+        weight: (classes, width).
+        bias: (classes,).
+        chosen: The row of `grid` that it is.
+        grid: `C`, `accuracy` and `loss` on validation, for every C that was tried.
+    """
+
+    weight: Array
+    bias: Array
+    chosen: dict[str, float]
+    grid: list[dict[str, float]]
+
+    def logits(self, features: Array) -> Array:
+        """Features (images, width) to logits (images, classes)."""
+        return features @ self.weight.T + self.bias
+
+
+def fit_probe(
+    train_x: Array,
+    train_y: Labels,
+    valid_x: Array,
+    valid_y: Labels,
+    num_classes: int,
+    grid: Sequence[float] = GRID,
+) -> Probe:
+    """Fit a multinomial logistic regression on standardised features, its C the best on validation.
+
+    Of several that are equally accurate the most regularised is taken. A class without a train image is never the
+    answer, and its probability is about that of half an image among all.
+
+    Args:
+        train_x: Features (images, width).
+        train_y: Labels (images,).
+        valid_x: Features (images, width).
+        valid_y: Labels (images,).
+        num_classes: Classes of the probe, those without an image included.
+        grid: Values of C, ascending.
+
+    Raises:
+        PipelineError: If train has images of one class only.
+    """
+    if len(np.unique(train_y)) < 2:
+        raise PipelineError("a linear probe needs train images of two classes or more: add images, or another class")
+    scaler = StandardScaler().fit(train_x)
+    scaled = scaler.transform(train_x).astype(np.float32)
+    # Each fit starts where the one before has ended, so the weakly regularised ones, alone the slowest, are short.
+    regression = LogisticRegression(solver="lbfgs", tol=1e-4, max_iter=1000, warm_start=True)
+    rows: list[dict[str, float]] = []
+    best: Probe | None = None
+    for strength in grid:
+        regression.set_params(C=strength)
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+            regression.fit(scaled, train_y)
+        weight, bias = _fold(regression, scaler, num_classes=num_classes, images=len(train_y))
+        row = {"C": float(strength)} | _figures(valid_x @ weight.T + bias, valid_y)
+        rows.append(row)
+        if best is None or row["accuracy"] > best.chosen["accuracy"]:
+            best = Probe(weight, bias, row, rows)
+    assert best is not None
+    return best
+
+
+def install(model: PreTrainedModel, probe: Probe) -> None:
+    """Write a probe that was fitted on the `head` features into the head of the network.
+
+    Raises:
+        PipelineError: If the head is no single linear layer, or has no bias.
+    """
+    head = find_head(model)
+    bias: Any = head.bias
+    if bias is None:
+        raise PipelineError(
+            f"the head of a {model.config.model_type} has no bias to hold a probe's: pass --head_init random"
+        )
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(probe.weight))
+        bias.copy_(torch.from_numpy(probe.bias))
+
+
+def knn_accuracy(train_x: Array, train_y: Labels, valid_x: Array, valid_y: Labels) -> tuple[int, float]:
+    """The accuracy on validation of a vote of the k nearest train images by cosine, and the k that is best.
+
+    Returns:
+        The k, of those in `NEIGHBOURS` the smallest of the best ones, and its accuracy.
+    """
+    numbers = [k for k in NEIGHBOURS if k <= len(train_y)]
+    # Of vectors of length 1, the nearest are those of the smallest angle, and scikit-learn finds them block by block.
+    search = NearestNeighbors(n_neighbors=max(numbers), algorithm="brute").fit(normalize(train_x))
+    votes = train_y[search.kneighbors(normalize(valid_x), return_distance=False)]
+    accuracies = {k: float((mode(votes[:, :k], axis=1).mode == valid_y).mean()) for k in numbers}
+    best = max(numbers, key=lambda k: (accuracies[k], -k))
+    return best, accuracies[best]
+
+
+def learning_curve(
+    probe: Probe,
+    train_x: Array,
+    train_y: Labels,
+    valid_x: Array,
+    valid_y: Labels,
+    *,
+    seed: int,
+    counts: Sequence[int] = COUNTS,
+) -> list[dict[str, float]]:
+    """Validation accuracy of probes fitted on ever more images, the smaller sets within the larger ones.
+
+    Every second C of the grid is tried for each.
+
+    Args:
+        probe: The one fitted on all the images: the last point.
+        train_x: Features (images, width).
+        train_y: Labels (images,).
+        valid_x: Features (images, width).
+        valid_y: Labels (images,).
+        seed: Of the choice of images.
+        counts: Images of each class, ascending; of a class that has fewer, all.
+
+    Returns:
+        `images_per_class` (at most so many of each), `images`, `accuracy`.
+    """
+    order = np.random.default_rng(seed).permutation(len(train_y))
+    place = np.empty(len(train_y), dtype=np.int64)  # of each image among those of its class
+    for label in np.unique(train_y):
+        rows = order[train_y[order] == label]
+        place[rows] = np.arange(len(rows))
+    largest = int(place.max()) + 1
+    curve = []
+    for count in (count for count in counts if count < largest):
+        chosen = place < count
+        part = fit_probe(train_x[chosen], train_y[chosen], valid_x, valid_y, len(probe.bias), GRID[::2])
+        curve.append(_point(count, int(chosen.sum()), part))
+    return [*curve, _point(largest, len(train_y), probe)]
+
+
+def _point(count: int, images: int, probe: Probe) -> dict[str, float]:
+    return {"images_per_class": count, "images": images, "accuracy": probe.chosen["accuracy"]}
+
+
+def _fold(regression: Any, scaler: Any, *, num_classes: int, images: int) -> tuple[Array, Array]:
+    """Weight and bias for raw features and all classes."""
+    coefficients, intercepts = (np.asarray(a, dtype=np.float64) for a in (regression.coef_, regression.intercept_))
+    if len(coefficients) == 1:  # of two classes, scikit-learn gives the second one's
+        coefficients, intercepts = np.concatenate([-coefficients, coefficients]) / 2, np.r_[-intercepts, intercepts] / 2
+    # With logits whose mean is 0, whatever the image, one is positive: an absent class below 0 is never the answer.
+    coefficients -= coefficients.mean(axis=0)
+    intercepts -= intercepts.mean()
+    weight = np.zeros((num_classes, coefficients.shape[1]))
+    bias = np.full(num_classes, -np.log(2 * images))
+    weight[regression.classes_] = coefficients / scaler.scale_
+    bias[regression.classes_] = intercepts - weight[regression.classes_] @ scaler.mean_
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def _figures(logits: Array, labels: Labels) -> dict[str, float]:
+    likelihoods = log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+    return {"accuracy": float((logits.argmax(axis=1) == labels).mean()), "loss": float(-likelihoods.mean())}

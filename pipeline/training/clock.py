@@ -1,0 +1,66 @@
+"""Where the time of training goes: waiting for data, or computing."""
+
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Span:
+    """A stretch of training without its evaluations: images seen, seconds in all and of them waiting for data."""
+
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    @property
+    def wait(self) -> float:
+        """Share of the time spent waiting for data."""
+        return self.waited / self.seconds if self.seconds else 0.0
+
+    @property
+    def rate(self) -> float:
+        """Images a second, over all processes."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class Clock:
+    """Measures each step from asking for its images to its end; the first step, which warms up, is left out.
+
+    On a GPU the wait is the host's: while it waits, work that was queued before may still run.
+    """
+
+    whole: Span = field(default_factory=Span)
+    lately: Span = field(default_factory=Span)
+    started: float = field(default_factory=time.perf_counter)
+    before: float = 0.0
+    _asked: float = 0.0
+    _got: float = 0.0
+    _images: int = 0
+    _warm: bool = False
+
+    def ask(self) -> None:
+        """Note that a step asks for its images."""
+        self._asked = time.perf_counter()
+
+    def get(self, images: int) -> None:
+        """Note that it has them, `images` over all processes."""
+        self._got, self._images = time.perf_counter(), images
+
+    def end_step(self) -> None:
+        """Note that the step is done."""
+        now = time.perf_counter()
+        for span in (self.whole, self.lately) if self._warm else ():
+            span.images += self._images
+            span.seconds += now - self._asked
+            span.waited += self._got - self._asked
+        self._warm = True
+
+    def take_latest(self) -> Span:
+        """Return what was measured since the last call."""
+        span, self.lately = self.lately, Span()
+        return span
+
+    def elapsed(self) -> float:
+        """Seconds since training began, evaluations and the calls before a resume (`before`) included."""
+        return self.before + time.perf_counter() - self.started

@@ -1,0 +1,149 @@
+"""Images a second that training can be fed with on one core, against a stock script: first epoch and later ones.
+
+    python -m tests.benchmarks.input [--images 96] [--rounds 3] [--side 500]
+
+The images are noise of many sizes of grain, half as tall again as wide, in JPEG of quality 90. Ours: the split through
+`decode_once`, `TrainTransform`, `collate` and `Normalize`. Stock: Pillow, then torchvision's RandomResizedCrop,
+RandomHorizontalFlip, ToTensor and Normalize. Both in batches of 32, in this process. Rounds alternate and start with an
+empty cache; printed are the medians and their range over the rounds, and those of the rounds' ratios.
+"""
+
+import argparse
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from transformers import ViTImageProcessor
+
+from pipeline.arguments import AugmentationArguments
+from pipeline.data.cache import decode_once
+from pipeline.data.transforms import ImageProcessor, Normalize, TrainTransform, collate
+
+EPOCHS = 1000  # that the cache is told of: enough to be made for few images too
+LATER = 2  # epochs that are timed after the first
+
+
+def photograph(rng: np.random.Generator, side: int) -> bytes:
+    """Blotches, texture and grain, about as large in JPEG as a photograph of that size."""
+    height = side * 4 // 3
+    pixels = np.full((height, side, 3), 128.0)
+    for share, deviation in ((0.005, 60), (0.02, 40), (0.1, 25), (0.3, 14), (1.0, 6)):
+        shape = (max(2, int(height * share)), max(2, int(side * share)), 3)
+        coarse = np.clip(128 + rng.normal(0, deviation, shape), 0, 255).astype(np.uint8)
+        resized = Image.fromarray(coarse).resize((side, height), Image.Resampling.BICUBIC)
+        pixels += np.asarray(resized).astype(float) - 128
+    content = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(content, "JPEG", quality=90)
+    return content.getvalue()
+
+
+def draw(folder: Path, images: int, side: int) -> datasets.Dataset:
+    """The split, and its files."""
+    rng = np.random.default_rng(0)
+    files = [folder / f"{number}.jpg" for number in range(images)]
+    for file in files:
+        file.write_bytes(photograph(rng, side))
+    features = datasets.Features(
+        image=datasets.Image(decode=False), label=datasets.Value("int64"), index=datasets.Value("int64")
+    )
+    rows = [{"bytes": None, "path": str(file)} for file in files]
+    columns = {"image": rows, "label": [0] * images, "index": list(range(images))}
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def ours(split: datasets.Dataset, side: int) -> tuple[float, float]:
+    """Seconds of the first epoch, with the making of the cache, and of a later one."""
+    processor = cast(ImageProcessor, ViTImageProcessor(size={"height": side, "width": side}))
+    with tempfile.TemporaryDirectory() as cache:
+        datasets.config.HF_DATASETS_CACHE = Path(cache)
+        transform, normalize = TrainTransform(processor, AugmentationArguments(), seed=0), Normalize(processor)
+        start = time.perf_counter()
+        kept = decode_once(split, transform, limit_gb=100, epochs=EPOCHS, split_name="train")
+        loader: Any = DataLoader(kept.with_transform(transform), 32, shuffle=True, collate_fn=collate)
+
+        def epoch() -> None:
+            for batch in loader:
+                normalize(batch["pixel_values"])
+
+        return timed(epoch, start)
+
+
+def stock(split: datasets.Dataset, side: int) -> tuple[float, float]:
+    """The same of the usual script."""
+    steps = transforms.Compose([
+        transforms.RandomResizedCrop(side),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+        transforms.Normalize([0.5] * 3, [0.5] * 3),
+    ])  # fmt: skip
+
+    def transform(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        images = [steps(Image.open(row["path"]).convert("RGB")) for row in batch["image"]]
+        return {"pixel_values": images, "labels": batch["label"]}
+
+    start = time.perf_counter()
+    loader: Any = DataLoader(split.with_transform(transform), 32, shuffle=True, collate_fn=collate)
+
+    def epoch() -> None:
+        for _ in loader:
+            pass
+
+    return timed(epoch, start)
+
+
+def timed(epoch: Callable[[], None], start: float) -> tuple[float, float]:
+    epoch()
+    later = time.perf_counter()
+    for _ in range(LATER):
+        epoch()
+    return later - start, (time.perf_counter() - later) / LATER
+
+
+def line(name: str, images: int, seconds: list[tuple[float, float]]) -> str:
+    """Ours and stock in images a second, and their ratio."""
+    rates = [[images / side for side in pair] for pair in seconds]
+    ratios = [ours / stock for ours, stock in rates]
+    shown = [f"{statistics.median(x):.0f} [{min(x):.0f}, {max(x):.0f}]" for x in zip(*rates, strict=True)]
+    return (
+        f"{name}: ours {shown[0]}, stock {shown[1]} images/s; "
+        f"ratio {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", type=int, default=500, help="of the images' width, in pixels")
+    parser.add_argument("--input", type=int, default=224, help="of the network, in pixels")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    first, later = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        split = draw(Path(folder), options.images, options.side)
+        size = sum(file.stat().st_size for file in Path(folder).iterdir()) / options.images
+        print(f"{options.images} JPEGs of {size / 1024:.0f} KiB, {options.rounds} rounds, one core")
+        for turn in range(options.rounds):
+            sides = [ours, stock] if turn % 2 else [stock, ours]
+            seconds = {side.__name__: side(split, options.input) for side in sides}
+            first.append((seconds["ours"][0], seconds["stock"][0]))
+            later.append((seconds["ours"][1], seconds["stock"][1]))
+    print(line("first epoch", options.images, first))
+    print(line("later epochs", options.images, later))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""`train` with the strategies: frozen features, a probe as head, the settings that explain themselves."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import pipeline
+
+from pipeline import runs
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fast(train_flags: list[str]) -> list[str]:
+    """Two steps."""
+    return [*train_flags, "--max_steps=2"]
+
+
+def test_the_head_strategy_leaves_an_ordinary_run(
+    vit_pipeline: Run, train_flags: list[str], photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    folder = tmp_path / "head"
+    code, out, err = vit_pipeline("train", *train_flags, "--strategy=head", f"--output_dir={folder}")
+    assert code == 0, err
+    assert {path.name for path in folder.iterdir()} == set(runs.published(folder))
+    assert set(runs.PUBLISHED) - set(runs.published(folder)) == {runs.TRAINER_STATE}
+    results = runs.read_json(folder / runs.RESULTS)
+    assert results["eval_accuracy"] == results["probe_eval_accuracy"] > 0.8
+    assert [row["images_per_class"] for row in results["learning_curve"]] == [1, 2, 5, 10, 12]
+    assert "top-1" in out
+    card = (folder / runs.CARD).read_text()
+    assert "a linear probe on `" in card
+    assert "| 12 | " in card
+    classify = pipeline("image-classification", model=str(folder))
+    picture = next((photos / "test" / "red").iterdir())
+    assert classify(str(picture))[0]["label"] == "red"
+    table = pq.read_table(folder / runs.PREDICTIONS)
+    assert len(table) == results["eval_samples"] + results["test_samples"]
+    assert runs.Run(folder).record["timings"].keys() >= {"features", "probe"}
+    caplog.clear()
+    vit_pipeline("train", *train_flags, "--strategy=head", f"--output_dir={tmp_path / 'again'}")
+    assert "features of 36 images read from the cache" in caplog.text
+
+
+def test_fine_tuning_starts_from_the_probes_head(vit_pipeline: Run, fast: list[str], tmp_path: Path) -> None:
+    scores = {}
+    for start in ("random", "probe"):
+        folder = tmp_path / start
+        code, _, err = vit_pipeline(
+            "train", *fast, "--warmup_steps=2", "--learning_rate=1e-6", f"--head_init={start}", f"--output_dir={folder}"
+        )
+        assert code == 0, err
+        scores[start] = runs.read_json(folder / runs.RESULTS)["eval_accuracy"]
+    assert scores["probe"] > max(0.8, scores["random"])
+
+
+def test_the_baseline_is_said_and_changes_nothing(
+    vit_pipeline: Run, fast: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    for name, flags in (("plain", []), ("told", ["--baseline"])):
+        assert vit_pipeline("train", *fast, *flags, f"--output_dir={tmp_path / name}")[0] == 0
+    assert "on frozen features, validation accuracy of " in caplog.text
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "told"))
+    assert one == other
+
+
+def test_auto_says_why_and_a_flag_overrides(
+    vit_pipeline: Run, photos: Path, tiny_vit: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    words = ["train", f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", "--recipe=auto"]
+    code, _, err = vit_pipeline(
+        *words, "--num_train_epochs=1", "--dataloader_num_workers=0", f"--output_dir={tmp_path}/a"
+    )
+    assert code == 0, err
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("auto: --")]
+    assert any(line.startswith("auto: --num_train_epochs 30: ") and line.endswith("(overridden)") for line in lines)
+    chosen = runs.Run(tmp_path / "a").arguments
+    assert chosen["num_train_epochs"] == 1
+    assert (chosen["layer_decay"], chosen["head_init"], chosen["recipe"]) == (0.8, "probe", "none")
+    code, out, err = vit_pipeline(*words, "--num_train_epochs=1", f"--output_dir={tmp_path}/a")
+    assert code == 0, err
+    assert "was finished before" in out
+
+
+@pytest.mark.parametrize(("flags", "warns"), [([], True), (["--layer_decay=0.7"], False), (["--from_scratch"], False)])
+def test_a_rate_that_wrecks_the_pretraining_is_warned_of(
+    vit_pipeline: Run, fast: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, flags: list[str], warns: bool
+) -> None:
+    code, _, err = vit_pipeline("train", *fast, "--learning_rate=1e-3", *flags, f"--output_dir={tmp_path / 'run'}")
+    assert code == 0, err
+    assert ("unlearns what they know" in caplog.text) == warns
+
+
+def test_lora_leaves_an_ordinary_run_and_its_adapter(vit_pipeline: Run, fast: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "lora"
+    code, _, err = vit_pipeline("train", *fast, "--strategy=lora", "--keep_adapter", f"--output_dir={folder}")
+    assert code == 0, err
+    assert set(runs.published(folder)) == {*runs.PUBLISHED, *runs.ADAPTER_FILES}
+    assert {path.name for path in (folder / runs.ADAPTER).iterdir()} == {
+        name.partition("/")[2] for name in runs.ADAPTER_FILES
+    }
+
+
+def test_an_unfinished_head_run_is_finished(vit_pipeline: Run, train_flags: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "head"
+    words = ["train", *train_flags, "--strategy=head", f"--output_dir={folder}"]
+    assert vit_pipeline(*words)[0] == 0
+    before = (folder / "model.safetensors").read_bytes()
+    runs.Run(folder).update(status="running")
+    torch.manual_seed(1)
+    assert vit_pipeline(*words)[0] == 0
+    assert (folder / "model.safetensors").read_bytes() == before

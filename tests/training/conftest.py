@@ -1,0 +1,61 @@
+"""Runs of seconds: a small ViT with dropout, three colours."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline import runs
+from pipeline.arguments import DataArguments, ModelArguments
+from pipeline.data.sources import load_splits
+from pipeline.models.backbone import build_model
+from pipeline.training.fit import fit
+from tests.conftest import save_vit
+from tests.training.fitting import COLOURS, Fitted, settings_of
+
+
+@pytest.fixture(scope="package")
+def dropping_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With dropout, so that a resume must restore every generator."""
+    folder = tmp_path_factory.mktemp("dropping")
+    return save_vit(folder, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+
+
+@pytest.fixture(scope="package")
+def splits(photos: Path) -> datasets.DatasetDict:
+    return load_splits(DataArguments(dataset_name=str(photos)))
+
+
+@pytest.fixture(scope="package")
+def misleading(splits: datasets.DatasetDict) -> datasets.DatasetDict:
+    """Every step of training makes validation worse: its labels are those of the next class."""
+    other = splits["validation"].map(lambda row: {"label": (row["label"] + 1) % 3})
+    return datasets.DatasetDict(splits | {"validation": other})
+
+
+@pytest.fixture
+def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> Callable[..., Fitted]:
+    """Build the model and fit it, in a folder of this test."""
+
+    def run(
+        name: str = "run", *, data: datasets.DatasetDict = splits, vit: Path = dropping_vit, **changes: Any
+    ) -> Fitted:
+        settings = settings_of(**changes)
+        processor, model = build_model(ModelArguments(str(vit)), class_names=COLOURS, seed=settings.trainer.seed)
+        seen: list[Tensor] = []
+
+        def look(module: torch.nn.Module, _: Any, given: dict[str, Any]) -> None:
+            if module.training:
+                seen.append(given["pixel_values"].clone())
+
+        (tmp_path / name).mkdir(exist_ok=True)
+        with_hook = model.register_forward_pre_hook(look, with_kwargs=True)
+        figures = fit(model, processor, data, folder=tmp_path / name, settings=settings)
+        with_hook.remove()
+        return Fitted(tmp_path / name, model, figures, seen, runs.read_json(tmp_path / name / runs.TRAINER_STATE))
+
+    return run
