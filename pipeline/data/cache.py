@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = 1  # raise it with any change to the files or to what makes their pixels
 _RECORD = "whole.json"  # written last
+_FILES = "pixels*.arrow"  # beside which `datasets` leaves the order of a selection
 _SAMPLE = 8  # images that tell what all of them cost
 _LEAST_SAVED = 1.0  # seconds; a smaller gain is not worth the files
 _SERIAL_BELOW = 2.0  # seconds of decoding; under it, starting processes costs more than they save
@@ -231,13 +232,13 @@ def _decode_batch(
 
 def _describe(folder: Path, rows: int) -> dict[str, Any]:
     """What the record of a whole folder says."""
-    files = {file.name: file.stat().st_size for file in sorted(folder.glob("*.arrow"))}
+    files = {file.name: file.stat().st_size for file in sorted(folder.glob(_FILES))}
     return {"format": _FORMAT, "folder": str(folder), "rows": rows, "files": files}
 
 
 def _read_files(folder: Path) -> datasets.Dataset:
     return datasets.concatenate_datasets(
-        [datasets.Dataset.from_file(str(file)) for file in sorted(folder.glob("*.arrow"))]
+        [datasets.Dataset.from_file(str(file)) for file in sorted(folder.glob(_FILES))]
     )
 
 

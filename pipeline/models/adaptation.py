@@ -16,7 +16,7 @@ from pipeline.models.backbone import head_names
 logger = logging.getLogger(__name__)
 
 # Tokens and tables: places in the input, not pulled to zero either. Biases and norms are known by their shape.
-_UNDECAYED = re.compile(r"(token|tokens|pos_embed|position_embeddings?|relative_position_bias_table)(\.weight)?$")
+_UNDECAYED = re.compile(r"(tokens?|pos_embed|position_embeddings?|relative_position_bias_table)(\.weight)?$")
 
 _STEM = re.compile("embed|stem")  # lists that are no blocks, wherever they stand
 

@@ -12,7 +12,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-_SIDES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}  # below, starting a product costs a share of it
+_SIDES = {"cpu": (1024, 1536), "cuda": (4096, 8192)}  # below, starting a product costs a share of it
 _REPETITIONS = 5
 
 

@@ -122,8 +122,9 @@ def _make_trainer(
     base = str(network.config._name_or_path)
     training, scoring = TrainTransform(processor, settings.augmentation, seed=args.seed), EvalTransform(processor)
     limit, epochs = settings.augmentation.image_cache_gb, args.num_train_epochs
-    train = cache.decode_once(splits["train"], training, limit_gb=limit, epochs=epochs, split_name="train")
-    valid = cache.decode_once(splits["validation"], scoring, limit_gb=limit, epochs=epochs, split_name="validation")
+    train = splits["train"]
+    if training.augment is not None:  # else the network sees what evaluation sees, to the last bit
+        train = cache.decode_once(train, training, limit_gb=limit, epochs=epochs, split_name="train")
     beside: list[TrainerCallback] = [
         callbacks.TellEpoch(training.epoch),
         callbacks.StopWhenDiverged(),
@@ -147,7 +148,7 @@ def _make_trainer(
         args=_for_trainer(settings, network, size, folder),
         data_collator=collate,
         train_dataset=train.with_transform(training),
-        eval_dataset=valid.with_transform(scoring),
+        eval_dataset=splits["validation"].with_transform(scoring),
         processing_class=cast(BaseImageProcessor, processor),
         compute_metrics=_figures,
         preprocess_logits_for_metrics=_numbers_and_losses,

@@ -48,7 +48,8 @@ def train(flags: Sequence[str], *, data: Path, model: Path, folder: Path, thread
     """Run the `train` verb in a process of its own, with empty caches; the folder of the run."""
     run = folder / "run"
     where = [f"--dataset_name={data}", f"--model_name_or_path={model}", f"--output_dir={run}"]
-    environment = os.environ | {"HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    cache = {"HF_HOME": str(folder / "hf"), "HF_DATASETS_CACHE": str(folder / "hf" / "datasets"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | cache | {"OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "pipeline", "train", *where, *flags]
     if code := subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode:
         raise SystemExit(code)
@@ -63,7 +64,7 @@ def time_line(run: Path) -> TimeLine:
         seconds = timings["features"] + timings["probe"]
         return TimeLine([(seconds, results["eval_accuracy"])], seconds)
     rows = runs.read_json(run / runs.TRAINER_STATE)["log_history"]
-    points = [(row["eval_elapsed"], row["eval_accuracy"]) for row in rows if "eval_accuracy" in row]
+    points = [(row["elapsed"], row["eval_accuracy"]) for row in rows if "eval_accuracy" in row]
     return TimeLine([*points, (timings["train"], results["eval_accuracy"])], timings["train"])
 
 

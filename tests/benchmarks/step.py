@@ -141,10 +141,10 @@ def bare_rate(shape: dict[str, Any], batch: int, steps: int, train: datasets.Dat
 
 def share(shape: dict[str, Any], ours: Sequence[float]) -> str:
     """Our rate as a share of the matrix products that the processor does in a second."""
-    _, model = build(shape)
+    (_, model), side = build(shape), shape["image_size"]
     args = arguments(tempfile.gettempdir(), 1, 1)
     peak = matmul_rate(args.device, args.precision)
-    shares = [100 * rate * training_flops(model, shape["image_size"]) / peak for rate in ours]
+    shares = [100 * rate * training_flops(model, (side, side)) / peak for rate in ours]
     return f"{spread(shares, ' %')} of the {peak / 1e12:.3g} TFLOP/s that {args.precision} matrix products reach here"
 
 

@@ -1,8 +1,6 @@
 """Depths and rates of every family's weights, and what freezing leaves as it was."""
 
 import copy
-import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +8,24 @@ import pytest
 import timm
 import torch
 from timm.models import save_for_hf
-from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     AutoModelForImageClassification,
     BeitConfig,
     BeitForImageClassification,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersForImageClassification,
     PoolFormerConfig,
-    PreTrainedModel,
     SwinConfig,
     SwinForImageClassification,
 )
 
 from pipeline.errors import PipelineError
-from pipeline.models import adaptation, lora
+from pipeline.models import lora
 from pipeline.models.adaptation import block_depths, freeze_blocks, parameter_groups
 from pipeline.models.backbone import head_names
-from tests.models.building import build, differing
-from tests.models.families import BEIT, FAMILIES, SWIN, save
-
-Make = Callable[[str], PreTrainedModel]
+from tests.models.building import build
+from tests.models.conftest import Make
+from tests.models.families import BEIT, DINOV2, FAMILIES, SWIN
 
 BLOCKS = {
     "vit b/16": 2, "vit b/16 in21k": 2, "vit l/32": 2, "deit": 2, "deit distilled": 2, "swin": 3, "swin simmim": 3,
@@ -95,21 +92,6 @@ UNDECAYED = {
 }
 
 
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """A family's network for three classes, a copy for each caller."""
-    made: dict[str, PreTrainedModel] = {}
-
-    def of(name: str) -> PreTrainedModel:
-        if name not in made:
-            folder = tmp_path_factory.mktemp("family")
-            save(name, folder)
-            made[name] = build(folder)
-        return copy.deepcopy(made[name])
-
-    return of
-
-
 def settings(model: torch.nn.Module, **flags: Any) -> dict[str, tuple[float, float]]:
     """Name -> rate and weight decay of each weight; a weight that is in two groups fails."""
     names = {id(p): name for name, p in model.named_parameters()}
@@ -124,15 +106,6 @@ def settings(model: torch.nn.Module, **flags: Any) -> dict[str, tuple[float, flo
 
 def trained(model: torch.nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad}
-
-
-def step(model: PreTrainedModel, size: int) -> None:
-    """One step of training as the Trainer makes it, on every weight that is trained."""
-    torch.manual_seed(3)
-    optimizer = torch.optim.SGD(parameter_groups(model, learning_rate=0.1, weight_decay=0.0))
-    model.train()
-    model(pixel_values=torch.randn(4, 3, size, size), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
-    optimizer.step()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -201,6 +174,12 @@ def test_what_does_not_decay(name: str, make: Make) -> None:
     assert shapes.keys() - still >= {key for key in head_names(model) if key.endswith("weight")}
 
 
+def test_register_tokens_do_not_decay() -> None:
+    model = Dinov2WithRegistersForImageClassification(Dinov2WithRegistersConfig(**DINOV2))
+    got = settings(model, learning_rate=1.0, weight_decay=0.1)
+    assert got["dinov2_with_registers.embeddings.register_tokens"] == (1.0, 0.0)
+
+
 def test_groups_are_few_the_same_every_time_and_begin_with_the_logged_rate(make: Make) -> None:
     model = make("vit b/16")
     flags = {"learning_rate": 0.4, "weight_decay": 0.1}
@@ -231,75 +210,6 @@ def test_adapters_have_one_rate_and_the_head_may_have_another(make: Make) -> Non
     assert got.pop(f"{head}bias") == (3.0, 0.0)
     assert len(got) == 2 * 2 * 2  # blocks, projections, matrices
     assert set(got.values()) == {(0.4, 0.1)}
-
-
-@pytest.mark.parametrize("name", ["vit b/16", "swin", "dinov2", "resnet", "convnext", "timm vit", "timm resnet"])
-def test_a_step_leaves_the_frozen_blocks_and_moves_the_others(name: str, make: Make) -> None:
-    model = make(name)
-    start = copy.deepcopy(model.state_dict())
-    freeze_blocks(model, 1)
-    step(model, FAMILIES[name].size)
-    depths = block_depths(model)
-    moved = differing(start, model.state_dict())
-    assert not {key for key in moved & depths.keys() if depths[key] <= 1}
-    assert {depths[key] for key in moved & depths.keys()} == set(range(2, BLOCKS[name] + 2))
-
-
-@pytest.mark.parametrize(("name", "kept"), [("resnet", "stages.0"), ("timm resnet", "layer1")])
-def test_statistics_of_frozen_batch_norms_stay_and_those_above_move(name: str, kept: str, make: Make) -> None:
-    model = make(name)
-    start = copy.deepcopy(model.state_dict())
-    freeze_blocks(model, 1)
-    for _ in range(2):
-        step(model, FAMILIES[name].size)
-    moved = differing(start, model.state_dict())
-    statistics = {key for key in start if key.endswith(("running_mean", "running_var", "num_batches_tracked"))}
-    stayed = statistics - moved
-    frozen = {
-        f"{module}.{buffer}"
-        for module, norm in model.named_modules()
-        if isinstance(norm, _BatchNorm) and not norm.weight.requires_grad
-        for buffer in ("running_mean", "running_var", "num_batches_tracked")
-    }
-    assert stayed == frozen
-    assert any(kept in key for key in frozen)
-    assert statistics & moved
-
-
-def test_a_copy_of_a_network_with_frozen_statistics_is_frozen_by_itself(make: Make) -> None:
-    model = make("resnet")
-    freeze_blocks(model, 1)
-    twin = copy.deepcopy(model).train()
-    start = copy.deepcopy(twin.state_dict())
-    twin(pixel_values=torch.randn(2, 3, 28, 28))
-    assert not {key for key in differing(start, twin.state_dict()) if "embedder" in key or "stages.0" in key}
-    assert twin.resnet.encoder.stages[1].layers[0].layer[0].normalization.training
-    norm = twin.resnet.embedder.embedder.normalization
-    assert norm.train() is norm  # and not the one that it was copied from
-
-
-def test_freezing_says_what_is_left_to_train(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    model = make("swin")
-    with caplog.at_level(logging.INFO, logger=adaptation.__name__):
-        freeze_blocks(model, 3)
-    assert trained(model) == {"swin.layernorm.weight", "swin.layernorm.bias", "classifier.weight", "classifier.bias"}
-    assert caplog.messages == ["froze the lowest 3 of 3 blocks: 0.0 M of 0.0 M parameters are trained"]
-
-
-def test_freezing_nothing_changes_nothing_and_more_than_there_is_is_refused(make: Make) -> None:
-    model = make("timm resnet")
-    freeze_blocks(model, 0)
-    assert trained(model) == {name for name, _ in model.named_parameters()}
-    with pytest.raises(PipelineError, match=r"--freeze_blocks 5: this TimmWrapperForImageClassification has 4 blocks"):
-        freeze_blocks(model, 5)
-    assert trained(model) == {name for name, _ in model.named_parameters()}
-
-
-def test_what_was_frozen_before_stays_frozen(make: Make) -> None:
-    model = make("dinov2")
-    model.get_parameter("dinov2.layernorm.weight").requires_grad_(False)
-    freeze_blocks(model, 1)
-    assert "dinov2.layernorm.weight" not in trained(model)
 
 
 def test_a_network_without_a_chain_of_blocks_has_one_rate(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,30 +20,14 @@ from pipeline.models.adaptation import parameter_groups
 from pipeline.models.backbone import head_names
 from pipeline.models.lora import add_lora, merged, save_adapter, unwrap
 from tests.models.building import build, differing, logits
-from tests.models.families import FAMILIES, save
-
-Make = Callable[[str], PreTrainedModel]
+from tests.models.conftest import Make
+from tests.models.families import FAMILIES
 
 # A family with attention -> its projections.
 PROJECTIONS = {
     "vit b/16": 4, "deit": 4, "swin": 6, "beit": 4, "dinov2": 4, "siglip": 4, "clip": 4, "timm vit": 6,
 }  # fmt: skip
 TRANSFORMERS = list(PROJECTIONS)
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """A family's network for three classes, a copy for each caller."""
-    made: dict[str, PreTrainedModel] = {}
-
-    def of(name: str) -> PreTrainedModel:
-        if name not in made:
-            folder = tmp_path_factory.mktemp("family")
-            save(name, folder)
-            made[name] = build(folder)
-        return copy.deepcopy(made[name])
-
-    return of
 
 
 def pixels(name: str) -> Tensor:
