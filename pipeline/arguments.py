@@ -118,7 +118,7 @@ class AugmentationArguments:
         },
     )
     image_cache_gb: float = field(
-        default=16.0, metadata={"help": "Keep decoded images on disk if they take no more than this; 0: never."}
+        default=0.0, metadata={"help": "Keep decoded training images on disk if they take no more than this; 0: never."}
     )
 
     def __post_init__(self) -> None:
