@@ -105,9 +105,8 @@ def _fits(model: nn.Module, shape: torch.Size, device: torch.device, load: Load)
     with _left_as_it_was(model, device):
         try:
             trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-            held = torch.empty(
-                load.copies, trained, device=device
-            )  # what the optimizer will allocate at its first step
+            # What the optimizer will allocate at its first step.
+            held = torch.empty(load.copies, trained, device=device)
             for _ in range(2):
                 _pass(model, torch.zeros(shape, device=device), DTYPES[load.precision])
             del held

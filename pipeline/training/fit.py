@@ -119,7 +119,7 @@ def _make_trainer(
     args, size = settings.trainer, input_size(processor)
     rate = matmul_rate(args.device, args.precision) * args.world_size
     speed = functools.partial(Speed, flops_per_image=flops.training_flops(network, size), matmul_rate=rate)
-    base = str(network.config._name_or_path)
+    base = runs.scrub(str(network.config._name_or_path))  # no path of this machine in an adapter
     training, scoring = TrainTransform(processor, settings.augmentation, seed=args.seed), EvalTransform(processor)
     limit, epochs = settings.augmentation.image_cache_gb, args.num_train_epochs
     train = splits["train"]

@@ -35,7 +35,8 @@ def find(model: Hungry, batch: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("most", "batch", "fits", "tried"), [(64, 32, 32, [32]), (9, 32, 8, [32, 16, 8]), (4, 12, 3, [12, 6, 3])]
+    ("most", "batch", "fits", "tried"),
+    [(64, 32, 32, [32]), (9, 32, 8, [32, 16, 8]), (4, 12, 3, [12, 6, 3]), (3, 14, 2, [14, 7, 2])],
 )
 def test_it_is_the_largest_divisor_that_fits(most: int, batch: int, fits: int, tried: list[int]) -> None:
     model = Hungry(most)
