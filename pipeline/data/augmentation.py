@@ -26,18 +26,14 @@ Box = tuple[int, int, int, int]
 class Augment:
     """Draws for one image (3, height, width) uint8, by a seed, what comes out: (3, *size) uint8."""
 
-    def __init__(
-        self, args: AugmentationArguments, size: Sequence[int], *, interpolation: int, fill: Sequence[int]
-    ) -> None:
+    def __init__(self, args: AugmentationArguments, *, interpolation: int, fill: Sequence[int]) -> None:
         """Make it ready.
 
         Args:
             args: What is drawn; `augmentation` is not none.
-            size: Height and width in pixels of what comes out.
             interpolation: Of the crop, in Pillow's numbers.
             fill: Colour, 0 to 255, of what a rotation, a shift or an erasure leaves empty.
         """
-        self.size = list(size)
         self.crop_scale, self.hflip = args.crop_scale, args.hflip
         self.mode = _MODES.get(interpolation, "bicubic")
         more: list[v2.Transform] = []
@@ -49,11 +45,11 @@ class Augment:
             more.append(v2.RandomErasing(args.random_erasing, value=list(fill)))
         self.more = v2.Compose(more) if more else None
 
-    def __call__(self, image: Tensor, seed: int) -> Tensor:
-        """Draw."""
+    def __call__(self, image: Tensor, seed: int, size: list[int]) -> Tensor:
+        """Draw; `size` is height and width in pixels of what comes out."""
         draw = random.Random(seed)  # a tenth of the time of torch's generator
         top, left, height, width = draw_crop(draw, image.shape[-2:], smallest=self.crop_scale)
-        image = self._resize(image[:, top : top + height, left : left + width])
+        image = self._resize(image[:, top : top + height, left : left + width], size)
         if draw.random() < self.hflip:
             image = image.flip(-1)
         if self.more is None:
@@ -64,10 +60,10 @@ class Augment:
             drawn: Tensor = self.more(image)
         return drawn
 
-    def _resize(self, crop: Tensor) -> Tensor:
+    def _resize(self, crop: Tensor, size: list[int]) -> Tensor:
         # Not torchvision's, which goes through float32 where the processor has AVX-512: at half the speed.
         antialias = self.mode != "nearest-exact"
-        return torch.nn.functional.interpolate(crop[None], self.size, mode=self.mode, antialias=antialias)[0]
+        return torch.nn.functional.interpolate(crop[None], size, mode=self.mode, antialias=antialias)[0]
 
 
 def draw_crop(draw: random.Random, size: Sequence[int], *, smallest: float) -> Box:

@@ -123,8 +123,8 @@ class EvalTransform:
 class TrainTransform(EvalTransform):
     """An augmentation whose draw is, for every image, a function of (seed, epoch, index).
 
-    The same pixels whatever the workers, the processes, the resumes and the cache. The epoch lies in shared memory,
-    because persistent workers keep their copy of this object.
+    The same pixels whatever the workers, the processes, the resumes and the cache. The epoch, and the `size` (height,
+    width) that is drawn, lie in shared memory, because persistent workers keep their copy of this object.
 
     Images are decoded at a reduced size first, always in the same way: `decode_size` pixels of the shorter side, or
     up to a quarter more. By default that is 1.1 times the input's, so of a larger photograph most crops are enlarged:
@@ -138,22 +138,22 @@ class TrainTransform(EvalTransform):
         super().__init__(processor)
         self.seed = seed
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        size = input_size(processor)
+        self.size = torch.tensor(size).share_memory_()
         self.augment: Augment | None = None
         if args.augmentation == "none":
             return
-        size = input_size(processor)
         self.decode_size = round(_ROOM * min(size)) if args.decode_size is None else args.decode_size
         normalize = Normalize(processor)
         self.augment = Augment(
             args,
-            size,
             interpolation=int(processor.resample),
             # 0 to the network, as a border that says nothing
             fill=(normalize.mean.flatten() / normalize.factor).round().int().tolist(),
         )
 
     def __call__(self, batch: Batch) -> Batch:
-        """Transform columns `image`, `label`, `index` into `pixel_values` (3, height, width) uint8, and `labels`.
+        """Transform columns `image`, `label`, `index` into `pixel_values` (3, *size) uint8, and `labels`.
 
         Without an augmentation, as `EvalTransform` does.
 
@@ -162,10 +162,10 @@ class TrainTransform(EvalTransform):
         """
         if self.augment is None:
             return super().__call__(batch)
-        epoch, pixels = int(self.epoch), []
+        epoch, size, pixels = int(self.epoch), self.size.tolist(), []
         for row, index in zip(batch["image"], batch["index"], strict=True):
             image = cache.read(row) if cache.is_kept(row) else cache.as_tensor(self.decode(row, index)).permute(2, 0, 1)
-            pixels.append(self.augment(image, draw_seed(self.seed, epoch, index)))
+            pixels.append(self.augment(image, draw_seed(self.seed, epoch, index), size))
         return {"pixel_values": pixels, "labels": batch["label"]}
 
     @property

@@ -13,18 +13,19 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 
-def forward_flops(model: nn.Module, size: tuple[int, int]) -> int:
+def forward_flops(model: nn.Module, size: tuple[int, int], **options: Any) -> int:
     """Operations of the forward pass of one image.
 
     Args:
         model: With `pixel_values` as its input and `logits` as its output; left as it is.
         size: Height and width of the image in pixels.
+        options: Of its forward method.
     """
     with torch.no_grad():
-        return _count(model, size)
+        return _count(model, size, options)
 
 
-def training_flops(model: nn.Module, size: tuple[int, int]) -> int:
+def training_flops(model: nn.Module, size: tuple[int, int], **options: Any) -> int:
     """Operations of the forward and backward pass of one image, with those weights trained that need a gradient.
 
     Where all are trained that is three times the forward pass, less the gradient of the pixels; below the lowest
@@ -33,9 +34,10 @@ def training_flops(model: nn.Module, size: tuple[int, int]) -> int:
     Args:
         model: As for `forward_flops`; `requires_grad` of its parameters says what is trained.
         size: Height and width of the image in pixels.
+        options: Of its forward method.
     """
     with torch.enable_grad():
-        return _count(model, size)
+        return _count(model, size, options)
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -48,14 +50,14 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _count(model: nn.Module, size: tuple[int, int]) -> int:
+def _count(model: nn.Module, size: tuple[int, int], options: dict[str, Any]) -> int:
     # In the mode of evaluation: batch norm takes a batch of one, and activation checkpointing is off.
     shadow = meta_copy(model).eval()
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward_flops}
     )
     with counter:
-        logits = shadow(pixel_values=torch.zeros(1, 3, *size, device="meta")).logits
+        logits = shadow(pixel_values=torch.zeros(1, 3, *size, device="meta"), **options).logits
         if logits.requires_grad:
             logits.sum().backward()
     total: int = counter.get_total_flops()

@@ -3,8 +3,9 @@
 All of it chooses on validation, and is a function of its arguments.
 """
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler, normalize
+from threadpoolctl import threadpool_limits
 from transformers import PreTrainedModel
 
 from pipeline.errors import PipelineError
@@ -29,6 +31,8 @@ GRID = tuple(10 ** (exponent / 2) for exponent in range(-8, 3))
 
 NEIGHBOURS = (1, 5, 10, 20)
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+_MANY_THREADS_FROM = 5e9  # multiplications of a pass over the images; on two cores, one thread is faster below
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def fit_probe(
     best: Probe | None = None
     for strength in grid:
         regression.set_params(C=strength)
-        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        with _quiet_and_quick(len(train_y) * scaled.shape[1] * num_classes):
             regression.fit(scaled, train_y)
         weight, bias = _fold(regression, scaler, num_classes=num_classes, images=len(train_y))
         row = {"C": float(strength)} | _figures(valid_x @ weight.T + bias, valid_y)
@@ -95,6 +99,16 @@ def fit_probe(
             best = Probe(weight, bias, row, rows)
     assert best is not None
     return best
+
+
+@contextlib.contextmanager
+def _quiet_and_quick(multiplications: int) -> Iterator[None]:
+    """Small products on one thread: the pools of NumPy and SciPy, in turn, take each other's cores."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
+        with threadpool_limits(1 if multiplications < _MANY_THREADS_FROM else None, user_api="blas"):
+            yield
 
 
 def install(model: PreTrainedModel, probe: Probe) -> None:

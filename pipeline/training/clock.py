@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Span:
-    """A stretch of training without its evaluations: images seen, seconds in all and of them waiting for data."""
+    """A stretch of training without its evaluations: images, their cost, seconds in all and of them waiting."""
 
     images: int = 0
+    flops: float = 0.0  # of their matrix products
     seconds: float = 0.0
     waited: float = 0.0
 
@@ -21,6 +22,11 @@ class Span:
     def rate(self) -> float:
         """Images a second, over all processes."""
         return self.images / self.seconds if self.seconds else 0.0
+
+    @property
+    def flops_rate(self) -> float:
+        """Operations a second, over all processes."""
+        return self.flops / self.seconds if self.seconds else 0.0
 
 
 @dataclass
@@ -37,21 +43,23 @@ class Clock:
     _asked: float = 0.0
     _got: float = 0.0
     _images: int = 0
+    _flops: float = 0.0
     _warm: bool = False
 
     def ask(self) -> None:
         """Note that a step asks for its images."""
         self._asked = time.perf_counter()
 
-    def get(self, images: int) -> None:
-        """Note that it has them, `images` over all processes."""
-        self._got, self._images = time.perf_counter(), images
+    def get(self, images: int, flops: float) -> None:
+        """Note that it has them: how many over all processes, and what they cost."""
+        self._got, self._images, self._flops = time.perf_counter(), images, flops
 
     def end_step(self) -> None:
         """Note that the step is done."""
         now = time.perf_counter()
         for span in (self.whole, self.lately) if self._warm else ():
             span.images += self._images
+            span.flops += self._flops
             span.seconds += now - self._asked
             span.waited += self._got - self._asked
         self._warm = True

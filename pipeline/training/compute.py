@@ -22,28 +22,23 @@ class Speed:
 
     Attributes:
         images_per_second: Over all processes.
-        flops_per_image: Of the matrix products of its forward and backward pass (`models.flops.training_flops`).
+        flops_per_second: Of the matrix products of their forward and backward pass (`models.flops.training_flops`).
         matmul_rate: Operations a second that large matrix products reach, over all processes.
     """
 
     images_per_second: float
-    flops_per_image: int
+    flops_per_second: float
     matmul_rate: float
-
-    @property
-    def rate(self) -> float:
-        """Operations a second, of matrix products alone."""
-        return self.images_per_second * self.flops_per_image
 
     @property
     def mfu(self) -> float:
         """Model FLOPs utilisation: the rate as a share of what large matrix products reach on this machine."""
-        return self.rate / self.matmul_rate
+        return self.flops_per_second / self.matmul_rate
 
     def __str__(self) -> str:
         """A phrase for a line of the log."""
         return (
-            f"{self.images_per_second:.4g} images/s, {self.rate / 1e12:.3g} TFLOP/s, {self.mfu:.0%} of the "
+            f"{self.images_per_second:.4g} images/s, {self.flops_per_second / 1e12:.3g} TFLOP/s, {self.mfu:.0%} of the "
             f"{self.matmul_rate / 1e12:.3g} that matrix products reach here"
         )
 
@@ -51,8 +46,8 @@ class Speed:
         """What goes into `run.json`."""
         return {
             "images_per_second": round(self.images_per_second, 2),
-            "gflops_per_image": round(self.flops_per_image / 1e9, 3),
-            "tflops_per_second": round(self.rate / 1e12, 4),
+            "gflops_per_image": round(self.flops_per_second / self.images_per_second / 1e9, 3),
+            "tflops_per_second": round(self.flops_per_second / 1e12, 4),
             "matmul_tflops_per_second": round(self.matmul_rate / 1e12, 4),
             "mfu": round(self.mfu, 4),
         }

@@ -1,6 +1,7 @@
 """`StrictTrainer`: transformers' Trainer with strict loading, our objective, averages and adapters, and a clock."""
 
 import contextlib
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from pipeline.models.checkpoint import load_strictly
 from pipeline.training.arguments import Settings
 from pipeline.training.averaging import MovingAverage, changing_tensors
 from pipeline.training.clock import Clock
-from pipeline.training.compute import Speed
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 
@@ -36,7 +36,9 @@ class Parts:
     normalize: Normalize
     clock: Clock
     epoch: Tensor
-    speed: Callable[[float], Speed]  # of images a second
+    flops: Callable[[tuple[int, int]], int]  # of training on an image of that height and width
+    matmul_rate: float  # operations a second, over all processes
+    forward_options: dict[str, Any]  # of the network, while it is trained
     base: str  # what the network started from, by its name
 
 
@@ -74,14 +76,18 @@ class StrictTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Blend the images first, where that is asked for, while training."""
-        mixed = self.parts.objective.mix(inputs) if model.training else inputs
-        return super().compute_loss(model, mixed, *args, **kwargs)
+        if model.training:
+            inputs = self.parts.objective.mix(inputs) | self.parts.forward_options
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def get_batch_samples(self, *args: Any) -> Any:
         """Fetch the batches of one step, on the clock."""
         self.parts.clock.ask()
         batches, count = super().get_batch_samples(*args)
-        self.parts.clock.get(sum(len(batch["labels"]) for batch in batches) * self.args.world_size)
+        images = [len(batch["labels"]) for batch in batches]
+        flops = [self.parts.flops(tuple(batch["pixel_values"].shape[-2:])) for batch in batches]
+        world = self.args.world_size
+        self.parts.clock.get(world * sum(images), world * sum(map(operator.mul, images, flops)))
         return batches, count
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -94,8 +100,8 @@ class StrictTrainer(Trainer):
         logs["elapsed"] = round(self.parts.clock.elapsed(), 2)
         if "loss" in logs:
             span = self.parts.clock.take_latest()
-            speed = {"images_per_second": round(span.rate, 2), "mfu": round(self.parts.speed(span.rate).mfu, 4)}
-            logs |= speed | {"data_wait": round(span.wait, 4)}
+            mfu = span.flops_rate / self.parts.matmul_rate
+            logs |= {"images_per_second": round(span.rate, 2), "mfu": round(mfu, 4), "data_wait": round(span.wait, 4)}
         super().log(logs, start_time)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:

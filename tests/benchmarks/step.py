@@ -11,7 +11,6 @@ GPU take --steps 200: its workers prepare the first batches while nothing is tim
 """
 
 import argparse
-import functools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from pipeline.data.transforms import ImageProcessor, Normalize, TrainTransform, 
 from pipeline.models.flops import training_flops
 from pipeline.training.arguments import FineTuningArguments, Settings
 from pipeline.training.clock import Clock
-from pipeline.training.compute import Speed, matmul_rate
+from pipeline.training.compute import matmul_rate
 from pipeline.training.machine import best_attention
 from pipeline.training.objective import Objective
 from pipeline.training.trainer import Parts, StrictTrainer
@@ -78,9 +77,19 @@ def our_trainer(shape: dict[str, Any], args: FineTuningArguments, train: dataset
     settings, transform = Settings(args), TrainTransform(processor, AugmentationArguments(), seed=0)
     objective = Objective(settings.augmentation, class_counts=[1] * shape["num_labels"], label_smoothing=0.0)
     model.set_attn_implementation(best_attention(args.device))
-    speed = functools.partial(Speed, flops_per_image=1, matmul_rate=1.0)
+    parts = Parts(
+        settings=settings,
+        objective=objective,
+        normalize=Normalize(processor),
+        clock=Clock(),
+        epoch=transform.epoch,
+        flops=lambda _: 0,  # `share` counts them
+        matmul_rate=1.0,
+        forward_options={},
+        base="",
+    )
     trainer = StrictTrainer(
-        Parts(settings, objective, Normalize(processor), Clock(), transform.epoch, speed, ""),
+        parts,
         model=model,
         args=args,
         data_collator=collate,

@@ -21,7 +21,7 @@ from pipeline.arguments import AugmentationArguments, ModelArguments
 from pipeline.data.transforms import Normalize, TrainTransform
 from pipeline.errors import PipelineError, Terminated
 from pipeline.models.backbone import build_model
-from pipeline.training import fit
+from pipeline.training import build
 from tests.training.fitting import COLOURS, STEPS_AN_EPOCH, Fitted, checkpoints, same, stored
 
 
@@ -156,7 +156,7 @@ def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
     changes = {"data": misleading, "metric_for_best_model": "loss"}
     whole = fitted("whole", **changes)
     handler = signal.getsignal(signal.SIGTERM)
-    measured = fit._figures
+    measured = build._figures
     asked = 0
 
     def kill_in_the_second_evaluation(prediction: EvalPrediction) -> dict[str, float]:
@@ -166,7 +166,7 @@ def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
             os.kill(os.getpid(), signal.SIGTERM)
         return measured(prediction)
 
-    monkeypatch.setattr(fit, "_figures", kill_in_the_second_evaluation)
+    monkeypatch.setattr(build, "_figures", kill_in_the_second_evaluation)
     with pytest.raises(Terminated, match=r"saved step 13 in .*parts: repeat the command to go on"):
         fitted("parts", **changes)
     monkeypatch.undo()
@@ -207,14 +207,14 @@ def test_a_run_that_diverged_is_stopped_and_its_last_good_checkpoint_stays(
 def test_metrics_get_class_numbers_and_losses_and_no_logits(
     fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = fit._figures
+    measured = build._figures
     got: list[Any] = []
 
     def look(prediction: EvalPrediction) -> dict[str, float]:
         got.append(prediction.predictions)
         return measured(prediction)
 
-    monkeypatch.setattr(fit, "_figures", look)
+    monkeypatch.setattr(build, "_figures", look)
     fitted(num_train_epochs=1, per_device_eval_batch_size=5)
     ((numbers, losses),) = got
     assert isinstance(numbers, np.ndarray)

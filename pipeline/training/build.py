@@ -1,0 +1,177 @@
+"""A network, its images and the settings -> a `StrictTrainer` that is ready to train."""
+
+import copy
+import functools
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BaseImageProcessor, EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from pipeline import runs
+from pipeline.data import cache
+from pipeline.data.transforms import EvalTransform, ImageProcessor, Normalize, TrainTransform, collate, input_size
+from pipeline.evaluation.metrics import Accuracy, compute
+from pipeline.models import adaptation, flops, lora, resolution
+from pipeline.training import batch_size, callbacks, progressive
+from pipeline.training.arguments import FineTuningArguments, Settings
+from pipeline.training.clock import Clock
+from pipeline.training.compute import matmul_rate
+from pipeline.training.machine import best_attention
+from pipeline.training.objective import Objective
+from pipeline.training.trainer import Parts, StrictTrainer
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    processor: ImageProcessor,
+    splits: datasets.DatasetDict,
+    *,
+    folder: Path,
+    settings: Settings,
+    clock: Clock,
+    beside: list[TrainerCallback],
+) -> StrictTrainer:
+    """Make the Trainer of a fine-tuning.
+
+    Args:
+        model: What is trained of it, the settings say.
+        processor: Of the model.
+        splits: `train` and `validation`, with columns `image`, `label` and `index`.
+        folder: Where the checkpoints go.
+        settings: All that shapes the training.
+        clock: Measures it.
+        beside: Callbacks, beside those that the settings ask for.
+
+    Raises:
+        PipelineError: If the network cannot do what the settings ask for.
+    """
+    args, size, share = settings.trainer, input_size(processor), settings.augmentation.progressive_resizing
+    small = progressive.smaller(size, share, model.config)
+    options = resolution.forward_options(model, small) if share < 1 else {}
+    network = _prepare(model, size, settings)
+    transform = TrainTransform(processor, settings.augmentation, seed=args.seed)
+    trainer = StrictTrainer(
+        Parts(
+            settings=settings,
+            objective=_objective(splits["train"], settings),
+            normalize=Normalize(processor),
+            clock=clock,
+            epoch=transform.epoch,
+            flops=functools.cache(functools.partial(flops.training_flops, network, **options)),
+            matmul_rate=matmul_rate(args.device, args.precision) * args.world_size,
+            forward_options=options,
+            base=runs.scrub(str(model.config._name_or_path)),  # no path of this machine in an adapter
+        ),
+        model=network,
+        args=_for_trainer(settings, network, size, folder),
+        data_collator=collate,
+        train_dataset=_decoded(splits["train"], transform, settings).with_transform(transform),
+        eval_dataset=splits["validation"].with_transform(EvalTransform(processor)),
+        processing_class=cast(BaseImageProcessor, processor),
+        compute_metrics=_figures,
+        preprocess_logits_for_metrics=_numbers_and_losses,
+        callbacks=[
+            callbacks.TellEpoch(transform.epoch),
+            progressive.Grow(transform.size, small=small, full=size),
+            callbacks.StopWhenDiverged(),
+            callbacks.Progress(clock),
+            *_stops(settings, clock),
+            *beside,
+        ],
+    )
+    trainer.remove_callback(PrinterCallback)  # our own lines and bar say it
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def _prepare(model: PreTrainedModel, size: tuple[int, int], settings: Settings) -> Any:
+    """The network with what is not trained frozen, and with adapters where the strategy is LoRA."""
+    freeze_unreached(model, size)
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(best_attention(settings.trainer.device))
+    chosen = settings.adaptation
+    if chosen.freeze_blocks:
+        adaptation.freeze_blocks(model, chosen.freeze_blocks)
+    if chosen.strategy != "lora":
+        return model
+    return lora.add_lora(model, rank=chosen.lora_rank, alpha=chosen.lora_alpha, dropout=chosen.lora_dropout)
+
+
+def freeze_unreached(model: PreTrainedModel, size: tuple[int, int]) -> None:
+    """Take out of the training what the classes do not depend on, such as the mask token of DINOv2.
+
+    Several processes would wait for its gradient without end; searching for it at every step costs time. It is found
+    once, on a copy without weights, for which nothing is computed.
+
+    Args:
+        model: Whose parameters are marked.
+        size: Height and width of its images in pixels.
+    """
+    with torch.device("meta"):
+        shadow: Any = type(model)(copy.deepcopy(model.config))
+        shadow(pixel_values=torch.zeros(2, 3, *size)).logits.sum().backward()
+    for weight, reached in zip(model.parameters(), shadow.parameters(), strict=True):
+        weight.requires_grad_(reached.grad is not None)
+
+
+def _objective(train: datasets.Dataset, settings: Settings) -> Objective:
+    counts = Counter(train["label"])
+    return Objective(
+        settings.augmentation,
+        class_counts=[counts[number] for number in range(len(train.features["label"].names))],
+        label_smoothing=settings.trainer.label_smoothing_factor,
+    )
+
+
+def _decoded(train: datasets.Dataset, transform: TrainTransform, settings: Settings) -> datasets.Dataset:
+    if transform.augment is None:  # the network sees what evaluation sees, to the last bit
+        return train
+    limit, epochs = settings.augmentation.image_cache_gb, settings.trainer.num_train_epochs
+    return cache.decode_once(train, transform, limit_gb=limit, epochs=epochs, split_name="train")
+
+
+def _stops(settings: Settings, clock: Clock) -> list[TrainerCallback]:
+    """What ends a training before its last step."""
+    found: list[TrainerCallback] = []
+    if settings.trainer.early_stopping_patience is not None:
+        found.append(EarlyStoppingCallback(early_stopping_patience=settings.trainer.early_stopping_patience))
+    if settings.adaptation.max_hours is not None:
+        found.append(callbacks.StopAfter(settings.adaptation.max_hours, clock))
+    return found
+
+
+def _for_trainer(settings: Settings, network: Any, size: tuple[int, int], folder: Path) -> FineTuningArguments:
+    """The arguments as the Trainer gets them: it saves checkpoints into the folder, and pushes nothing."""
+    mine = copy.copy(settings.trainer)
+    if mine.auto_find_batch_size:
+        mine.auto_find_batch_size, wanted = False, mine.per_device_train_batch_size  # the Trainer's own loses a resume
+        load = batch_size.Load(mine.precision, 2 + (mine.world_size > 1) + (settings.adaptation.ema_decay is not None))
+        fits = batch_size.find_batch_size(network, size, batch=wanted, device=mine.device, load=load)
+        mine.per_device_train_batch_size = fits
+        mine.gradient_accumulation_steps *= wanted // fits
+    mine.output_dir, mine.push_to_hub = str(folder), False
+    mine.label_smoothing_factor = 0.0  # our objective smooths, and the Trainer would smooth the validation loss too
+    if mine.save_total_limit is not None:
+        mine.save_total_limit = max(mine.save_total_limit, settings.adaptation.soup)
+    return mine
+
+
+def _numbers_and_losses(logits: Tensor, labels: Tensor) -> Any:
+    """Only these are kept while the Trainer evaluates: the logits of a large split would fill the memory."""
+    return logits.argmax(dim=-1), torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def _figures(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy, and the mean loss of an image.
+
+    The Trainer's own mean counts images again that fill up the batches of several processes.
+    """
+    numbers, losses = cast(tuple[Any, Any], prediction.predictions)
+    result = compute(Accuracy(), np.asarray(numbers), np.asarray(prediction.label_ids))
+    return {"accuracy": result["accuracy"], "loss": float(np.mean(losses, dtype=np.float64))}
