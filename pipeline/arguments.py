@@ -53,6 +53,10 @@ class DataArguments:
         default=None, metadata={"help": "Configuration of a Hub data set that has several."}
     )
     dataset_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub data set."})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Fetch a Hub data set's train images while training, and keep none of them."},
+    )
     image_column_name: str | None = field(
         default=None, metadata={"help": "Column with the images. Found by its type when not given."}
     )

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from pipeline import runs
 from pipeline.errors import PipelineError, did_you_mean
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import DatasetDict, IterableDatasetDict
 
 logger = logging.getLogger(__name__)
 
@@ -82,16 +83,39 @@ def load_hub_dataset(name: str, config: str | None, revision: str) -> "DatasetDi
         PipelineError: If there is no such data set, it cannot be reached, or its configuration is missing or unknown.
     """
     from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
 
-    try:
-        with _explained("data set", name, revision):
-            splits: DatasetDict = load_dataset(name, config, revision=revision)
-    except DatasetNotFoundError as error:
-        raise PipelineError(_missing("data set", name, revision)) from error
-    except (ValueError, RuntimeError) as error:  # a configuration that must be named, or a loading script
-        raise PipelineError(f"the data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    with _data_set_explained(name, revision):
+        splits: DatasetDict = load_dataset(name, config, revision=revision)
     return splits
+
+
+@dataclass(frozen=True)
+class StreamedDataset:
+    """A data set of which nothing is fetched yet but its description.
+
+    Attributes:
+        splits: Their rows, as they come.
+        sizes: Their numbers of rows, where the card says them.
+        identity: Changes with its files.
+    """
+
+    splits: "IterableDatasetDict"
+    sizes: dict[str, int]
+    identity: str
+
+
+def stream_hub_dataset(name: str, config: str | None, revision: str) -> StreamedDataset:
+    """Begin to read a data set of parquet (or other plain) files from the Hub.
+
+    Raises:
+        PipelineError: As `load_hub_dataset`.
+    """
+    from datasets import load_dataset_builder
+
+    with _data_set_explained(name, revision):
+        builder = load_dataset_builder(name, config, revision=revision)
+        sizes = {split: info.num_examples for split, info in (builder.info.splits or {}).items()}
+        return StreamedDataset(builder.as_streaming_dataset(), sizes, f"{name} {builder.config_id} {builder.hash}")
 
 
 def check_may_push(repo_id: str) -> None:
@@ -140,6 +164,19 @@ def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str
         address = api.create_repo(repo_id, private=private, exist_ok=True)
         api.create_commit(address.repo_id, operations, commit_message="Push a finished run", revision=revision)
     return str(address)
+
+
+@contextlib.contextmanager
+def _data_set_explained(name: str, revision: str) -> Iterator[None]:
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        with _explained("data set", name, revision):
+            yield
+    except DatasetNotFoundError as error:
+        raise PipelineError(_missing("data set", name, revision)) from error
+    except (ValueError, RuntimeError) as error:  # a configuration that must be named, or a loading script
+        raise PipelineError(f"the data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from pipeline import config, hub, processes, runs
 from pipeline.arguments import AdaptationArguments, AugmentationArguments, DataArguments, ModelArguments
 from pipeline.config import CommandLine
-from pipeline.data import sources
+from pipeline.data import sources, streaming
 from pipeline.data.transforms import ImageProcessor
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, refuse
 from pipeline.evaluation import scoring
 from pipeline.evaluation.classifier import Classifier
 from pipeline.evaluation.scoring import Predictions
@@ -47,6 +47,9 @@ def run(line: CommandLine) -> str:
         line, splits = _choose(line)
         model_args, data_args, augmentation, adaptation, args = config.parse(line, ARGUMENTS)
         settings = Settings(args, augmentation, adaptation)
+        if data_args.streaming:
+            unable = ", ".join(streaming.find_problems(data_args, model_args, augmentation, adaptation))
+            refuse([f"{unable} and --streaming exclude each other: the one needs all images first"] if unable else [])
         arguments = _as_plain(model_args, data_args, augmentation, adaptation) | args.resolved() | {"recipe": "none"}
         processes.exchange(None, same=arguments)
         run = _claim(line, arguments, args)

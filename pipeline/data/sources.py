@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -28,6 +29,7 @@ from pipeline.data.labels import (
     warn_of_missing_classes,
 )
 from pipeline.data.splits import SPLIT_ALIASES, Integers, classes_of_one, cut_rows, limit_rows, name_splits
+from pipeline.data.streaming import Stream, open_stream
 from pipeline.errors import PipelineError, refuse
 
 logger = logging.getLogger(__name__)
@@ -47,11 +49,13 @@ def load_splits(args: DataArguments) -> datasets.DatasetDict:
     """Return train, validation and, where there is one, test: all with `image`, `label` and `index`.
 
     `image` is undecoded bytes or a path, `label` a `ClassLabel` with the same names in every split, and
-    `index` the number of the row in the split it was read from.
+    `index` the number of the row in the split it was read from. With `--streaming`, train is a `Stream`.
 
     Raises:
         PipelineError: If the arguments, the source, its columns, its labels or its images cannot be used.
     """
+    if args.streaming:
+        return _load_streamed(args)
     source, found = _read(args)
     if len(found) == 1 and "train" not in found:
         logger.warning("the only split, %s, is taken for train", *found)
@@ -88,6 +92,8 @@ def load_split(args: DataArguments, *, split: str | None, class_names: Sequence[
     Raises:
         PipelineError: If there is no such split, the model does not know a class, or the data cannot be used.
     """
+    if args.streaming:
+        raise PipelineError("--streaming is for training: what is scored is fetched whole; leave it out.")
     source, found = _read(args)
     raw = _with_labels(found)
     name = split or next((name for name in ("test", "validation") if name in raw), ALL)
@@ -117,10 +123,27 @@ def fingerprint(splits: datasets.DatasetDict) -> str:
     digest = hashlib.sha256()
     for split_name, split in splits.items():
         digest.update(repr((split_name, split.features["label"].names)).encode())
+        if isinstance(split, Stream):
+            digest.update(f"{split.identity} {len(split)}".encode())
+            continue
         for column in ("label", "index"):
             digest.update(np.asarray(split[column][:], dtype="<i8").tobytes())
         digest.update("\n".join(f"{name}\t{size}" for name, size in _names_and_sizes(split)).encode())
     return digest.hexdigest()[:16]
+
+
+def _load_streamed(args: DataArguments) -> datasets.DatasetDict:
+    """Train as a stream, whose classes are those of its column, and the other splits whole."""
+    name = _require_usable(args)
+    if (kind := find_kind(name)) != "a Hub data set":
+        raise PipelineError(f"{name} is {kind}, here already: leave out --streaming.")
+    train, others = open_stream(args)
+    names = train.features["label"].names
+    shaped: dict[str, Any] = {"train": train}
+    for split_name, split in _with_labels(_take(others, args, kind=kind, follows_paths=False)).items():
+        rows = _shape(split, split_name, names=names)
+        shaped[split_name] = _select(rows, split_name, args=args, source=SOURCES[kind])
+    return datasets.DatasetDict(shaped)
 
 
 def _read(args: DataArguments) -> tuple[Source, dict[str, _Raw]]:
@@ -128,9 +151,16 @@ def _read(args: DataArguments) -> tuple[Source, dict[str, _Raw]]:
     kind = find_kind(name)
     source = SOURCES[kind]
     found = name_splits(processes.main_first(lambda: source.read(name, args)))
+    return source, _take(found, args, kind=kind, follows_paths=source.follows_paths)
+
+
+def _take(
+    found: Mapping[str, datasets.Dataset], args: DataArguments, *, kind: str, follows_paths: bool
+) -> dict[str, _Raw]:
+    """Images and labels of splits, by the columns of the first one."""
     features = next(iter(found.values())).features
     columns = find_columns(features, image=args.image_column_name, label=args.label_column_name)
-    logger.info("%s is read as %s: images in %r, labels in %r", name, kind, columns.image, columns.label)
+    logger.info("%s is read as %s: images in %r, labels in %r", args.dataset_name, kind, columns.image, columns.label)
     refuse(
         f"{split_name} has no column {columns.image!r}; it has: {', '.join(split.features)}."
         for split_name, split in found.items()
@@ -139,10 +169,10 @@ def _read(args: DataArguments) -> tuple[Source, dict[str, _Raw]]:
     raw = {}
     for split_name, split in found.items():
         images = take_images(split, column=columns.image)
-        if not source.follows_paths:
+        if not follows_paths:
             require_bytes(images, split_name=split_name)
         raw[split_name] = _Raw(images, read_labels(split, column=columns.label))
-    return source, raw
+    return raw
 
 
 def _require_usable(args: DataArguments) -> str:

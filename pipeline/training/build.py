@@ -15,6 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pipeline import runs
 from pipeline.data import cache
+from pipeline.data.streaming import Share, Stream
 from pipeline.data.transforms import EvalTransform, ImageProcessor, Normalize, TrainTransform, collate, input_size
 from pipeline.evaluation.metrics import Accuracy, compute
 from pipeline.models import adaptation, flops, lora, resolution
@@ -55,6 +56,7 @@ def build_trainer(
     small = progressive.smaller(size, share, model.config)
     options = resolution.forward_options(model, small) if share < 1 else {}
     network = _prepare(model, size, settings)
+    mine = _for_trainer(settings, network, size, folder)
     transform = TrainTransform(processor, settings.augmentation, seed=args.seed)
     trainer = StrictTrainer(
         Parts(
@@ -69,9 +71,9 @@ def build_trainer(
             base=runs.scrub(str(model.config._name_or_path)),  # no path of this machine in an adapter
         ),
         model=network,
-        args=_for_trainer(settings, network, size, folder),
+        args=mine,
         data_collator=collate,
-        train_dataset=_decoded(splits["train"], transform, settings).with_transform(transform),
+        train_dataset=_images(splits["train"], transform, mine, limit_gb=settings.augmentation.image_cache_gb),
         eval_dataset=splits["validation"].with_transform(EvalTransform(processor)),
         processing_class=cast(BaseImageProcessor, processor),
         compute_metrics=_figures,
@@ -120,20 +122,25 @@ def freeze_unreached(model: PreTrainedModel, size: tuple[int, int]) -> None:
         weight.requires_grad_(reached.grad is not None)
 
 
-def _objective(train: datasets.Dataset, settings: Settings) -> Objective:
-    counts = Counter(train["label"])
+def _objective(train: datasets.Dataset | Stream, settings: Settings) -> Objective:
+    classes = range(len(train.features["label"].names))
+    counts = Counter(classes) if isinstance(train, Stream) else Counter(train["label"])  # which only weights need
     return Objective(
         settings.augmentation,
-        class_counts=[counts[number] for number in range(len(train.features["label"].names))],
+        class_counts=[counts[number] for number in classes],
         label_smoothing=settings.trainer.label_smoothing_factor,
     )
 
 
-def _decoded(train: datasets.Dataset, transform: TrainTransform, settings: Settings) -> datasets.Dataset:
-    if transform.augment is None:  # the network sees what evaluation sees, to the last bit
-        return train
-    limit, epochs = settings.augmentation.image_cache_gb, settings.trainer.num_train_epochs
-    return cache.decode_once(train, transform, limit_gb=limit, epochs=epochs, split_name="train")
+def _images(
+    train: datasets.Dataset | Stream, transform: TrainTransform, args: FineTuningArguments, *, limit_gb: float
+) -> datasets.Dataset | Share:
+    """The training images, transformed as they are asked for."""
+    if isinstance(train, Stream):
+        return Share(train, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
+    if transform.augment is not None:  # else the network sees what evaluation sees, to the last bit
+        train = cache.decode_once(train, transform, limit_gb=limit_gb, epochs=args.num_train_epochs, split_name="train")
+    return train.with_transform(transform)
 
 
 def _stops(settings: Settings, clock: Clock) -> list[TrainerCallback]:

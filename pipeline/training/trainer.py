@@ -12,10 +12,11 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
 from pipeline import processes, runs
+from pipeline.data.streaming import Share
 from pipeline.data.transforms import Normalize
 from pipeline.errors import PipelineError
 from pipeline.models import adaptation, lora
@@ -107,6 +108,17 @@ class StrictTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = super()._prepare_inputs(inputs)
         return inputs | {"pixel_values": self.parts.normalize(inputs["pixel_values"])}
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Let a stream share itself out; all else is the Trainer's."""
+        if not isinstance(self.train_dataset, Share):
+            return super().get_train_dataloader()
+        args = self.args
+        return self.train_dataset.loader(
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if not self.parts.settings.augmentation.balanced_sampling:
