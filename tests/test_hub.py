@@ -39,12 +39,40 @@ answers["evaluate"] = cli.main(["evaluate", "--model=tester/pushed", "--dataset_
                                 f"--output_dir={run}-scored"])
 answers["pickle only"] = cli.main(["train", *flags, "--model_name_or_path=tester/pickled", "--max_steps=1",
                                    f"--output_dir={run}-p"])
+answers["stream"] = cli.main(["train", *flags, "--dataset_name=tester/streamed", "--streaming",
+                              f"--output_dir={run}-streamed"])
 answers["missing model"] = cli.main(["train", *flags, "--model_name_or_path=tester/none", f"--output_dir={run}-x"])
 answers["missing data"] = cli.main(["train", *flags, "--dataset_name=tester/none", f"--output_dir={run}-x"])
 answers["missing revision"] = cli.main(["train", *flags, "--dataset_revision=v9", f"--output_dir={run}-x"])
 os.environ["HF_TOKEN"] = "hf_wrong"
 answers["wrong token"] = cli.main(["push", f"--model={run}", "--hub_model_id=tester/other"])
 print(json.dumps(answers))
+"""
+
+# What `push_to_hub` of `datasets` writes.
+STREAMED_CARD = """---
+dataset_info:
+  features:
+  - name: image
+    dtype: image
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': blue
+          '1': green
+          '2': red
+  splits:
+  - name: train
+    num_bytes: 1
+    num_examples: 36
+  - name: validation
+    num_bytes: 1
+    num_examples: 18
+  - name: test
+    num_bytes: 1
+    num_examples: 18
+---
 """
 
 
@@ -74,6 +102,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> Iterator[Fa
             file = tmp_path_factory.mktemp("parquet") / "part.parquet"
             datasets.Dataset.from_dict(rows, features=features).to_parquet(file)
             hub.put("dataset", "tester/colours", f"data/{split}-00000-of-00001.parquet", file.read_bytes())
+            hub.put("dataset", "tester/streamed", f"data/{split}-00000-of-00001.parquet", file.read_bytes())
+        hub.put("dataset", "tester/streamed", "README.md", STREAMED_CARD.encode())
         yield hub
 
 
@@ -92,9 +122,9 @@ def pushed(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 def test_every_verb_ends_as_it_should(pushed: tuple[Path, dict[str, int], str]) -> None:
     _, codes, _ = pushed
-    good = ("train", "push", "evaluate", "pickle only")
+    good = ("train", "push", "evaluate", "pickle only", "stream")
     assert codes == {name: 0 if name in good else 2 for name in codes}
-    assert len(codes) == 8
+    assert len(codes) == 9
 
 
 def test_a_pickle_is_fetched_only_where_there_are_no_safetensors(
@@ -154,6 +184,17 @@ def test_the_model_from_the_hub_gives_the_same_logits(pushed: tuple[Path, dict[s
     assert names == same_names == list(COLOURS)
     assert scored[0].split == own[1].split == "test"
     np.testing.assert_allclose(scored[0].logits, own[1].logits, atol=1e-5)
+
+
+def test_a_streamed_run_takes_the_steps_that_the_card_lets_it_count(
+    pushed: tuple[Path, dict[str, int], str],
+) -> None:
+    run, _, said = pushed
+    streamed = Path(f"{run}-streamed")
+    assert "tester/streamed is streamed: 36 train images" in said
+    assert runs.read_json(streamed / runs.TRAINER_STATE)["max_steps"] == 2 * 3  # epochs of 36 images, 16 a step
+    assert runs.read_json(streamed / runs.RECORD)["data"]["samples"] == {"train": 36, "validation": 18, "test": 18}
+    assert runs.read_json(streamed / runs.RESULTS)["test_samples"] == 18
 
 
 def test_what_is_missing_or_refused_is_named_with_the_remedy(

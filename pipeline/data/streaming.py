@@ -89,7 +89,9 @@ class Share(IterableDataset[dict[str, Any]]):
         )
 
     def _mine(self, turn: int) -> datasets.IterableDataset:
-        rows = self.stream.rows.shuffle(seed=draw_seed(self.seed, int(self.epoch), turn), buffer_size=_BUFFER)
+        seed = draw_seed(self.seed, int(self.epoch), turn)
+        # Parts after one another: `datasets` reads several at once in threads, and sleeps 5 s at the end of them.
+        rows = self.stream.rows.shuffle(seed=seed, buffer_size=_BUFFER, max_buffer_input_shards=1)
         return split_dataset_by_node(rows, processes.rank(), processes.world_size())
 
     def _pass(self, turn: int) -> Iterator[dict[str, Any]]:
