@@ -304,3 +304,26 @@ def test_pushing_without_network_leaves_the_card_as_it_was(
     message = refused("push", f"--model={finished_run}", "--hub_model_id=me/flowers")
     assert "the Hub cannot be reached for me/flowers" in message
     assert (finished_run / "README.md").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("family", "flags", "message"),
+    [
+        ("resnet", ["--strategy=lora"], "no attention projections that adapters fit: take --strategy full or"),
+        ("clip", ["--progressive_resizing=0.5"], "does not take images of 16x16 pixels: raise --progressive_resizing"),
+        ("deit", ["--freeze_blocks=9"], "--freeze_blocks 9: this DeiTForImageClassification has 2 blocks"),
+    ],
+)
+def test_what_a_family_cannot_do(train: Refuse, tmp_path: Path, family: str, flags: list[str], message: str) -> None:
+    save(family, tmp_path / "model")
+    assert message in train(f"--model_name_or_path={tmp_path / 'model'}", *flags)
+
+
+def test_a_blend_of_one_image(train: Refuse) -> None:
+    assert "raise --per_device_train_batch_size" in train("--mixup=0.5", "--per_device_train_batch_size=1")
+
+
+def test_a_stream_of_what_lies_here_and_what_needs_all_images(train: Refuse) -> None:
+    assert "is class folders, here already: leave out --streaming" in train("--streaming")
+    said = train("--streaming", "--baseline", "--balanced_sampling")
+    assert said.startswith("--baseline, --balanced_sampling and --streaming exclude each other")

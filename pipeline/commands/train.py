@@ -23,6 +23,7 @@ from pipeline.models.checkpoint import save_artefact
 from pipeline.reporting import card, summary
 from pipeline.training import auto, probing
 from pipeline.training.arguments import FineTuningArguments, Settings
+from pipeline.training.build import refuse_impossible
 from pipeline.training.clock import Clock
 from pipeline.training.fit import fit
 
@@ -46,7 +47,7 @@ def run(line: CommandLine) -> str:
     with processes.agreement():
         line, splits = _choose(line)
         model_args, data_args, augmentation, adaptation, args = config.parse(line, ARGUMENTS)
-        settings = Settings(args, augmentation, adaptation)
+        settings = Settings(args, augmentation, adaptation, model_args)
         if data_args.streaming:
             unable = ", ".join(streaming.find_problems(data_args, model_args, augmentation, adaptation))
             refuse([f"{unable} and --streaming exclude each other: the one needs all images first"] if unable else [])
@@ -56,7 +57,7 @@ def run(line: CommandLine) -> str:
     if run.finished:
         return _finish(run, args, "was finished before")
     logger.info("%s", args.describe())
-    auto.warn_of_wrecking_rate(model_args, settings)
+    auto.warn_of_wrecking_rate(settings)
 
     with processes.agreement():
         splits = splits or sources.load_splits(data_args)
@@ -65,10 +66,11 @@ def run(line: CommandLine) -> str:
         processes.by_main(lambda: runs.claim(run.folder, arguments=arguments, fingerprint=str(data["fingerprint"])))
         class_names = splits["train"].features["label"].names
         processor, model = build_model(model_args, class_names=class_names, seed=args.seed)
+        refuse_impossible(model, processor, settings)
         processes.by_main(lambda: runs.start(run, arguments=arguments, data=data, machine=args.machine()))
 
     with run.timed("train"):
-        figures = _train(model, processor, splits, run=run, head_init=model_args.head_init, settings=settings)
+        figures = _train(model, processor, splits, run=run, settings=settings)
     processes.by_main(lambda: save_artefact(model, processor, run.folder))
 
     with run.timed("score"):
@@ -97,12 +99,11 @@ def _train(
     splits: datasets.DatasetDict,
     *,
     run: runs.Run,
-    head_init: str,
     settings: Settings,
 ) -> dict[str, Any]:
     """Take the strategy: a probe in place of the training or before it, then the training itself."""
     clock, strategy, figures = Clock(), settings.adaptation.strategy, dict[str, Any]()
-    takes_head = strategy == "head" or head_init == "probe"
+    takes_head = strategy == "head" or settings.model.head_init == "probe"
     if takes_head or settings.adaptation.baseline:
         figures = probing.probe(model, processor, splits, args=settings.trainer, run=run, takes_head=takes_head)
     if strategy != "head":

@@ -93,6 +93,18 @@ def parameter_groups(
     return sorted(groups.values(), key=lambda group: abs(group["lr"] - learning_rate))
 
 
+def count_blocks(model: PreTrainedModel, *, at_least: int) -> int:
+    """How many blocks the network has.
+
+    Raises:
+        PipelineError: If there are fewer than can be frozen, or the network is no chain of blocks.
+    """
+    n = max(block_depths(model).values()) - 1
+    if at_least > n:
+        raise PipelineError(f"--freeze_blocks {at_least}: this {type(model).__name__} has {n} blocks")
+    return n
+
+
 def freeze_blocks(model: PreTrainedModel, count: int) -> None:
     """Leave what comes before the first block, and the lowest blocks, as they are; batch statistics too.
 
@@ -105,10 +117,7 @@ def freeze_blocks(model: PreTrainedModel, count: int) -> None:
     """
     if count == 0:
         return
-    depths = block_depths(model)
-    n = max(depths.values()) - 1
-    if count > n:
-        raise PipelineError(f"--freeze_blocks {count}: this {type(model).__name__} has {n} blocks")
+    depths, n = block_depths(model), count_blocks(model, at_least=count)
     for name, parameter in model.named_parameters():
         if depths[name] <= count:
             parameter.requires_grad_(False)

@@ -35,12 +35,7 @@ def add_lora(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float) -
     Raises:
         PipelineError: If it has no such projections, as a convolutional network has none.
     """
-    targets = _projections(model)
-    if not targets:
-        raise PipelineError(
-            f"--strategy lora: this {type(model).__name__} has no attention projections that adapters fit: "
-            "take --strategy full or --strategy head"
-        )
+    targets = find_projections(model)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
@@ -102,9 +97,13 @@ def save_adapter(model: PeftModel, folder: Path, *, base_name: str, revision: st
         raise PipelineError(f"cannot write the adapter into {folder}: {reason}") from error
 
 
-def _projections(model: PreTrainedModel) -> list[str]:
-    """Names of the query and value projections."""
-    return [
+def find_projections(model: PreTrainedModel) -> list[str]:
+    """Names of the query and value projections.
+
+    Raises:
+        PipelineError: If there are none.
+    """
+    found = [
         name
         for name, module in model.named_modules()
         if name.endswith(tuple(f".{kind}" for kind in _PROJECTIONS))
@@ -112,3 +111,9 @@ def _projections(model: PreTrainedModel) -> list[str]:
         # Where timm keeps their bias apart (BEiT, EVA), it multiplies by the weight itself, past any adapter.
         and getattr(model.get_submodule(name.rpartition(".")[0]), "q_bias", None) is None
     ]
+    if not found:
+        raise PipelineError(
+            f"--strategy lora: this {type(model).__name__} has no attention projections that adapters fit: "
+            "take --strategy full or --strategy head"
+        )
+    return found

@@ -19,7 +19,7 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
-from pipeline.arguments import AdaptationArguments, AugmentationArguments
+from pipeline.arguments import AdaptationArguments, AugmentationArguments, ModelArguments
 from pipeline.errors import PipelineError, did_you_mean, refuse
 from pipeline.training.fixed import FIXED
 from pipeline.training.machine import best_precision, default_workers
@@ -178,6 +178,7 @@ class Settings:
     trainer: FineTuningArguments
     augmentation: AugmentationArguments = field(default_factory=AugmentationArguments)
     adaptation: AdaptationArguments = field(default_factory=AdaptationArguments)
+    model: ModelArguments = field(default_factory=ModelArguments)
 
     def __post_init__(self) -> None:
         """Refuse what does not hold together.

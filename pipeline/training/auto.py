@@ -105,10 +105,10 @@ def gather(args: ModelArguments, training: FineTuningArguments, train: datasets.
     )
 
 
-def warn_of_wrecking_rate(args: ModelArguments, settings: Settings) -> None:
+def warn_of_wrecking_rate(settings: Settings) -> None:
     """Say so where all pre-trained weights get a rate of Adam's that wrecks them, as the tutorial's notebook does."""
     rate, adaptation = settings.trainer.learning_rate, settings.adaptation
-    full = adaptation.strategy == "full" and adaptation.layer_decay == 1 and not args.from_scratch
+    full = adaptation.strategy == "full" and adaptation.layer_decay == 1 and not settings.model.from_scratch
     if full and "adam" in str(settings.trainer.optim).lower() and rate > WRECKING_RATE:
         logger.warning(
             "--learning_rate %g with Adam on all pre-trained weights unlearns what they know: stay at or below %g, "

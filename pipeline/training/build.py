@@ -3,6 +3,7 @@
 import copy
 import functools
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,12 +14,12 @@ from torch import Tensor
 from transformers import BaseImageProcessor, EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from pipeline import runs
 from pipeline.data import cache
 from pipeline.data.streaming import Share, Stream
 from pipeline.data.transforms import EvalTransform, ImageProcessor, Normalize, TrainTransform, collate, input_size
+from pipeline.errors import PipelineError, refuse
 from pipeline.evaluation.metrics import Accuracy, compute
-from pipeline.models import adaptation, flops, lora, resolution
+from pipeline.models import adaptation, features, flops, lora, resolution
 from pipeline.training import batch_size, callbacks, progressive
 from pipeline.training.arguments import FineTuningArguments, Settings
 from pipeline.training.clock import Clock
@@ -68,7 +69,6 @@ def build_trainer(
             flops=functools.cache(functools.partial(flops.training_flops, network, **options)),
             matmul_rate=matmul_rate(args.device, args.precision) * args.world_size,
             forward_options=options,
-            base=runs.scrub(str(model.config._name_or_path)),  # no path of this machine in an adapter
         ),
         model=network,
         args=mine,
@@ -90,6 +90,32 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)  # our own lines and bar say it
     trainer.remove_callback(ProgressCallback)
     return trainer
+
+
+def refuse_impossible(model: PreTrainedModel, processor: ImageProcessor, settings: Settings) -> None:
+    """Refuse what this network cannot do, before anything is written; all of it at once.
+
+    Raises:
+        PipelineError: Naming the flags.
+    """
+    chosen, size, share = settings.adaptation, input_size(processor), settings.augmentation.progressive_resizing
+    checks: list[Callable[[], object]] = []
+    if share < 1:
+        small = progressive.smaller(size, share, model.config)
+        checks.append(lambda: resolution.forward_options(model, small))
+    if chosen.strategy == "head" or settings.model.head_init == "probe" or chosen.baseline:
+        checks.append(lambda: features.find_head(model))
+    if chosen.strategy == "lora":
+        checks.append(lambda: lora.find_projections(model))
+    if chosen.layer_decay < 1 or chosen.freeze_blocks:
+        checks.append(lambda: adaptation.count_blocks(model, at_least=chosen.freeze_blocks))
+    problems = []
+    for check in checks:
+        try:
+            check()
+        except PipelineError as error:
+            problems.append(str(error))
+    refuse(problems)
 
 
 def _prepare(model: PreTrainedModel, size: tuple[int, int], settings: Settings) -> Any:

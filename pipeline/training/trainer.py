@@ -40,7 +40,6 @@ class Parts:
     flops: Callable[[tuple[int, int]], int]  # of training on an image of that height and width
     matmul_rate: float  # operations a second, over all processes
     forward_options: dict[str, Any]  # of the network, while it is trained
-    base: str  # what the network started from, by its name
 
 
 class StrictTrainer(Trainer):
@@ -151,7 +150,13 @@ class StrictTrainer(Trainer):
             self._restore(best)
             with self._as_deployed():
                 if self.parts.settings.adaptation.keep_adapter and processes.is_main():
-                    lora.save_adapter(network, best.parent / runs.ADAPTER, base_name=self.parts.base, revision="main")
+                    base = self.parts.settings.model
+                    lora.save_adapter(
+                        network,
+                        best.parent / runs.ADAPTER,
+                        base_name=runs.scrub(base.model_name_or_path),
+                        revision=base.model_revision,
+                    )
                 network = lora.unwrap(network)
         load_strictly(network, best)
         self.model = self.model_wrapped = network

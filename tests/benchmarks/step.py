@@ -86,7 +86,6 @@ def our_trainer(shape: dict[str, Any], args: FineTuningArguments, train: dataset
         flops=lambda _: 0,  # `share` counts them
         matmul_rate=1.0,
         forward_options={},
-        base="",
     )
     trainer = StrictTrainer(
         parts,
