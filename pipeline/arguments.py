@@ -111,7 +111,7 @@ class AugmentationArguments:
     progressive_resizing: float = field(
         default=1.0,
         metadata={
-            "help": "Train on images of this share of the input's side first, and at the full one in the last fifth "
+            "help": "Train on images of this share of the input's side first, and at the full one in the last tenth "
             "of the epochs; 1: always."
         },
     )
@@ -129,7 +129,7 @@ class AugmentationArguments:
         },
     )
     image_cache_gb: float = field(
-        default=0.0, metadata={"help": "Keep decoded training images on disk if they take no more than this; 0: never."}
+        default=8.0, metadata={"help": "Keep decoded training images on disk if they take no more than this; 0: never."}
     )
 
     def __post_init__(self) -> None:

@@ -1,8 +1,7 @@
 """Decoded images, kept on the disk: what is the same in every epoch is done once.
 
-Owns the files and the decision whether they pay. What is kept, a transform says (`transforms`): for training the
-upright image at its reduced size, for evaluations what the processor makes of it before it normalises. A memo and no
-more: no pixel depends on whether there is one.
+Owns the files and the decision whether they pay. What is kept, the transform says (`transforms`): the upright image at
+its reduced size. A memo and no more: no pixel depends on whether there is one.
 
 The files lie in `vit-pipeline/decoded`, in the cache folder of `datasets` (HF_DATASETS_CACHE), one folder for each
 content and transform. Nothing removes them but you: remove that folder, or any in it, when no run is using it.
@@ -50,10 +49,6 @@ _KEPT = {
 }
 
 
-class InexactError(Exception):
-    """The pixels of this transform cannot be kept without a change to what the network sees."""
-
-
 class Decoder(Protocol):
     """A transform that says what of it is the same in every epoch."""
 
@@ -62,7 +57,7 @@ class Decoder(Protocol):
         """Names what `decode` does: where that is the same, so are its pixels."""
 
     def decode(self, row: dict[str, Any], index: int) -> Pixels:
-        """Make (height, width, 3) uint8 of a row of `image` and its `index`, or raise `InexactError`."""
+        """Make (height, width, 3) uint8 of a row of `image` and its `index`."""
 
 
 def decode_once(
@@ -143,8 +138,6 @@ class _Memo:
                     logger.info("%s images are decoded as they are needed: %s", self.split_name, reason)
                     return None
                 self._make(seconds, size)
-        except InexactError:
-            logger.info("%s images are decoded as they are needed: their processor rounds nowhere", self.split_name)
         except OSError as error:
             logger.warning(
                 "%s images are decoded again in every epoch, because %s cannot be written (%s): set HF_DATASETS_CACHE "

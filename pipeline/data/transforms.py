@@ -5,7 +5,6 @@ numbers for the network once a batch, on its device (`Normalize`).
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import PIL.Image
 import torch
-import torchvision
-import transformers
 from PIL.Image import Image
 from torch import Tensor
 
@@ -82,42 +79,12 @@ class EvalTransform:
     def __call__(self, batch: Batch) -> Batch:
         """Transform columns `image`, `label`, `index` into `pixel_values` (3, height, width) fp32, and `labels`.
 
-        Rows that `cache.decode_once` has kept come out as uint8, for `Normalize`.
-
         Raises:
             BadImageError: If an image cannot be read.
         """
-        if cache.is_kept(batch["image"][0]):
-            return {"pixel_values": [cache.read(row) for row in batch["image"]], "labels": batch["label"]}
         images = [_open(row, index) for row, index in zip(batch["image"], batch["index"], strict=True)]
         pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
         return {"pixel_values": list(pixels.float()), "labels": batch["label"]}
-
-    @property
-    def work(self) -> str:
-        """Names what `decode` does: where that is the same, so are its pixels."""
-        settings = self.processor.to_dict()
-        versions = [torchvision.__version__, transformers.__version__]
-        return json.dumps([type(self.processor).__name__, settings, versions], sort_keys=True, default=str)
-
-    def decode(self, row: dict[str, Any], index: int) -> cache.Pixels:
-        """Do for one image what is the same in every epoch: (height, width, 3) uint8.
-
-        Raises:
-            BadImageError: If the image cannot be read.
-            InexactError: If `Normalize` would not make of it what the processor makes.
-        """
-        image = _open(row, index)
-        exact = self.processor(images=[image], return_tensors="pt")["pixel_values"].float()
-        try:
-            plain = self.processor(images=[image], return_tensors="pt", do_rescale=False, do_normalize=False)
-        except TypeError as error:  # a processor of timm, which has no such steps apart
-            raise cache.InexactError from error
-        pixels: Tensor = plain["pixel_values"].to(torch.uint8)
-        if not torch.allclose(Normalize(self.processor)(pixels), exact, rtol=1e-6, atol=1e-6):
-            raise cache.InexactError
-        array: cache.Pixels = pixels[0].permute(1, 2, 0).numpy()
-        return array
 
 
 class TrainTransform(EvalTransform):
@@ -140,7 +107,7 @@ class TrainTransform(EvalTransform):
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         size = input_size(processor)
         self.size = torch.tensor(size).share_memory_()
-        self.augment: Augment | None = None
+        self.augment: Augment | None = None  # then there is nothing of it that could be done once
         if args.augmentation == "none":
             return
         self.decode_size = round(_ROOM * min(size)) if args.decode_size is None else args.decode_size
@@ -171,17 +138,14 @@ class TrainTransform(EvalTransform):
     @property
     def work(self) -> str:
         """Names what `decode` does: where that is the same, so are its pixels."""
-        return super().work if self.augment is None else f"shorter side {self.decode_size}"
+        return f"shorter side {self.decode_size}"
 
     def decode(self, row: dict[str, Any], index: int) -> cache.Pixels:
         """Do for one image what is the same in every epoch: (height, width, 3) uint8, of any size.
 
         Raises:
             BadImageError: If the image cannot be read.
-            InexactError: Only without an augmentation, as `EvalTransform`.
         """
-        if self.augment is None:
-            return super().decode(row, index)
         return np.asarray(shrink(_open(row, index, at_least=self.decode_size or None), self.decode_size))
 
 

@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import BitImageProcessor, ViTImageProcessor
+from transformers import ViTImageProcessor
 
 from pipeline.arguments import AugmentationArguments
 from pipeline.data import cache
 from pipeline.data.cache import decode_once, is_kept
-from pipeline.data.transforms import EvalTransform, Normalize, TrainTransform, collate
+from pipeline.data.transforms import TrainTransform, collate
 from pipeline.errors import BadImageError
 from tests.conftest import draw_image
 from tests.data.test_transforms import as_jpeg, as_png, split_of
@@ -30,7 +30,6 @@ FOREVER = 10**9  # epochs: what is kept pays, however few images there are
 RESIZES: Any = ViTImageProcessor(
     size={"height": 16, "width": 16}, image_mean=[0.4, 0.5, 0.6], image_std=[0.3] * 3, resample=3
 )
-CROPS: Any = BitImageProcessor(size={"shortest_edge": 18}, crop_size={"height": 16, "width": 16})
 BASIC = AugmentationArguments()
 
 
@@ -97,39 +96,6 @@ def test_workers_read_what_is_kept(start: str, workers: int) -> None:
     assert_same([row["pixel_values"] for row in pickle.loads(pickle.dumps(rows))], seen(split, transform))  # noqa: S301
 
 
-@pytest.mark.parametrize("processor", [RESIZES, CROPS], ids=["resizes", "crops"])
-@pytest.mark.parametrize(
-    "made", [EvalTransform, lambda processor: TrainTransform(processor, AugmentationArguments("none"), seed=0)]
-)
-def test_what_evaluation_sees_is_kept_exactly(processor: Any, made: Any) -> None:
-    split, transform = images(), made(processor)
-    kept = torch.stack(seen(keep(split, transform), transform))
-    assert kept.dtype == torch.uint8
-    exact = torch.stack(seen(split, transform))
-    assert exact.dtype == torch.float32
-    assert torch.allclose(Normalize(processor)(kept), exact, rtol=1e-6, atol=1e-6)
-
-
-def test_a_processor_that_rounds_nowhere_is_not_kept_for(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Unrounded:
-        """Blurs after it has scaled, so that bytes do not say what it makes."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(RESIZES, name)
-
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            made = RESIZES(*args, **kwargs)
-            pixels = made["pixel_values"].float()
-            made["pixel_values"] = (pixels + pixels.roll(1, -1)) / 2
-            return made
-
-    split, transform = images(), EvalTransform(Unrounded())
-    caplog.set_level(logging.INFO)
-    assert keep(split, transform) is split
-    assert "train images are decoded as they are needed: their processor rounds nowhere" in caplog.messages
-    assert folders(root) == []
-
-
 def test_a_second_run_decodes_nothing(root: Path) -> None:
     class Counting(TrainTransform):
         decoded = 0
@@ -151,9 +117,8 @@ def test_a_second_run_decodes_nothing(root: Path) -> None:
 def test_other_images_and_other_sizes_are_kept_apart(root: Path) -> None:
     split = images()
     for number, (rows, transform) in enumerate(
-        [(split, training()), (split.select(range(11)), training()), (split, training(decode_size=25)),
-         (split, EvalTransform(RESIZES)), (split, EvalTransform(CROPS))]
-    ):  # fmt: skip
+        [(split, training()), (split.select(range(11)), training()), (split, training(decode_size=25))]
+    ):
         keep(rows, transform)
         assert len(folders(root)) == number + 1
 
@@ -253,13 +218,9 @@ def test_a_folder_that_cannot_be_written_costs_a_warning_and_no_run(
 def test_all_cores_make_the_same_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_SERIAL_BELOW", 0)
     monkeypatch.setattr("pipeline.runs.usable_cores", lambda: 3)
-    for transform in (training(), EvalTransform(RESIZES)):
-        split = images()
-        kept = keep(split, transform)
-        for ours, theirs in zip(seen(kept, transform), seen(split, transform), strict=True):
-            values = [Normalize(RESIZES)(pixels) for pixels in (ours, theirs)]
-            assert torch.allclose(values[0], values[1], rtol=1e-6, atol=1e-6)
-    assert all(len(list(folder.glob("*.arrow"))) == 3 for folder in folders(root))
+    split, transform = images(), training()
+    assert_same(seen(keep(split, transform), transform), seen(split, transform))
+    assert [len(list(folder.glob("*.arrow"))) for folder in folders(root)] == [3]
 
 
 def test_a_bad_image_is_named_and_nothing_is_left(root: Path) -> None:

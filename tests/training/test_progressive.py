@@ -11,7 +11,7 @@ from pipeline.training.progressive import Grow, smaller
 from tests.training.fitting import Fitted, stored
 
 
-def test_the_last_fifth_of_the_epochs_has_the_full_size(fitted: Callable[..., Fitted]) -> None:
+def test_the_last_epochs_have_the_full_size(fitted: Callable[..., Fitted]) -> None:
     done = fitted(num_train_epochs=5, progressive_resizing=0.5)
     sizes = [tuple(pixels.shape[-2:]) for pixels in done.seen]
     assert sizes == [(8, 8)] * 24 + [(16, 16)] * 6
@@ -29,7 +29,7 @@ def test_a_small_image_costs_less_and_the_speed_says_so(fitted: Callable[..., Fi
     assert done.figures["speed"]["gflops_per_image"] == pytest.approx(mean / 1e9, abs=1e-3)
 
 
-@pytest.mark.parametrize(("epochs", "full"), [(1, [0]), (2, [1]), (3, [2]), (10, [8, 9])])
+@pytest.mark.parametrize(("epochs", "full"), [(1, [0]), (2, [1]), (3, [2]), (10, [9]), (20, [18, 19])])
 def test_which_epochs_are_small(epochs: int, full: list[int]) -> None:
     told = torch.zeros(2, dtype=torch.int64)
     grow, state = Grow(told, small=(8, 8), full=(16, 16)), TrainerState(num_train_epochs=epochs)
