@@ -1,7 +1,6 @@
 """How fast training is, beside how fast this machine multiplies matrices."""
 
 import functools
-import statistics
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +12,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _SIDES = {"cpu": (1024, 1536), "cuda": (4096, 8192)}  # below, starting a product costs a share of it
-_REPETITIONS = 5
+_REPETITIONS = 15
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,9 @@ class Speed:
 
 @functools.cache
 def matmul_rate(device: torch.device, precision: str) -> float:
-    """Operations a second of large matrix products of one process, measured once: the best size's median.
+    """Operations a second of large matrix products of one process, measured once: the fastest of several.
 
-    Other work on the machine lowers it. It takes a second at most on two cores, and a part of it on a GPU.
+    It takes a second at most on two cores, and a part of it on a GPU.
 
     Args:
         device: What training computes on.
@@ -74,7 +73,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def _seconds(side: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Median time of one product of two square matrices."""
+    """Time of one product of two square matrices, where nothing else disturbed it."""
     a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
     times = []
@@ -84,4 +83,4 @@ def _seconds(side: int, device: torch.device, dtype: torch.dtype) -> float:
         torch.mm(a, b, out=out)
         synchronize(device)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])  # the first one chooses a kernel and packs
+    return min(times[1:])  # the first one chooses a kernel and packs

@@ -30,12 +30,19 @@ from tests.conftest import SHARED
 # One case each: the fastest way to a good classifier, and the best one within the notebook's time.
 FAST = ["--strategy=head"]
 BEST = [
-    "--head_init=probe",
-    "--image_size=64",
-    "--num_train_epochs=10",
-    "--learning_rate=3e-4",
-    "--layer_decay=0.75",
+    "--image_size=48",
+    "--progressive_resizing=0.67",
+    "--num_train_epochs=24",
+    "--learning_rate=2e-3",
+    "--layer_decay=0.85",
+    "--weight_decay=0.05",
+    "--warmup_steps=0.05",
     "--per_device_train_batch_size=32",
+    "--crop_scale=0.25",
+    "--mixup=0.2",
+    "--label_smoothing_factor=0.1",
+    "--ema_decay=0.99",
+    *("--eval_strategy=steps", "--eval_steps=192", "--save_strategy=steps", "--save_steps=192"),
 ]
 
 DATA, MODEL, SIZE = SHARED / "flowers102-64px", SHARED / "vit-tiny-imagenet-32px", 32
