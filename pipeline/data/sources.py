@@ -34,6 +34,7 @@ from pipeline.errors import PipelineError, refuse
 
 logger = logging.getLogger(__name__)
 
+_ROWS = 1000  # that are Python objects at a time
 ALL = "all"  # beside the splits: every row there is
 
 
@@ -128,7 +129,8 @@ def fingerprint(splits: datasets.DatasetDict) -> str:
             continue
         for column in ("label", "index"):
             digest.update(np.asarray(split[column][:], dtype="<i8").tobytes())
-        digest.update("\n".join(f"{name}\t{size}" for name, size in _names_and_sizes(split)).encode())
+        for row, (name, size) in enumerate(_names_and_sizes(split)):  # not joined: that would be all names in memory
+            digest.update((f"\n{name}\t{size}" if row else f"{name}\t{size}").encode())
     return digest.hexdigest()[:16]
 
 
@@ -253,5 +255,7 @@ def _names_and_sizes(split: datasets.Dataset) -> Iterator[tuple[str, int]]:
         # No public way leads from the rows of a selection to those of its table but reading every image.
         chosen = split._indices.column(0)
         paths, sizes = paths.take(chosen), sizes.take(chosen)
-    for path, size in zip(paths.to_pylist(), sizes.to_pylist(), strict=True):
-        yield Path(path or "").name, Path(path).stat().st_size if size is None else size
+    for start in range(0, len(paths), _ROWS):
+        names, lengths = (column.slice(start, _ROWS).to_pylist() for column in (paths, sizes))
+        for path, size in zip(names, lengths, strict=True):
+            yield Path(path or "").name, Path(path).stat().st_size if size is None else size

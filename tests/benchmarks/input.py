@@ -139,6 +139,7 @@ def main() -> None:
         size = sum(file.stat().st_size for file in Path(folder).iterdir()) / options.images
         print(f"{options.images} JPEGs of {size / 1024:.0f} KiB, {options.rounds} rounds, one core")
         for turn in range(options.rounds):
+            sides: dict[str, Callable[[datasets.Dataset, int], tuple[float, float]]]
             sides = {"stock": stock, "ours": functools.partial(ours, limit_gb=options.image_cache_gb)}
             names = list(sides)[:: -1 if turn % 2 else 1]
             seconds = {name: sides[name](split, options.input) for name in names}
