@@ -1,6 +1,6 @@
-"""Anonymous memory of `train` over 2,000 and over 20,000 images: it must not grow with the data.
+"""Anonymous memory of `train` over 2,000 and over 50,000 images: it must not grow with the data.
 
-    python -m tests.benchmarks.memory [--counts 2000 20000]
+    python -m tests.benchmarks.memory [--counts 2000 50000]
 
 Each run is the command a user would type, on a parquet file of small noisy images, one epoch with a two-layer ViT.
 Printed is the peak of RssAnon of the process, and of the anonymous memory of it and its children together, in which
@@ -78,7 +78,7 @@ def peak(data: Path, model: Path, run: Path) -> tuple[int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--counts", type=int, nargs="+", default=[2000, 20000])
+    parser.add_argument("--counts", type=int, nargs="+", default=[2000, 50000])
     counts = parser.parse_args().counts
     peaks = []
     with tempfile.TemporaryDirectory() as root:
