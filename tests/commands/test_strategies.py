@@ -82,7 +82,7 @@ def test_auto_says_why_and_a_flag_overrides(
     assert any(line.startswith("auto: --num_train_epochs 30: ") and line.endswith("(overridden)") for line in lines)
     chosen = runs.Run(tmp_path / "a").arguments
     assert chosen["num_train_epochs"] == 1
-    assert (chosen["layer_decay"], chosen["head_init"], chosen["recipe"]) == (0.8, "probe", "none")
+    assert (chosen["layer_decay"], chosen["mixup"], chosen["recipe"]) == (0.85, 0.2, "none")
     code, out, err = vit_pipeline(*words, "--num_train_epochs=1", f"--output_dir={tmp_path}/a")
     assert code == 0, err
     assert "was finished before" in out

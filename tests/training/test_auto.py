@@ -84,5 +84,12 @@ def test_an_epoch_has_ten_steps_where_there_are_images_for_them(images: int, bat
 def test_a_pretrained_backbone_never_gets_a_rate_that_wrecks_it_without_layer_decay() -> None:
     for parameters in (2_000_000, 86_000_000, 300_000_000):
         rates = chosen(parameters=parameters)
-        assert float(str(rates["learning_rate"].value)) <= 5e-4
         assert float(str(rates["layer_decay"].value)) < 1
+        assert float(str(rates["learning_rate"].value)) <= (1e-4 if parameters > 10e6 else 2e-3)
+
+
+def test_a_small_network_gets_what_measured_better_for_it_and_a_large_one_a_probes_head() -> None:
+    small, large = chosen(parameters=2_700_000), chosen()
+    assert {"mixup", "ema_decay", "label_smoothing_factor"} <= small.keys() - large.keys()
+    assert large["head_init"].value == "probe"
+    assert "head_init" not in small
