@@ -108,6 +108,13 @@ class AugmentationArguments:
         default=0.0,
         metadata={"help": "Paste a rectangle of one image into another, share by Beta(a, a); 1.0 in DeiT. 0: never."},
     )
+    patch_drop_rate: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of its patches that a ViT does not see of a training image, drawn anew each time; a step "
+            "costs as much less."
+        },
+    )
     progressive_resizing: float = field(
         default=1.0,
         metadata={
@@ -145,6 +152,8 @@ class AugmentationArguments:
         for name in ("mixup", "cutmix", "image_cache_gb", "decode_size"):
             if (getattr(self, name) or 0) < 0:
                 yield f"--{name} {getattr(self, name)}: 0 or more is needed"
+        if not 0 <= self.patch_drop_rate < 1:
+            yield f"--patch_drop_rate {self.patch_drop_rate}: 0 or more and below 1 is needed"
         if not 0 < self.progressive_resizing <= 1:
             yield f"--progressive_resizing {self.progressive_resizing}: above 0 and at most 1 is needed"
         elif self.progressive_resizing < 1 and self.augmentation == "none":

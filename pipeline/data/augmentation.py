@@ -90,9 +90,10 @@ def draw_crop(draw: random.Random, size: Sequence[int], *, smallest: float) -> B
 
 def describe(args: AugmentationArguments) -> str:
     """Say in words what is drawn."""
+    unseen = f", {100 * args.patch_drop_rate:g} % of the patches not seen" if args.patch_drop_rate else ""
     if args.augmentation == "none":
-        return "no augmentation"
+        return f"no augmentation{unseen}"
     flip = f", flipped with probability {args.hflip:g}" if args.hflip else ", not flipped"
     more = f", then {_POLICIES[args.augmentation].__name__}" if args.augmentation in _POLICIES else ""
     blank = f", a rectangle blanked with probability {args.random_erasing:g}" if args.random_erasing else ""
-    return f"random resized crops of {100 * args.crop_scale:g} % of the area or more{flip}{more}{blank}"
+    return f"random resized crops of {100 * args.crop_scale:g} % of the area or more{flip}{more}{blank}{unseen}"

@@ -56,18 +56,18 @@ class Normalize:
     """
 
     def __init__(self, processor: ImageProcessor) -> None:
-        self.factor = processor.rescale_factor if processor.do_rescale else 1.0
-        mean = processor.image_mean if processor.do_normalize else [0.0] * 3
-        std = processor.image_std if processor.do_normalize else [1.0] * 3
-        self.mean, self.std = (torch.tensor(list(values)).view(3, 1, 1) for values in (mean, std))
+        factor = processor.rescale_factor if processor.do_rescale else 1.0
+        statistics = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+        mean, std = (torch.tensor(list(values), dtype=torch.float64).view(3, 1, 1) for values in statistics)
+        self.scale, self.shift = (factor / std).float(), (mean / std).float()
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Normalise (batch, 3, height, width) uint8 to fp32; what is floating-point was normalised before."""
         if pixels.dtype != torch.uint8:
             return pixels
-        self.mean, self.std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        self.scale, self.shift = self.scale.to(pixels.device), self.shift.to(pixels.device)
         # In place: on a CPU, fresh memory for each of these steps would take ten times as long as they do.
-        return pixels.float().mul_(self.factor).sub_(self.mean).div_(self.std)
+        return pixels.float().mul_(self.scale).sub_(self.shift)
 
 
 class EvalTransform:
@@ -116,7 +116,7 @@ class TrainTransform(EvalTransform):
             args,
             interpolation=int(processor.resample),
             # 0 to the network, as a border that says nothing
-            fill=(normalize.mean.flatten() / normalize.factor).round().int().tolist(),
+            fill=(normalize.shift / normalize.scale).flatten().round().int().tolist(),
         )
 
     def __call__(self, batch: Batch) -> Batch:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 
@@ -22,14 +23,15 @@ def forward_flops(model: nn.Module, size: tuple[int, int], **options: Any) -> in
         options: Of its forward method.
     """
     with torch.no_grad():
-        return _count(model, size, options)
+        return _count(model, size, options, training=False)
 
 
 def training_flops(model: nn.Module, size: tuple[int, int], **options: Any) -> int:
     """Operations of the forward and backward pass of one image, with those weights trained that need a gradient.
 
     Where all are trained that is three times the forward pass, less the gradient of the pixels; below the lowest
-    trained weight there is no backward pass, and a frozen weight costs no gradient of its own.
+    trained weight there is no backward pass, and a frozen weight costs no gradient of its own. Patches that are
+    dropped cost nothing.
 
     Args:
         model: As for `forward_flops`; `requires_grad` of its parameters says what is trained.
@@ -37,7 +39,7 @@ def training_flops(model: nn.Module, size: tuple[int, int], **options: Any) -> i
         options: Of its forward method.
     """
     with torch.enable_grad():
-        return _count(model, size, options)
+        return _count(model, size, options, training=True)
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -50,9 +52,13 @@ def meta_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _count(model: nn.Module, size: tuple[int, int], options: dict[str, Any]) -> int:
-    # In the mode of evaluation: batch norm takes a batch of one, and activation checkpointing is off.
-    shadow = meta_copy(model).eval()
+def _count(model: nn.Module, size: tuple[int, int], options: dict[str, Any], *, training: bool) -> int:
+    shadow = meta_copy(model).train(training)
+    for module in shadow.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()  # else it would not take a batch of one
+        if getattr(module, "gradient_checkpointing", False):
+            module.gradient_checkpointing = False
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward_flops}
     )

@@ -19,7 +19,7 @@ from pipeline.data.streaming import Share, Stream
 from pipeline.data.transforms import EvalTransform, ImageProcessor, Normalize, TrainTransform, collate, input_size
 from pipeline.errors import PipelineError, refuse
 from pipeline.evaluation.metrics import Accuracy, compute
-from pipeline.models import adaptation, features, flops, lora, resolution
+from pipeline.models import adaptation, features, flops, lora, patch_dropout, resolution
 from pipeline.training import batch_size, callbacks, progressive
 from pipeline.training.arguments import FineTuningArguments, Settings
 from pipeline.training.clock import Clock
@@ -103,6 +103,8 @@ def refuse_impossible(model: PreTrainedModel, processor: ImageProcessor, setting
     if share < 1:
         small = progressive.smaller(size, share, model.config)
         checks.append(lambda: resolution.forward_options(model, small))
+    if rate := settings.augmentation.patch_drop_rate:
+        checks.append(lambda: patch_dropout.drop_patches(flops.meta_copy(model), rate, size))
     if chosen.strategy == "head" or settings.model.head_init == "probe" or chosen.baseline:
         checks.append(lambda: features.find_head(model))
     if chosen.strategy == "lora":
@@ -123,6 +125,8 @@ def _prepare(model: PreTrainedModel, size: tuple[int, int], settings: Settings) 
     freeze_unreached(model, size)
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(best_attention(settings.trainer.device))
+    if rate := settings.augmentation.patch_drop_rate:
+        patch_dropout.drop_patches(model, rate, size)
     chosen = settings.adaptation
     if chosen.freeze_blocks:
         adaptation.freeze_blocks(model, chosen.freeze_blocks)

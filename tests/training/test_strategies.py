@@ -33,6 +33,7 @@ EACH_FOUR = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4
         {"balanced_sampling": True},
         {"layer_decay": 0.5, "freeze_blocks": 1, "random_erasing": 0.5},
         {"progressive_resizing": 0.5},
+        {"patch_drop_rate": 0.5, "strategy": "lora"},
     ],
     ids="+".join,
 )
@@ -123,6 +124,15 @@ def test_blends_and_blanks_reach_the_network(fitted: Run, flags: dict[str, float
     assert not any(torch.equal(*pair) for pair in zip(plain.seen, other.seen, strict=True))
 
 
+def test_patches_that_are_not_seen_change_the_training_and_not_what_is_scored(fitted: Run) -> None:
+    plain = fitted("plain", max_steps=1, warmup_steps=10)
+    fewer = fitted("fewer", max_steps=1, warmup_steps=10, patch_drop_rate=0.5)
+    assert fewer.log("loss") != plain.log("loss")
+    assert fewer.log("eval_loss") == pytest.approx(plain.log("eval_loss"), rel=1e-6)  # a step at a rate of nothing
+    whole = fitted("whole", num_train_epochs=1).figures["speed"]["gflops_per_image"]
+    assert fitted("half", num_train_epochs=1, patch_drop_rate=0.5).figures["speed"]["gflops_per_image"] < 0.7 * whole
+
+
 @pytest.fixture(scope="module")
 def skewed(splits: datasets.DatasetDict) -> datasets.DatasetDict:
     """Twelve blue images, twelve green ones and two red ones."""
@@ -179,6 +189,7 @@ def test_every_line_of_the_log_says_how_long_the_data_were_waited_for(fitted: Ru
         ({"keep_adapter": True}, r"^--keep_adapter needs --strategy lora"),
         ({"class_weights": "balanced", "balanced_sampling": True}, r"leave one out"),
         ({"max_hours": 0}, r"^--max_hours 0: more than 0"),
+        ({"patch_drop_rate": 1}, r"^--patch_drop_rate 1: 0 or more and below 1"),
         ({"progressive_resizing": 0}, r"^--progressive_resizing 0: above 0 and at most 1"),
         ({"progressive_resizing": 0.5, "augmentation": "none"}, r"draws nothing: leave one out"),
     ],
