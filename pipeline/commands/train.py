@@ -26,6 +26,7 @@ from pipeline.training.arguments import FineTuningArguments, Settings
 from pipeline.training.build import refuse_impossible
 from pipeline.training.clock import Clock
 from pipeline.training.fit import fit
+from pipeline.training.machine import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def run(line: CommandLine) -> str:
     if run.finished:
         return _finish(run, args, "was finished before")
     logger.info("%s", args.describe())
+    keep_freed_memory()
     auto.warn_of_wrecking_rate(settings)
 
     with processes.agreement():

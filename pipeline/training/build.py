@@ -124,7 +124,7 @@ def _prepare(model: PreTrainedModel, size: tuple[int, int], settings: Settings) 
     """The network with what is not trained frozen, and with adapters where the strategy is LoRA."""
     freeze_unreached(model, size)
     if model.config._attn_implementation == "sdpa":
-        model.set_attn_implementation(best_attention(settings.trainer.device))
+        model.set_attn_implementation(best_attention(settings.trainer.device, settings.trainer.precision))
     if rate := settings.augmentation.patch_drop_rate:
         patch_dropout.drop_patches(model, rate, size)
     chosen = settings.adaptation

@@ -1,11 +1,15 @@
-"""What the machine decides where a flag leaves it open: precision, attention, processes that prepare images."""
+"""What the machine decides where a flag leaves it open: precision, attention, memory, processes that prepare images."""
 
+import ctypes
 import os
+import sys
 from typing import Literal
 
 import torch
 
 from pipeline import processes, runs
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def best_precision(*, on_cpu: bool) -> Literal["fp32", "bf16", "fp16"]:
@@ -23,9 +27,20 @@ def best_precision(*, on_cpu: bool) -> Literal["fp32", "bf16", "fp16"]:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def best_attention(device: torch.device) -> Literal["eager", "sdpa"]:
-    """How training computes attention: on a CPU, the backward pass of torch's fused one takes longer (torch 2.15)."""
-    return "eager" if device.type == "cpu" else "sdpa"
+def best_attention(device: torch.device, precision: str) -> Literal["eager", "sdpa"]:
+    """How training computes attention: torch's fused one, but on a CPU in bf16, where its backward pass takes longer."""
+    return "eager" if device.type == "cpu" and precision == "bf16" else "sdpa"
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed, for the rest of the process; does nothing where it is not glibc.
+
+    By default it returns each large tensor to the system, and the next step gets its memory back page by page, zeroed.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is not None and hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def default_workers(*, on_cpu: bool) -> int:

@@ -31,18 +31,18 @@ from tests.conftest import SHARED
 FAST = ["--strategy=head"]
 BEST = [
     "--image_size=48",
-    "--progressive_resizing=0.67",
-    "--num_train_epochs=24",
+    "--patch_drop_rate=0.5",
+    "--num_train_epochs=20",
     "--learning_rate=2e-3",
     "--layer_decay=0.85",
     "--weight_decay=0.05",
     "--warmup_steps=0.05",
     "--per_device_train_batch_size=32",
-    "--crop_scale=0.25",
+    "--crop_scale=0.4",
     "--mixup=0.2",
     "--label_smoothing_factor=0.1",
     "--ema_decay=0.99",
-    *("--eval_strategy=steps", "--eval_steps=192", "--save_strategy=steps", "--save_steps=192"),
+    *("--eval_strategy=steps", "--eval_steps=320", "--save_strategy=steps", "--save_steps=320"),
 ]
 
 DATA, MODEL, SIZE = SHARED / "flowers102-64px", SHARED / "vit-tiny-imagenet-32px", 32
