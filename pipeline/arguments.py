@@ -115,13 +115,6 @@ class AugmentationArguments:
             "costs as much less."
         },
     )
-    progressive_resizing: float = field(
-        default=1.0,
-        metadata={
-            "help": "Train on images of this share of the input's side first, and at the full one in the last tenth "
-            "of the epochs; 1: always."
-        },
-    )
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced: the loss of an image counts inversely to the size of its class."}
     )
@@ -154,10 +147,6 @@ class AugmentationArguments:
                 yield f"--{name} {getattr(self, name)}: 0 or more is needed"
         if not 0 <= self.patch_drop_rate < 1:
             yield f"--patch_drop_rate {self.patch_drop_rate}: 0 or more and below 1 is needed"
-        if not 0 < self.progressive_resizing <= 1:
-            yield f"--progressive_resizing {self.progressive_resizing}: above 0 and at most 1 is needed"
-        elif self.progressive_resizing < 1 and self.augmentation == "none":
-            yield "--progressive_resizing resizes what is drawn, and --augmentation none draws nothing: leave one out"
         if self.class_weights != "none" and self.balanced_sampling:
             yield "--class_weights balanced and --balanced_sampling do the same twice: leave one out"
 

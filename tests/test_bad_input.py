@@ -310,7 +310,6 @@ def test_pushing_without_network_leaves_the_card_as_it_was(
     ("family", "flags", "message"),
     [
         ("resnet", ["--strategy=lora"], "no attention projections that adapters fit: take --strategy full or"),
-        ("clip", ["--progressive_resizing=0.5"], "does not take images of 16x16 pixels: raise --progressive_resizing"),
         ("swin", ["--patch_drop_rate=0.5"], "--patch_drop_rate: a swin needs all of its patches: leave it out"),
         ("deit", ["--freeze_blocks=9"], "--freeze_blocks 9: this DeiTForImageClassification has 2 blocks"),
     ],

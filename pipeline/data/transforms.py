@@ -90,8 +90,8 @@ class EvalTransform:
 class TrainTransform(EvalTransform):
     """An augmentation whose draw is, for every image, a function of (seed, epoch, index).
 
-    The same pixels whatever the workers, the processes, the resumes and the cache. The epoch, and the `size` (height,
-    width) that is drawn, lie in shared memory, because persistent workers keep their copy of this object.
+    The same pixels whatever the workers, the processes, the resumes and the cache. The epoch lies in shared
+    memory, because persistent workers keep their copy of this object.
 
     Images are decoded at a reduced size first, always in the same way: `decode_size` pixels of the shorter side, or
     up to a quarter more. By default that is 1.1 times the input's, so of a larger photograph most crops are enlarged:
@@ -106,7 +106,7 @@ class TrainTransform(EvalTransform):
         self.seed = seed
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         size = input_size(processor)
-        self.size = torch.tensor(size).share_memory_()
+        self.size = list(size)
         self.augment: Augment | None = None  # then there is nothing of it that could be done once
         if args.augmentation == "none":
             return
@@ -129,10 +129,10 @@ class TrainTransform(EvalTransform):
         """
         if self.augment is None:
             return super().__call__(batch)
-        epoch, size, pixels = int(self.epoch), self.size.tolist(), []
+        epoch, pixels = int(self.epoch), []
         for row, index in zip(batch["image"], batch["index"], strict=True):
             image = cache.read(row) if cache.is_kept(row) else cache.as_tensor(self.decode(row, index)).permute(2, 0, 1)
-            pixels.append(self.augment(image, draw_seed(self.seed, epoch, index), size))
+            pixels.append(self.augment(image, draw_seed(self.seed, epoch, index), self.size))
         return {"pixel_values": pixels, "labels": batch["label"]}
 
     @property

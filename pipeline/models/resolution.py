@@ -1,7 +1,6 @@
 """Another resolution for a loaded network, and the proof that it takes what its processor makes."""
 
 import copy
-import inspect
 import logging
 import math
 from typing import Any
@@ -14,7 +13,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from pipeline.data.transforms import ImageProcessor
 from pipeline.errors import PipelineError
 from pipeline.models.checkpoint import is_timm
-from pipeline.models.flops import forward_flops
 
 logger = logging.getLogger(__name__)
 
@@ -84,28 +82,6 @@ def resize(model: PreTrainedModel, image_size: int) -> PreTrainedModel:
         logger.info("position table interpolated: %dx%d -> %dx%d", old_side, old_side, side, side)
     resized.load_state_dict(weights, strict=True)
     return resized
-
-
-def forward_options(model: PreTrainedModel, size: tuple[int, int]) -> dict[str, Any]:
-    """What to tell the forward pass so that it takes images of this size too, its position table as it is.
-
-    Args:
-        model: Left as it is.
-        size: Height and width of other images than its own, in pixels.
-
-    Raises:
-        PipelineError: If it does not take that size.
-    """
-    known = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
-    options: dict[str, Any] = {"interpolate_pos_encoding": True} if known else {}
-    try:
-        forward_flops(model, size, **options)
-    except REFUSALS as error:
-        raise PipelineError(
-            f"this {model.config.model_type} does not take images of {size[0]}x{size[1]} pixels: raise "
-            "--progressive_resizing, or leave it out"
-        ) from error
-    return options
 
 
 def check_input(model: PreTrainedModel, processor: ImageProcessor, *, name: str) -> None:

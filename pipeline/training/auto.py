@@ -181,4 +181,4 @@ def _images(facts: Facts) -> Iterator[Choice]:
         yield Choice("augmentation", "trivial", "long training on many images bears a strong policy")
     else:
         yield Choice("augmentation", "basic", "random crop and flip: mixing pays on large data (ViT paper, BiT)")
-    yield Choice("crop_scale", 0.25, "a crop of 8 % of a photograph often misses what it shows")
+    yield Choice("crop_scale", 0.4, "a crop of 8 % of a photograph often misses what it shows")

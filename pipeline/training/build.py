@@ -19,8 +19,8 @@ from pipeline.data.streaming import Share, Stream
 from pipeline.data.transforms import EvalTransform, ImageProcessor, Normalize, TrainTransform, collate, input_size
 from pipeline.errors import PipelineError, refuse
 from pipeline.evaluation.metrics import Accuracy, compute
-from pipeline.models import adaptation, features, flops, lora, patch_dropout, resolution
-from pipeline.training import batch_size, callbacks, progressive
+from pipeline.models import adaptation, features, flops, lora, patch_dropout
+from pipeline.training import batch_size, callbacks
 from pipeline.training.arguments import FineTuningArguments, Settings
 from pipeline.training.clock import Clock
 from pipeline.training.compute import matmul_rate
@@ -53,9 +53,7 @@ def build_trainer(
     Raises:
         PipelineError: If the network cannot do what the settings ask for.
     """
-    args, size, share = settings.trainer, input_size(processor), settings.augmentation.progressive_resizing
-    small = progressive.smaller(size, share, model.config)
-    options = resolution.forward_options(model, small) if share < 1 else {}
+    args, size = settings.trainer, input_size(processor)
     network = _prepare(model, size, settings)
     mine = _for_trainer(settings, network, size, folder)
     transform = TrainTransform(processor, settings.augmentation, seed=args.seed)
@@ -66,9 +64,8 @@ def build_trainer(
             normalize=Normalize(processor),
             clock=clock,
             epoch=transform.epoch,
-            flops=functools.cache(functools.partial(flops.training_flops, network, **options)),
+            flops=functools.cache(functools.partial(flops.training_flops, network)),
             matmul_rate=matmul_rate(args.device, args.precision) * args.world_size,
-            forward_options=options,
         ),
         model=network,
         args=mine,
@@ -80,7 +77,6 @@ def build_trainer(
         preprocess_logits_for_metrics=_numbers_and_losses,
         callbacks=[
             callbacks.TellEpoch(transform.epoch),
-            progressive.Grow(transform.size, small=small, full=size),
             callbacks.StopWhenDiverged(),
             callbacks.Progress(clock),
             *_stops(settings, clock),
@@ -98,11 +94,8 @@ def refuse_impossible(model: PreTrainedModel, processor: ImageProcessor, setting
     Raises:
         PipelineError: Naming the flags.
     """
-    chosen, size, share = settings.adaptation, input_size(processor), settings.augmentation.progressive_resizing
+    chosen, size = settings.adaptation, input_size(processor)
     checks: list[Callable[[], object]] = []
-    if share < 1:
-        small = progressive.smaller(size, share, model.config)
-        checks.append(lambda: resolution.forward_options(model, small))
     if rate := settings.augmentation.patch_drop_rate:
         checks.append(lambda: patch_dropout.drop_patches(flops.meta_copy(model), rate, size))
     if chosen.strategy == "head" or settings.model.head_init == "probe" or chosen.baseline:

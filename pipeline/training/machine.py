@@ -28,7 +28,7 @@ def best_precision(*, on_cpu: bool) -> Literal["fp32", "bf16", "fp16"]:
 
 
 def best_attention(device: torch.device, precision: str) -> Literal["eager", "sdpa"]:
-    """How training computes attention: torch's fused one, but on a CPU in bf16, where its backward pass takes longer."""
+    """How training computes attention: by torch's fused kernel, whose backward pass takes longer in bf16 on a CPU."""
     return "eager" if device.type == "cpu" and precision == "bf16" else "sdpa"
 
 

@@ -39,7 +39,6 @@ class Parts:
     epoch: Tensor
     flops: Callable[[tuple[int, int]], int]  # of training on an image of that height and width
     matmul_rate: float  # operations a second, over all processes
-    forward_options: dict[str, Any]  # of the network, while it is trained
 
 
 class StrictTrainer(Trainer):
@@ -77,7 +76,7 @@ class StrictTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Blend the images first, where that is asked for, while training."""
         if model.training:
-            inputs = self.parts.objective.mix(inputs) | self.parts.forward_options
+            inputs = self.parts.objective.mix(inputs)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def get_batch_samples(self, *args: Any) -> Any:

@@ -32,7 +32,7 @@ FAST = ["--strategy=head"]
 BEST = [
     "--image_size=48",
     "--patch_drop_rate=0.5",
-    "--num_train_epochs=20",
+    "--num_train_epochs=16",
     "--learning_rate=2e-3",
     "--layer_decay=0.85",
     "--weight_decay=0.05",
@@ -42,7 +42,7 @@ BEST = [
     "--mixup=0.2",
     "--label_smoothing_factor=0.1",
     "--ema_decay=0.99",
-    *("--eval_strategy=steps", "--eval_steps=320", "--save_strategy=steps", "--save_steps=320"),
+    *("--eval_strategy=steps", "--eval_steps=256", "--save_strategy=steps", "--save_steps=256"),
 ]
 
 DATA, MODEL, SIZE = SHARED / "flowers102-64px", SHARED / "vit-tiny-imagenet-32px", 32

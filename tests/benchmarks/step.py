@@ -5,9 +5,10 @@
 Both sides train a network of the same shape on the same drawn flowers, without evaluations. The bare loop has the same
 batch, precision, transforms, loader and collator as ours, and does only forward, backward, clipping, optimizer and
 scheduler. The stock script is S of `baselines`, at the library's defaults: fp32, batch 8, PIL transforms, no workers.
-Each side runs in a process of its own. Rounds alternate, so that a noisy machine disturbs both alike; printed are the medians, their range over the rounds, and
-the median of the rounds' ratios. Against stock, our rate is also told as a share of what the processor multiplies. On a
-GPU take --steps 200: its workers prepare the first batches while nothing is timed.
+Each side runs in a process of its own. Rounds alternate, so that a noisy machine disturbs both alike; printed are the
+medians, their range over the rounds, and the median of the rounds' ratios. Against stock, our rate is also told as a
+share of what the processor multiplies. On a GPU take --steps 200: its workers prepare the first batches while nothing
+is timed.
 """
 
 import argparse
@@ -86,7 +87,6 @@ def our_trainer(shape: dict[str, Any], args: FineTuningArguments, train: dataset
         epoch=transform.epoch,
         flops=lambda _: 0,  # `share` counts them
         matmul_rate=1.0,
-        forward_options={},
     )
     trainer = StrictTrainer(
         parts,

@@ -17,7 +17,6 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.classifier import Classifier
 from pipeline.models.backbone import build_model, head_names
 from pipeline.models.checkpoint import load_strictly, save_artefact
-from pipeline.models.resolution import forward_options, patch_size
 from tests.conftest import COLOURS, draw_image
 from tests.models.families import FAMILIES, save
 
@@ -206,25 +205,3 @@ def test_from_scratch_at_another_size(checkpoint: Checkpoint) -> None:
         processor, model = build(folder, from_scratch=True, image_size=size)
         assert input_size(processor) == (size, size)
         assert model(pixel_values=torch.zeros(1, 3, size, size)).logits.shape == (1, 3)
-
-
-NO_SMALLER = {"clip", "swin", "swin simmim"}  # a Swin whose last windows would not fit
-
-
-def test_another_size_goes_through_the_network_as_it_is(checkpoint: Checkpoint) -> None:
-    name, folder, _ = checkpoint
-    processor, model = build(folder)
-    half = max(patch_size(model.config), input_size(processor)[0] // 2)
-    if name in NO_SMALLER:
-        with pytest.raises(
-            PipelineError, match=f"does not take images of {half}x{half} pixels: raise --progressive_resi"
-        ):
-            forward_options(model, (half, half))
-        return
-    options = forward_options(model, (half, half))
-    before = {key: weight.clone() for key, weight in model.state_dict().items()}
-    logits = model.eval()(pixel_values=torch.rand(2, 3, half, half), **options).logits
-    assert logits.shape == (2, len(COLOURS))
-    assert all(torch.equal(weight, before[key]) for key, weight in model.state_dict().items())
-    own = torch.rand(2, 3, *input_size(processor))
-    assert torch.allclose(model(pixel_values=own, **options).logits, model(pixel_values=own).logits, atol=1e-5)

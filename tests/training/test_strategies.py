@@ -32,7 +32,6 @@ EACH_FOUR = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4
         {"mixup": 0.8, "cutmix": 1.0},
         {"balanced_sampling": True},
         {"layer_decay": 0.5, "freeze_blocks": 1, "random_erasing": 0.5},
-        {"progressive_resizing": 0.5},
         {"patch_drop_rate": 0.5, "strategy": "lora"},
     ],
     ids="+".join,
@@ -190,8 +189,6 @@ def test_every_line_of_the_log_says_how_long_the_data_were_waited_for(fitted: Ru
         ({"class_weights": "balanced", "balanced_sampling": True}, r"leave one out"),
         ({"max_hours": 0}, r"^--max_hours 0: more than 0"),
         ({"patch_drop_rate": 1}, r"^--patch_drop_rate 1: 0 or more and below 1"),
-        ({"progressive_resizing": 0}, r"^--progressive_resizing 0: above 0 and at most 1"),
-        ({"progressive_resizing": 0.5, "augmentation": "none"}, r"draws nothing: leave one out"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
