@@ -53,7 +53,7 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
 
 def _count(model: nn.Module, size: tuple[int, int], options: dict[str, Any], *, training: bool) -> int:
-    shadow = meta_copy(model).train(training)
+    shadow: Any = meta_copy(model).train(training)
     for module in shadow.modules():
         if isinstance(module, _BatchNorm):
             module.eval()  # else it would not take a batch of one
