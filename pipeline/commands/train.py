@@ -58,7 +58,6 @@ def run(line: CommandLine) -> str:
     if run.finished:
         return _finish(run, args, "was finished before")
     logger.info("%s", args.describe())
-    keep_freed_memory()
     auto.warn_of_wrecking_rate(settings)
 
     with processes.agreement():
@@ -105,6 +104,7 @@ def _train(
 ) -> dict[str, Any]:
     """Take the strategy: a probe in place of the training or before it, then the training itself."""
     clock, strategy, figures = Clock(), settings.adaptation.strategy, dict[str, Any]()
+    keep_freed_memory()  # not before: what the making of the splits had needed would be kept as well
     takes_head = strategy == "head" or settings.model.head_init == "probe"
     if takes_head or settings.adaptation.baseline:
         figures = probing.probe(model, processor, splits, args=settings.trainer, run=run, takes_head=takes_head)
