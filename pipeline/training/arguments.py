@@ -71,6 +71,13 @@ class FineTuningArguments(TrainingArguments):
         default="auto",
         metadata={"help": "What training computes in. auto: bf16 where the processor has it, else fp16 on a GPU."},
     )
+    compile: Literal["no", "auto"] = field(
+        default="no",
+        metadata={
+            "help": "auto: try torch.compile where a quarter of an hour of training is left, and keep it where steps "
+            "are faster. Figures then repeat up to rounding. --torch_compile always compiles."
+        },
+    )
     global_batch_size: int | None = field(
         default=None, metadata={"help": "Images a step over all devices; accumulation is derived."}
     )
@@ -134,6 +141,8 @@ class FineTuningArguments(TrainingArguments):
         ]
         if self.warmup_steps == 1:
             problems.append("--warmup_steps 1 would be one single step: write 0.1 for a tenth of all steps")
+        if self.compile == "auto" and (self.torch_compile or self.torch_compile_backend or self.torch_compile_mode):
+            problems.append("--compile auto may choose not to, --torch_compile always compiles: leave one out")
         if self.metric_for_best_model not in ("accuracy", "loss"):
             problems.append(f"--metric_for_best_model {self.metric_for_best_model}: it must be accuracy or loss")
         if self.eval_strategy not in ("epoch", "steps"):

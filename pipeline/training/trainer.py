@@ -24,6 +24,7 @@ from pipeline.models.checkpoint import load_strictly
 from pipeline.training.arguments import Settings
 from pipeline.training.averaging import MovingAverage, changing_tensors
 from pipeline.training.clock import Clock
+from pipeline.training.compilation import CompileWherePays
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 
@@ -58,6 +59,9 @@ class StrictTrainer(Trainer):
         self.average = MovingAverage(self.model, decay) if decay else None
         if self.average:
             self.add_callback(self.average)
+        self.compilation = CompileWherePays() if parts.settings.trainer.compile == "auto" else None
+        if self.compilation:
+            self.add_callback(self.compilation)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make the optimizer that the arguments name, on groups of weights with their own rates and decays."""
@@ -74,9 +78,11 @@ class StrictTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Blend the images first, where that is asked for, while training."""
+        """Blend the images first, where that is asked for, while training; and run compiled where that pays."""
         if model.training:
             inputs = self.parts.objective.mix(inputs)
+            if self.compilation:
+                model = self.compilation.choose(model, len(inputs["labels"]))
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def get_batch_samples(self, *args: Any) -> Any:

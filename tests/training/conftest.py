@@ -48,6 +48,7 @@ def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> 
         processor, model = build_model(ModelArguments(str(vit)), class_names=COLOURS, seed=settings.trainer.seed)
         seen: list[Tensor] = []
 
+        @torch.compiler.disable
         def look(module: torch.nn.Module, _: Any, given: dict[str, Any]) -> None:
             if module.training and not given["pixel_values"].is_meta:  # where operations are only counted
                 seen.append(given["pixel_values"].clone())
