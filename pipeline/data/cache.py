@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import datasets
 import numpy as np
 import PIL
+import pyarrow as pa
 import torch
 from filelock import FileLock
 from torch import Tensor
@@ -38,15 +39,20 @@ _FILES = "pixels*.arrow"  # beside which `datasets` leaves the order of a select
 _SAMPLE = 8  # images that tell what all of them cost
 _LEAST_SAVED = 1.0  # seconds; a smaller gain is not worth the files
 _SERIAL_BELOW = 2.0  # seconds of decoding; under it, starting processes costs more than they save
-_BATCH_BYTES = 2**24  # of pixels that a process holds before it writes them
+_BATCH_BYTES = 2**22  # of pixels that a process holds before it writes them: what fits its cache is written sooner
 _FREE_SHARE = 0.9  # of the free disk that may be filled
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-_KEPT = {
-    "kept": datasets.Value("string"),  # the folder
-    "row": datasets.Value("int64"),
-    "height": datasets.Value("int32"),
-    "width": datasets.Value("int32"),
-}
+_COLUMNS = datasets.Features(
+    {
+        "image": {
+            "kept": datasets.Value("string"),  # the folder
+            "row": datasets.Value("int64"),
+            "height": datasets.Value("int32"),
+            "width": datasets.Value("int32"),
+        },
+        "pixels": datasets.Value("binary"),
+    }
+)
 
 
 class Decoder(Protocol):
@@ -203,7 +209,7 @@ class _Memo:
                 writer_batch_size=batch_size,
                 num_proc=cores if cores > 1 else None,
                 remove_columns=["image", "index"],
-                features=datasets.Features({"image": _KEPT, "pixels": datasets.Value("binary")}),
+                features=_COLUMNS,
                 cache_file_name=str(folder / "pixels.arrow"),
                 new_fingerprint=self.folder.name,  # else it would hash the transform
                 desc=f"Decoding the {self.split_name} images once",
@@ -212,15 +218,19 @@ class _Memo:
 
 def _decode_batch(
     batch: dict[str, list[Any]], rows: list[int], *, transform: Decoder, folder: str, one_thread: bool
-) -> dict[str, list[Any]]:
+) -> pa.Table:
     if one_thread:
         torch.set_num_threads(1)  # as many processes as cores; and threads do not survive a fork
-    kept, pixels = [], []
-    for value, index, row in zip(batch["image"], batch["index"], rows, strict=True):
-        image = transform.decode(value, index)
-        kept.append({"kept": folder, "row": row, "height": image.shape[0], "width": image.shape[1]})
-        pixels.append(image.tobytes())
-    return {"image": kept, "pixels": pixels}
+    images = [transform.decode(value, index) for value, index in zip(batch["image"], batch["index"], strict=True)]
+    kept = [
+        {"kept": folder, "row": row, "height": image.shape[0], "width": image.shape[1]}
+        for row, image in zip(rows, images, strict=True)
+    ]
+    # As a table, because `datasets` copies what comes as Python's bytes twice more.
+    ends = np.cumsum([0, *(image.size for image in images)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(np.concatenate([image.ravel() for image in images]))]
+    pixels = pa.Array.from_buffers(pa.binary(), len(images), buffers)
+    return pa.table([pa.array(kept, _COLUMNS.arrow_schema.field("image").type), pixels], _COLUMNS.arrow_schema)
 
 
 def _describe(folder: Path, rows: int) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from pipeline.training.compute import synchronize
 
 logger = logging.getLogger(__name__)
 
-# A ViT-B/16 took 40 s to compile on two cores, and what compiling saves is a tenth at most: so these may come to nothing
-# for a twentieth of the time.
+# A ViT-B/16 took 40 s to compile on two cores: of so long a training, little is lost where it brings nothing.
 REPAYS = 900.0  # seconds of steps to come
 _WARM_UP, _TIMED = 3, 5  # steps that are left out, and steps whose median counts, of each way
 
@@ -22,8 +21,8 @@ _WARM_UP, _TIMED = 3, 5  # steps that are left out, and steps whose median count
 class CompileWherePays(TrainerCallback):
     """Times some steps as they are, then some compiled ones, and goes on in the faster way; says each choice in a line.
 
-    Evaluation, and the smaller batch at the end of an epoch, are never compiled: each would be a compilation of its own.
-    Where the compiler fails, torch falls back to the steps as they are, and so does this.
+    Evaluation, and the smaller batch at the end of an epoch, are never compiled: each would be a compilation of its
+    own. Where the compiler fails, torch falls back to the steps as they are, and so does this.
 
     The choice depends on the clock, and compiled kernels round otherwise: a run that is repeated or resumed gives the
     same figures up to rounding, not to the bit.

@@ -8,11 +8,12 @@ Time counts from the first second of training: what is imported and loaded befor
 
 import copy
 import itertools
+import multiprocessing
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,17 @@ def estimate_stock(splits: datasets.DatasetDict, checkpoint: Path, size: int, st
         trainer.evaluate(part)
         validation = (time.perf_counter() - start) * len(splits["validation"]) / len(part)
         return EPOCHS * (len(trainer.get_train_dataloader()) / clock.rate + validation)
+
+
+def alone(measure: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns in a process of its own: how one side keeps its memory must not help the other."""
+    with multiprocessing.get_context("spawn").Pool(1, _start, [torch.get_num_threads()]) as pool:
+        return pool.apply(measure, args)
+
+
+def _start(threads: int) -> None:
+    quieten()
+    torch.set_num_threads(threads)
 
 
 def quieten() -> None:

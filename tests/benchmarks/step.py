@@ -12,7 +12,6 @@ is timed.
 """
 
 import argparse
-import multiprocessing
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ from pipeline.training.compute import matmul_rate
 from pipeline.training.machine import best_attention, keep_freed_memory
 from pipeline.training.objective import Objective
 from pipeline.training.trainer import Parts, StrictTrainer
-from tests.benchmarks.baselines import StepClock, endless, now, quieten, spread, stock_trainer
+from tests.benchmarks.baselines import StepClock, alone, endless, now, quieten, spread, stock_trainer
 
 # Small: the shipped base, where overhead shows. Base: ViT-B/16, what people fine-tune.
 HEAD: dict[str, Any] = {"num_labels": 102}
@@ -159,13 +158,6 @@ def share(shape: dict[str, Any], ours: Sequence[float]) -> str:
 
 
 RATES = {"bare": bare_rate, "stock": stock_rate}
-
-
-def alone(measure: Any, *args: Any) -> float:
-    """What a function returns in a process of its own: how one side keeps its memory must not help the other."""
-    with multiprocessing.get_context("spawn").Pool(1, quieten) as pool:
-        rate: float = pool.apply(measure, args)
-    return rate
 
 
 def compare(name: str, against: str, options: argparse.Namespace, train: datasets.Dataset) -> str:

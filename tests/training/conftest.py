@@ -48,13 +48,12 @@ def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> 
         processor, model = build_model(ModelArguments(str(vit)), class_names=COLOURS, seed=settings.trainer.seed)
         seen: list[Tensor] = []
 
-        @torch.compiler.disable
         def look(module: torch.nn.Module, _: Any, given: dict[str, Any]) -> None:
             if module.training and not given["pixel_values"].is_meta:  # where operations are only counted
                 seen.append(given["pixel_values"].clone())
 
         (tmp_path / name).mkdir(exist_ok=True)
-        with_hook = model.register_forward_pre_hook(look, with_kwargs=True)
+        with_hook = model.register_forward_pre_hook(torch.compiler.disable(look), with_kwargs=True)
         figures = fit(model, processor, data, folder=tmp_path / name, settings=settings)
         with_hook.remove()
         return Fitted(tmp_path / name, model, figures, seen, runs.read_json(tmp_path / name / runs.TRAINER_STATE))
