@@ -191,6 +191,13 @@ class AdaptationArguments:
         default=0,
         metadata={"help": "Average up to so many of the run's checkpoints, as long as validation improves (greedy)."},
     )
+    fixres: bool = field(
+        default=False,
+        metadata={
+            "help": "After training, score validation on images of 8/7 and 9/7 of the size too, and save the network "
+            "at the size that scores best (FixRes)."
+        },
+    )
     max_hours: float | None = field(
         default=None, metadata={"help": "Stop training after so many hours, score and save what is there."}
     )
@@ -212,8 +219,13 @@ class AdaptationArguments:
         for name in ("max_hours", "head_learning_rate"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 yield f"--{name} {getattr(self, name)}: more than 0 is needed"
+        yield from self._problems_of_strategy()
+
+    def _problems_of_strategy(self) -> Iterator[str]:
         if self.strategy != "lora" and self.keep_adapter:
             yield "--keep_adapter needs --strategy lora"
+        if self.strategy == "head" and self.fixres:
+            yield "--strategy head trains on no crops, which --fixres makes up for: leave it out"
         if self.strategy != "full" and (self.layer_decay < 1 or self.freeze_blocks):
             yield f"--strategy {self.strategy} trains no blocks: leave out --layer_decay and --freeze_blocks"
 

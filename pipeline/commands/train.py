@@ -13,9 +13,9 @@ from pipeline import config, hub, processes, runs
 from pipeline.arguments import AdaptationArguments, AugmentationArguments, DataArguments, ModelArguments
 from pipeline.config import CommandLine
 from pipeline.data import sources, streaming
-from pipeline.data.transforms import ImageProcessor
+from pipeline.data.transforms import ImageProcessor, input_size
 from pipeline.errors import PipelineError, refuse
-from pipeline.evaluation import scoring
+from pipeline.evaluation import fixres, scoring
 from pipeline.evaluation.classifier import Classifier
 from pipeline.evaluation.scoring import Predictions
 from pipeline.models.backbone import build_model
@@ -72,6 +72,9 @@ def run(line: CommandLine) -> str:
 
     with run.timed("train"):
         figures = _train(model, processor, splits, run=run, settings=settings)
+        if adaptation.fixres:
+            figures["train_image_size"] = input_size(processor)[0]
+            model, processor = fixres.find_test_size(model, processor, splits["validation"], **_loading(args))
     processes.by_main(lambda: save_artefact(model, processor, run.folder))
 
     with run.timed("score"):
@@ -148,17 +151,18 @@ def _score(run: runs.Run, splits: datasets.DatasetDict, args: FineTuningArgument
     """Score the saved files on validation and, once, on test."""
     classifier = Classifier.load(str(run.folder))
     return [
-        scoring.score(
-            classifier,
-            splits[name],
-            name=name,
-            batch_size=args.per_device_eval_batch_size,
-            num_workers=args.dataloader_num_workers,
-            progress=not args.disable_tqdm,
-        )
+        scoring.score(classifier, splits[name], name=name, **_loading(args))
         for name in ("validation", "test")
         if name in splits
     ]
+
+
+def _loading(args: FineTuningArguments) -> dict[str, Any]:
+    return {
+        "batch_size": args.per_device_eval_batch_size,
+        "num_workers": args.dataloader_num_workers,
+        "progress": not args.disable_tqdm,
+    }
 
 
 def _write_results(

@@ -83,6 +83,7 @@ def _body(
         "machine": _machine(record["machine"]),
         "precision": record["machine"]["precision"],
         "minutes": f"{record['timings']['train'] / 60:.1f}",
+        "train_image_size": results.get("train_image_size"),
         "image_size": _input_side(runs.read_json(folder / "preprocessor_config.json")),
         "augmentation": augmentation.describe(_augmentation(recipe)),
         "recipe": runs.public_recipe(folder).strip(),

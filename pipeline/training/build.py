@@ -18,6 +18,7 @@ from pipeline.data import cache
 from pipeline.data.streaming import Share, Stream
 from pipeline.data.transforms import EvalTransform, ImageProcessor, Normalize, TrainTransform, collate, input_size
 from pipeline.errors import PipelineError, refuse
+from pipeline.evaluation import fixres
 from pipeline.evaluation.metrics import Accuracy, compute
 from pipeline.models import adaptation, features, flops, lora, patch_dropout
 from pipeline.training import batch_size, callbacks
@@ -100,6 +101,8 @@ def refuse_impossible(model: PreTrainedModel, processor: ImageProcessor, setting
         checks.append(lambda: patch_dropout.drop_patches(flops.meta_copy(model), rate, size))
     if chosen.strategy == "head" or settings.model.head_init == "probe" or chosen.baseline:
         checks.append(lambda: features.find_head(model))
+    if chosen.fixres:
+        checks.append(lambda: fixres.check(model, processor))
     if chosen.strategy == "lora":
         checks.append(lambda: lora.find_projections(model))
     if chosen.layer_decay < 1 or chosen.freeze_blocks:

@@ -69,6 +69,24 @@ def test_the_baseline_is_said_and_changes_nothing(
     assert one == other
 
 
+def test_fixres_saves_the_network_at_the_size_that_it_names(
+    vit_pipeline: Run, fast: list[str], photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    folder = tmp_path / "run"
+    code, _, err = vit_pipeline("train", *fast, "--image_size=32", "--fixres", f"--output_dir={folder}")
+    assert code == 0, err
+    side = runs.read_json(folder / "config.json")["image_size"]
+    assert runs.read_json(folder / "preprocessor_config.json")["size"] == {"height": side, "width": side}
+    results = runs.read_json(folder / runs.RESULTS)
+    assert results["train_image_size"] == 32
+    assert f"{100 * results['eval_accuracy']:.2f} % at {side}" in caplog.text
+    assert f"pixels; {side} is kept" in caplog.text
+    assert f"Images: 32 pixels, scored at {side}," in (folder / runs.CARD).read_text()
+    picture = next((photos / "test" / "red").iterdir())
+    assert pipeline("image-classification", model=str(folder))(str(picture))
+
+
 def test_auto_says_why_and_a_flag_overrides(
     vit_pipeline: Run, photos: Path, tiny_vit: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
