@@ -194,8 +194,8 @@ class AdaptationArguments:
     fixres: bool = field(
         default=False,
         metadata={
-            "help": "After training, score validation on images of 8/7 and 9/7 of the size too, and save the network "
-            "at the size that scores best (FixRes)."
+            "help": "After training, score validation on images of 8/7 of the size too, and save the network at the "
+            "size that scores better (FixRes)."
         },
     )
     max_hours: float | None = field(

@@ -49,6 +49,13 @@ class Labels:
         return lookup[self.codes]
 
 
+def read_numbers(split: datasets.Dataset, column: str = "label") -> Integers:
+    """Return a column of integers, a thousand rows at a time: of a selection, `datasets` takes a table for each row."""
+    rows = split.with_format("numpy").select_columns(column)
+    parts = [np.asarray(batch[column], dtype=np.int64) for batch in rows.iter(batch_size=1000)]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
 def read_labels(split: datasets.Dataset, *, column: str) -> Labels:
     """Return the labels of a split, all of them `UNLABELLED` where it has no such column.
 

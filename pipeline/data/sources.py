@@ -26,9 +26,10 @@ from pipeline.data.labels import (
     find_label_problems,
     name_some,
     read_labels,
+    read_numbers,
     warn_of_missing_classes,
 )
-from pipeline.data.splits import SPLIT_ALIASES, Integers, classes_of_one, cut_rows, limit_rows, name_splits
+from pipeline.data.splits import SPLIT_ALIASES, classes_of_one, cut_rows, limit_rows, name_splits
 from pipeline.data.streaming import Stream, open_stream
 from pipeline.errors import PipelineError, refuse
 
@@ -128,7 +129,7 @@ def fingerprint(splits: datasets.DatasetDict) -> str:
             digest.update(f"{split.identity} {len(split)}".encode())
             continue
         for column in ("label", "index"):
-            digest.update(np.asarray(split[column][:], dtype="<i8").tobytes())
+            digest.update(read_numbers(split, column).astype("<i8").tobytes())
         for row, (name, size) in enumerate(_names_and_sizes(split)):  # not joined: that would be all names in memory
             digest.update((f"\n{name}\t{size}" if row else f"{name}\t{size}").encode())
     return digest.hexdigest()[:16]
@@ -219,7 +220,7 @@ def _shape(split: _Raw, split_name: str, *, names: Sequence[str], start: int = 0
 
 
 def _cut_validation(train: datasets.Dataset, args: DataArguments) -> dict[str, datasets.Dataset]:
-    labels = _labels_of(train)
+    labels = read_numbers(train)
     if len(lonely := classes_of_one(labels)):
         names = name_some([train.features["label"].names[label] for label in lonely])
         raise PipelineError(
@@ -236,14 +237,10 @@ def _select(split: datasets.Dataset, split_name: str, *, args: DataArguments, so
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
     limit = limits.get(split_name, args.max_test_samples)
     if limit is not None and limit < len(split):
-        split = split.select(limit_rows(_labels_of(split), limit=limit, seed=args.split_seed))
+        split = split.select(limit_rows(read_numbers(split), limit=limit, seed=args.split_seed))
     if source.drawn_here:
         return split
     return check_images(split, policy=args.bad_images, split_name=split_name)
-
-
-def _labels_of(split: datasets.Dataset) -> Integers:
-    return np.asarray(split["label"][:], dtype=np.int64)
 
 
 def _names_and_sizes(split: datasets.Dataset) -> Iterator[tuple[str, int]]:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pipeline import processes, runs
+from pipeline.data.labels import read_numbers
 from pipeline.data.transforms import EvalTransform, collate
 from pipeline.evaluation import metrics
 from pipeline.evaluation.classifier import Classifier
@@ -57,7 +58,7 @@ def score(
     with processes.agreement():
         share = [classifier.logits(batch["pixel_values"]) for batch in bar]
     logits = np.concatenate(processes.join(share))
-    return Predictions(name, row_ids(split), np.asarray(split["label"], dtype=np.int64), logits)
+    return Predictions(name, row_ids(split), read_numbers(split), logits)
 
 
 def row_ids(split: datasets.Dataset) -> list[str]:

@@ -15,6 +15,7 @@ from transformers import BaseImageProcessor, EarlyStoppingCallback, EvalPredicti
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pipeline.data import cache
+from pipeline.data.labels import read_numbers
 from pipeline.data.streaming import Share, Stream
 from pipeline.data.transforms import EvalTransform, ImageProcessor, Normalize, TrainTransform, collate, input_size
 from pipeline.errors import PipelineError, refuse
@@ -150,7 +151,8 @@ def freeze_unreached(model: PreTrainedModel, size: tuple[int, int]) -> None:
 
 def _objective(train: datasets.Dataset | Stream, settings: Settings) -> Objective:
     classes = range(len(train.features["label"].names))
-    counts = Counter(classes) if isinstance(train, Stream) else Counter(train["label"])  # which only weights need
+    # Which only weights need.
+    counts = Counter(classes) if isinstance(train, Stream) else Counter(read_numbers(train).tolist())
     return Objective(
         settings.augmentation,
         class_counts=[counts[number] for number in classes],

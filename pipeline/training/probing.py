@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import datasets
-import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from pipeline import processes, runs
+from pipeline.data.labels import read_numbers
 from pipeline.data.transforms import ImageProcessor
 from pipeline.models import probe as linear
 from pipeline.models.features import Features, Precision, extract
@@ -74,7 +73,7 @@ def _fit(
 ) -> tuple[linear.Probe, dict[str, Any]]:
     """The probe on what the head reads, and the figures."""
     train, valid = features["train"], features["validation"]
-    train_y, valid_y = (_labels(splits[name]) for name in ("train", "validation"))
+    train_y, valid_y = (read_numbers(splits[name]) for name in ("train", "validation"))
     classes = len(splits["train"].features["label"].names)
     head = linear.fit_probe(train.head, train_y, valid.head, valid_y, classes)
     neighbours, accuracy = linear.knn_accuracy(train.both, train_y, valid.both, valid_y)
@@ -86,7 +85,3 @@ def _fit(
         "probe_eval_loss": head.chosen["loss"],
         "learning_curve": linear.learning_curve(head, train.head, train_y, valid.head, valid_y, seed=seed),
     }
-
-
-def _labels(split: datasets.Dataset) -> NDArray[np.int64]:
-    return np.asarray(split["label"][:], dtype=np.int64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
+import datasets
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
 from pipeline import processes, runs
+from pipeline.data.labels import read_numbers
 from pipeline.data.streaming import Share
 from pipeline.data.transforms import Normalize
 from pipeline.errors import PipelineError
@@ -127,7 +128,7 @@ class StrictTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if not self.parts.settings.augmentation.balanced_sampling:
             return super()._get_train_sampler(train_dataset)
-        labels = np.asarray(cast(Any, self.train_dataset).with_format(None)["label"][:], dtype=np.int64)
+        labels = read_numbers(cast(datasets.Dataset, self.train_dataset))
         return BalancedSampler(labels, seed=self.args.seed, epoch=self.parts.epoch)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

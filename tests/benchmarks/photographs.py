@@ -42,7 +42,8 @@ BEST = [
     "--mixup=0.2",
     "--label_smoothing_factor=0.1",
     "--ema_decay=0.99",
-    *("--eval_strategy=steps", "--eval_steps=256", "--save_strategy=steps", "--save_steps=256"),
+    "--fixres",
+    *("--eval_strategy=steps", "--eval_steps=512", "--save_strategy=steps", "--save_steps=512"),  # once, at its end
 ]
 
 DATA, MODEL, SIZE = SHARED / "flowers102-64px", SHARED / "vit-tiny-imagenet-32px", 32

@@ -81,7 +81,7 @@ def test_fixres_saves_the_network_at_the_size_that_it_names(
     results = runs.read_json(folder / runs.RESULTS)
     assert results["train_image_size"] == 32
     assert f"{100 * results['eval_accuracy']:.2f} % at {side}" in caplog.text
-    assert f"pixels; {side} is kept" in caplog.text
+    assert f"; {side} is kept" in caplog.text
     assert f"Images: 32 pixels, scored at {side}," in (folder / runs.CARD).read_text()
     picture = next((photos / "test" / "red").iterdir())
     assert pipeline("image-classification", model=str(folder))(str(picture))
