@@ -79,7 +79,9 @@ def time_line(run: Path) -> TimeLine:
 def read_splits(folder: Path, cache: Path) -> datasets.DatasetDict:
     """`train` and `validation` of a folder with two parquet files; nothing is written beside them."""
     files = {name: str(folder / f"{name}.parquet") for name in ("train", "validation")}
-    return datasets.load_dataset("parquet", data_files=files, cache_dir=str(cache))
+    return datasets.load_dataset("parquet", data_files=files, cache_dir=str(cache)).cast_column(
+        "image", datasets.Image()
+    )
 
 
 def measure_baseline(name: str, epochs: int) -> TimeLine:
