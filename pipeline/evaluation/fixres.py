@@ -54,8 +54,8 @@ def find_test_size(
     larger = round(_LARGER * side / patch) * patch
     try:
         candidate = _at(model, processor, larger)
-    except PipelineError as error:
-        logger.warning("--fixres: %d pixels stay, because %s", side, error)
+    except PipelineError:
+        logger.warning("--fixres: this %s takes no images of %d pixels: %d stay", model.config.model_type, larger, side)
         return model, processor
     before, after = (
         _accuracy(Classifier(network.eval(), its), split, **loading) for network, its in ((model, processor), candidate)

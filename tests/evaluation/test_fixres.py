@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+from transformers import (
+    LevitConfig,
+    LevitForImageClassification,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+)
 
 from pipeline.arguments import AdaptationArguments, ModelArguments
 from pipeline.data.transforms import ImageProcessor, input_size
@@ -87,6 +94,18 @@ def test_a_convolutional_network_keeps_its_weights(split: datasets.Dataset, vit:
     taken, its = fixres.find_test_size(model, vit[0], split, **LOADING)
     assert input_size(its)[0] in (32, 37)
     assert all(torch.equal(tensor, before[name]) for name, tensor in taken.state_dict().items())
+
+
+def test_a_network_of_one_size_stays_as_it_is(
+    vit: Network, split: datasets.Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    sizes: dict[str, Any] = {"image_size": SIDE, "hidden_sizes": [16, 24, 32], "depths": [1, 1, 1], "patch_size": 4}
+    heads: dict[str, Any] = {"num_attention_heads": [2, 2, 2], "key_dim": [8, 8, 8], "num_labels": 4}
+    model = LevitForImageClassification(LevitConfig(**sizes, **heads))  # its attention has a bias for each place
+    taken, its = fixres.find_test_size(model, vit[0], split, **LOADING)
+    assert taken is model
+    assert its is vit[0]
+    assert "levit takes no images of 36 pixels: 32 stay" in caplog.text
 
 
 def test_the_head_strategy_is_refused() -> None:

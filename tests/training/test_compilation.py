@@ -1,5 +1,6 @@
 """`--compile auto`: what is compiled, and when that is undone."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -86,6 +87,27 @@ def test_compiled_and_plain_steps_learn_the_same(
         fitted(name, vit=tiny_vit, compile=name, num_train_epochs=EPOCHS).log("loss") for name in ("no", "auto")
     )
     assert batches
+    assert compiled == pytest.approx(plain, rel=1e-3)
+
+
+def test_a_compiler_that_fails_stops_nothing(
+    fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch, tiny_vit: Any
+) -> None:
+    tried = []
+
+    def broken(graph: Any, inputs: Any) -> Any:
+        del inputs
+        tried.append(graph)
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(compilation, "REPAYS", 0.0)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=broken))
+    with torch._dynamo.config.patch(suppress_errors=False):
+        plain, compiled = (
+            fitted(name, vit=tiny_vit, compile=name, num_train_epochs=EPOCHS).log("loss") for name in ("no", "auto")
+        )
+    torch._dynamo.reset()
+    assert tried
     assert compiled == pytest.approx(plain, rel=1e-3)
 
 
