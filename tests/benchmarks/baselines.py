@@ -14,6 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -282,8 +283,10 @@ def estimate_stock(splits: datasets.DatasetDict, checkpoint: Path, size: int, st
 
 def alone(measure: Callable[..., Any], *args: Any) -> Any:
     """What a function returns in a process of its own: how one side keeps its memory must not help the other."""
-    with multiprocessing.get_context("spawn").Pool(1, _start, [torch.get_num_threads()]) as pool:
-        return pool.apply(measure, args)
+    # No `Pool`, whose processes may have no children: on a GPU, images are prepared by some.
+    threads, context = torch.get_num_threads(), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=_start, initargs=[threads]) as pool:
+        return pool.submit(measure, *args).result()
 
 
 def _start(threads: int) -> None:

@@ -5,7 +5,7 @@
 The images are noise of many sizes of grain, a third taller than wide, in JPEG of a quality that makes them as large as
 the photographs of Flowers-102 are: 42 kB (345 MB, 8,189 of them). Ours: the split through `decode_once`,
 `TrainTransform`, `collate` and `Normalize`. Stock: Pillow, then torchvision's RandomResizedCrop, RandomHorizontalFlip,
-ToTensor and Normalize. Both in batches of 32, each in a process of its own that has run on a few images before. Rounds
+ToTensor and Normalize. Both in batches of 32, each in a process of its own that has done the same once before. Rounds
 alternate and start with an empty cache; printed are the medians and their range over the rounds, and those of the
 rounds' ratios.
 """
@@ -109,8 +109,10 @@ def stock(split: datasets.Dataset, side: int) -> tuple[float, float]:
 
 
 def warmed(side: Callable[..., tuple[float, float]], split: datasets.Dataset, *options: Any) -> tuple[float, float]:
-    """What a side takes after it has run on a few images: what is imported and set up is left out."""
-    side(split.select(range(BATCH)), *options)
+    """What a side takes when it runs a second time, with an empty cache: imports and a virtual machine's fresh memory,
+    which costs more to touch for the first time than to fill, are left out.
+    """
+    side(split, *options)
     return side(split, *options)
 
 

@@ -181,7 +181,7 @@ def test_another_size_interpolates_the_position_table_and_nothing_else(checkpoin
     assert input_size(again.processor) == (family.other_size, family.other_size)
     pixels = torch.randn(2, 3, family.other_size, family.other_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = large.eval()(pixel_values=pixels).logits
+        logits = large.eval().to(again.model.device)(pixel_values=pixels.to(again.model.device)).logits.cpu()
     assert logits.isfinite().all()
     np.testing.assert_array_equal(again.logits(pixels), logits.numpy())
 

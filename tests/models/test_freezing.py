@@ -76,6 +76,7 @@ def test_a_copy_of_a_network_with_frozen_statistics_is_frozen_by_itself(make: Ma
 
 def test_freezing_says_what_is_left_to_train(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     model = make("swin")
+    caplog.clear()  # of what making it said
     with caplog.at_level(logging.INFO, logger=adaptation.__name__):
         freeze_blocks(model, 3)
     assert trained(model) == {"swin.layernorm.weight", "swin.layernorm.bias", "classifier.weight", "classifier.bias"}

@@ -173,6 +173,7 @@ def test_dropout_acts_in_training_only(make: Make) -> None:
 def test_what_is_trained_is_said_in_one_line(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     model = make("vit b/16")
     total = sum(p.numel() for p in model.parameters())
+    caplog.clear()  # of what making it said
     with caplog.at_level(logging.INFO, logger=lora.__name__):
         adapt(model, rank=16)
     adapters, head = 4 * 2 * 16 * 32, 3 * 32 + 3

@@ -81,6 +81,13 @@ def test_an_epoch_has_ten_steps_where_there_are_images_for_them(images: int, bat
     assert chosen(images=images, classes=2)["global_batch_size"].value == batch
 
 
+def test_a_gpu_takes_the_batch_in_one_pass_where_it_fits() -> None:
+    gpu, cpu = chosen(images=50_000), chosen(device="cpu", gpu_memory=None)
+    assert gpu["per_device_train_batch_size"].value == gpu["global_batch_size"].value == 128
+    assert gpu["auto_find_batch_size"].word == "--auto_find_batch_size=True"
+    assert not {"per_device_train_batch_size", "auto_find_batch_size"} & cpu.keys()
+
+
 def test_a_pretrained_backbone_never_gets_a_rate_that_wrecks_it_without_layer_decay() -> None:
     for parameters in (2_000_000, 86_000_000, 300_000_000):
         rates = chosen(parameters=parameters)
