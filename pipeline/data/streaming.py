@@ -156,6 +156,8 @@ def find_problems(
         yield "--head_init probe"
     if adaptation.baseline:
         yield "--baseline"
+    if adaptation.refit_head:
+        yield "--refit_head"
     if adaptation.recipe == "auto":
         yield "--recipe auto"
     if augmentation.class_weights == "balanced":

@@ -128,6 +128,14 @@ def install(model: PreTrainedModel, probe: Probe) -> None:
         bias.copy_(torch.from_numpy(probe.bias))
 
 
+def head_accuracy(model: PreTrainedModel, x: Array, y: Labels) -> float:
+    """The share of `head` features (images, width) to which the present head of the network gives their label."""
+    head, device = find_head(model), model.device
+    with torch.no_grad():
+        classes = head(torch.from_numpy(x).to(device)).argmax(dim=1).cpu()
+    return float((classes.numpy() == y).mean())
+
+
 def knn_accuracy(train_x: Array, train_y: Labels, valid_x: Array, valid_y: Labels) -> tuple[int, float]:
     """The accuracy on validation of a vote of the k nearest train images by cosine, and the k that is best.
 

@@ -79,6 +79,7 @@ def _body(
         "fitted": _fitted(folder / runs.TRAINER_STATE),
         "probe": _probe(results),
         "speed": _speed(record.get("speed")),
+        "refit": _refit(results),
         "chosen_by": recipe.get("metric_for_best_model", "accuracy"),
         "machine": _machine(record["machine"]),
         "precision": record["machine"]["precision"],
@@ -110,6 +111,18 @@ def _probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     curve = [row | {"accuracy": f"{100 * row['accuracy']:.2f} %"} for row in results["learning_curve"]]
     return {"accuracy": f"{100 * results['probe_eval_accuracy']:.2f} %", "C": f"{results['probe_C']:g}", "curve": curve}
+
+
+def _refit(results: Mapping[str, Any]) -> str:
+    """What the head that was fitted anew reached, and whether it was taken."""
+    if "refit_eval_accuracy" not in results:
+        return ""
+    before, after = (results[f"{name}_eval_accuracy"] for name in ("trained_head", "refit"))
+    return (
+        "A head fitted anew on the features of the trained network, by logistic regression, reached "
+        f"{100 * after:.2f} % on validation against {100 * before:.2f} %, and was "
+        f"{'taken' if after > before else 'not taken'}."
+    )
 
 
 def _speed(speed: Mapping[str, Any] | None) -> str:

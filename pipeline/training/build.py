@@ -100,7 +100,7 @@ def refuse_impossible(model: PreTrainedModel, processor: ImageProcessor, setting
     checks: list[Callable[[], object]] = []
     if rate := settings.augmentation.patch_drop_rate:
         checks.append(lambda: patch_dropout.drop_patches(flops.meta_copy(model), rate, size))
-    if chosen.strategy == "head" or settings.model.head_init == "probe" or chosen.baseline:
+    if chosen.strategy == "head" or settings.model.head_init == "probe" or chosen.baseline or chosen.refit_head:
         checks.append(lambda: features.find_head(model))
     if chosen.fixres:
         checks.append(lambda: fixres.check(model, processor))

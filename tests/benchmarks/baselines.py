@@ -285,7 +285,7 @@ def alone(measure: Callable[..., Any], *args: Any) -> Any:
     """What a function returns in a process of its own: how one side keeps its memory must not help the other."""
     # No `Pool`, whose processes may have no children: on a GPU, images are prepared by some.
     threads, context = torch.get_num_threads(), multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=_start, initargs=[threads]) as pool:
+    with ProcessPoolExecutor(1, context, initializer=_start, initargs=(threads,)) as pool:
         return pool.submit(measure, *args).result()
 
 

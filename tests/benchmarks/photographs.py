@@ -32,18 +32,19 @@ FAST = ["--strategy=head"]
 BEST = [
     "--image_size=48",
     "--patch_drop_rate=0.5",
-    "--num_train_epochs=16",
+    "--num_train_epochs=27",
     "--learning_rate=2e-3",
     "--layer_decay=0.85",
     "--weight_decay=0.05",
     "--warmup_steps=0.05",
     "--per_device_train_batch_size=32",
     "--crop_scale=0.4",
-    "--mixup=0.2",
+    "--mixup=0.8",
     "--label_smoothing_factor=0.1",
     "--ema_decay=0.99",
     "--fixres",
-    *("--eval_strategy=steps", "--eval_steps=512", "--save_strategy=steps", "--save_steps=512"),  # once, at its end
+    "--refit_head",
+    *("--eval_strategy=steps", "--eval_steps=864", "--save_strategy=steps", "--save_steps=864"),  # once, at its end
 ]
 
 DATA, MODEL, SIZE = SHARED / "flowers102-64px", SHARED / "vit-tiny-imagenet-32px", 32

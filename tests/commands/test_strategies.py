@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import pipeline
 
 from pipeline import runs
@@ -87,6 +88,26 @@ def test_fixres_saves_the_network_at_the_size_that_it_names(
     assert pipeline("image-classification", model=str(folder))(str(picture))
 
 
+@pytest.mark.parametrize(("start", "taken"), [("random", True), ("zero", False)])
+def test_a_head_is_fitted_anew_and_taken_where_validation_says_so(
+    vit_pipeline: Run, fast: list[str], tmp_path: Path, start: str, taken: bool
+) -> None:
+    # At this rate a random head stays as bad as it is, and one step from zero finds these three classes.
+    weights, results = {}, {}
+    for name, flags in (("plain", []), ("refit", ["--refit_head"])):
+        folder = tmp_path / name
+        words = [f"--head_init={start}", "--learning_rate=1e-7", f"--output_dir={folder}"]
+        code, _, err = vit_pipeline("train", *fast, *words, *flags)
+        assert code == 0, err
+        weights[name], results[name] = load_file(folder / "model.safetensors"), runs.read_json(folder / runs.RESULTS)
+    figures = results["refit"]
+    assert figures["trained_head_eval_accuracy"] == results["plain"]["eval_accuracy"]
+    assert figures["eval_accuracy"] == max(figures["refit_eval_accuracy"], figures["trained_head_eval_accuracy"])
+    changed = {key for key, value in weights["plain"].items() if not torch.equal(value, weights["refit"][key])}
+    assert changed == ({"classifier.weight", "classifier.bias"} if taken else set())
+    assert f"and was {'taken' if taken else 'not taken'}." in (tmp_path / "refit" / runs.CARD).read_text()
+
+
 def test_auto_says_why_and_a_flag_overrides(
     vit_pipeline: Run, photos: Path, tiny_vit: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -100,7 +121,7 @@ def test_auto_says_why_and_a_flag_overrides(
     assert any(line.startswith("auto: --num_train_epochs 30: ") and line.endswith("(overridden)") for line in lines)
     chosen = runs.Run(tmp_path / "a").arguments
     assert chosen["num_train_epochs"] == 1
-    assert (chosen["layer_decay"], chosen["mixup"], chosen["recipe"]) == (0.85, 0.2, "none")
+    assert (chosen["layer_decay"], chosen["mixup"], chosen["recipe"]) == (0.85, 0.5, "none")
     code, out, err = vit_pipeline(*words, "--num_train_epochs=1", f"--output_dir={tmp_path}/a")
     assert code == 0, err
     assert "was finished before" in out
