@@ -233,8 +233,6 @@ class AdaptationArguments:
             yield "--keep_adapter needs --strategy lora"
         if self.strategy == "head" and self.fixres:
             yield "--strategy head trains on no crops, which --fixres makes up for: leave it out"
-        if self.strategy == "head" and self.refit_head:
-            yield "--strategy head fits nothing but the head, and --refit_head would do it again: leave it out"
         if self.strategy != "full" and (self.layer_decay < 1 or self.freeze_blocks):
             yield f"--strategy {self.strategy} trains no blocks: leave out --layer_decay and --freeze_blocks"
 

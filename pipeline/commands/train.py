@@ -75,7 +75,7 @@ def run(line: CommandLine) -> str:
         if adaptation.fixres:
             figures["train_image_size"] = input_size(processor)[0]
             model, processor = fixres.find_test_size(model, processor, splits["validation"], **_loading(args))
-        if adaptation.refit_head:
+        if adaptation.refit_head and adaptation.strategy != "head":  # which has fitted it so already
             figures |= probing.refit_head(model, processor, splits, args=args)
     processes.by_main(lambda: save_artefact(model, processor, run.folder))
 
