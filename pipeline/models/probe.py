@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from scipy.stats import mode
 from sklearn.exceptions import ConvergenceWarning
@@ -99,6 +100,28 @@ def fit_probe(
             best = Probe(weight, bias, row, rows)
     assert best is not None
     return best
+
+
+def calibrate(probe: Probe, valid_x: Array, valid_y: Labels) -> Probe:
+    """Divide the logits by the temperature at which the loss on validation is least; their order stays.
+
+    The regularisation that is the most accurate leaves logits small, and so too little confidence (temperature
+    scaling, arXiv:1706.04599).
+
+    Args:
+        probe: Its weight and bias are divided.
+        valid_x: Features (images, width).
+        valid_y: Labels (images,).
+    """
+    logits = probe.logits(valid_x)
+
+    def loss(log_temperature: float) -> float:
+        return _figures(logits / np.exp(log_temperature), valid_y)["loss"]
+
+    temperature = np.float32(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+    weight, bias = probe.weight / temperature, probe.bias / temperature
+    row = probe.chosen | _figures(valid_x @ weight.T + bias, valid_y) | {"temperature": float(temperature)}
+    return Probe(weight, bias, row, probe.grid)
 
 
 @contextlib.contextmanager

@@ -75,7 +75,8 @@ def refit_head(
         args: Precision, batch and workers of the forward passes.
 
     Returns:
-        `refit_C`, and accuracy on validation before and after: `trained_head_eval_accuracy`, `refit_eval_accuracy`.
+        `refit_C`, `refit_temperature`, and accuracy on validation before and after: `trained_head_eval_accuracy`,
+        `refit_eval_accuracy`.
 
     Raises:
         PipelineError: If the network has no linear head, or there is one class only.
@@ -84,8 +85,11 @@ def refit_head(
     train, valid = features["train"].head, features["validation"].head
     train_y, valid_y = (read_numbers(splits[name]) for name in ("train", "validation"))
     classes = len(splits["train"].features["label"].names)
-    mine = linear.fit_probe(train, train_y, valid, valid_y, classes) if processes.is_main() else None
-    (fitted, *_) = processes.exchange(mine)
+    (fitted, *_) = processes.exchange(
+        linear.calibrate(linear.fit_probe(train, train_y, valid, valid_y, classes), valid, valid_y)
+        if processes.is_main()
+        else None
+    )
     assert fitted is not None
     before, after = linear.head_accuracy(model, valid, valid_y), fitted.chosen["accuracy"]
     logger.info(
@@ -98,6 +102,7 @@ def refit_head(
         linear.install(model, fitted)
     return {
         "refit_C": fitted.chosen["C"],
+        "refit_temperature": fitted.chosen["temperature"],
         "refit_eval_accuracy": after,
         "trained_head_eval_accuracy": before,
     }

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from pipeline.arguments import ModelArguments
 from pipeline.errors import PipelineError
 from pipeline.models.backbone import build_model
-from pipeline.models.probe import Probe, fit_probe, install, knn_accuracy, learning_curve
+from pipeline.models.probe import Probe, calibrate, fit_probe, install, knn_accuracy, learning_curve
 
 CLASSES, WIDTH = 4, 32
 
@@ -51,6 +51,25 @@ def test_of_the_grid_the_best_is_taken_and_of_equals_the_most_regularised(probe:
     strengths = [row["C"] for row in probe.grid]
     assert strengths == sorted(strengths)
     assert len({row["accuracy"] for row in probe.grid}) > 2
+
+
+@pytest.mark.parametrize(("strength", "smaller"), [(1e-4, True), (1e4, False)])
+def test_calibrated_a_probe_says_the_same_with_the_confidence_that_validation_bears(
+    strength: float, smaller: bool
+) -> None:
+    probe = fit_probe(TRAIN_X, TRAIN_Y, VALID_X, VALID_Y, CLASSES, [strength])
+    found = calibrate(probe, VALID_X, VALID_Y)
+    before, after = probe.logits(VALID_X).astype(np.float64), found.logits(VALID_X).astype(np.float64)
+    assert np.array_equal(before.argmax(1), after.argmax(1))
+    assert np.allclose(before, after * found.chosen["temperature"], atol=1e-3)
+    assert (found.chosen["temperature"] < 1) == smaller
+
+    def loss(logits: np.ndarray) -> float:
+        return float(torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(VALID_Y)))
+
+    best = min(loss(before / temperature) for temperature in np.geomspace(0.05, 20, 400))
+    assert loss(after) == pytest.approx(found.chosen["loss"], abs=1e-4)
+    assert loss(after) <= best + 1e-4
 
 
 def test_a_class_without_train_images_is_never_the_answer() -> None:
