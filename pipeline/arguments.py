@@ -231,6 +231,8 @@ class AdaptationArguments:
     def _problems_of_strategy(self) -> Iterator[str]:
         if self.strategy != "lora" and self.keep_adapter:
             yield "--keep_adapter needs --strategy lora"
+        if self.keep_adapter and self.refit_head:
+            yield "--keep_adapter saves the trained head, which --refit_head replaces: add --refit_head False"
         if self.strategy == "head" and self.fixres:
             yield "--strategy head trains on no crops, which --fixres makes up for: leave it out"
         if self.strategy != "full" and (self.layer_decay < 1 or self.freeze_blocks):

@@ -186,6 +186,10 @@ def test_every_line_of_the_log_says_how_long_the_data_were_waited_for(fitted: Ru
         ({"ema_decay": 1.0, "soup": -1}, r"^--ema_decay 1\.0: .*\n--soup -1: at least 0"),
         ({"strategy": "lora", "layer_decay": 0.8}, r"^--strategy lora trains no blocks"),
         ({"keep_adapter": True}, r"^--keep_adapter needs --strategy lora"),
+        (
+            {"strategy": "lora", "keep_adapter": True, "refit_head": True},
+            r"^--keep_adapter saves the trained head, which --refit_head replaces: add --refit_head False$",
+        ),
         ({"class_weights": "balanced", "balanced_sampling": True}, r"leave one out"),
         ({"max_hours": 0}, r"^--max_hours 0: more than 0"),
         ({"patch_drop_rate": 1}, r"^--patch_drop_rate 1: 0 or more and below 1"),
