@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -195,13 +195,18 @@ class Settings:
         Raises:
             PipelineError: Naming all of it.
         """
-        blends = [name for name in ("mixup", "cutmix") if getattr(self.augmentation, name)]
-        refuse(
-            f"--{name} blends the images of a batch, and one on a device has none beside it: raise "
-            "--per_device_train_batch_size"
-            for name in blends
-            if self.trainer.per_device_train_batch_size == 1
-        )
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        for name in ("mixup", "cutmix"):
+            if getattr(self.augmentation, name) and self.trainer.per_device_train_batch_size == 1:
+                yield (
+                    f"--{name} blends the images of a batch, and one on a device has none beside it: raise "
+                    "--per_device_train_batch_size"
+                )
+        balanced = self.augmentation.class_weights == "balanced" or self.augmentation.balanced_sampling
+        if balanced and self.adaptation.refit_head:
+            yield "--refit_head counts each image alike, and you asked for each class: add --refit_head False"
 
 
 def _tracker_problems(names: Sequence[str]) -> list[str]:

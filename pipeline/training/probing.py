@@ -66,7 +66,7 @@ def refit_head(
     """Fit the head of a trained network anew, on what it makes of the whole images of `train`, unblended.
 
     A logistic regression whose regularisation is chosen on `validation`; it becomes the head where it is more accurate
-    there. Classifier re-training, arXiv:1910.09217, section 4.1, for classes of equal size.
+    there. Classifier re-training, arXiv:1910.09217, but each image counts alike, and not each class.
 
     Args:
         model: Trained; but for the head it is left as it is.

@@ -191,6 +191,10 @@ def test_every_line_of_the_log_says_how_long_the_data_were_waited_for(fitted: Ru
             r"^--keep_adapter saves the trained head, which --refit_head replaces: add --refit_head False$",
         ),
         ({"class_weights": "balanced", "balanced_sampling": True}, r"leave one out"),
+        (
+            {"balanced_sampling": True, "refit_head": True},
+            r"^--refit_head counts each image .* add --refit_head False$",
+        ),
         ({"max_hours": 0}, r"^--max_hours 0: more than 0"),
         ({"patch_drop_rate": 1}, r"^--patch_drop_rate 1: 0 or more and below 1"),
     ],
