@@ -131,7 +131,7 @@ def _answer(words: list[str]) -> str:
     processes.require_all_started()
     with processes.agreement():
         line = config.read_command_line(name, rest)
-    _quieten_libraries()
+    _set_up_libraries()
     command = importlib.import_module(f"pipeline.commands.{name}")
     if "--help-all" in rest:
         return config.full_help(line, command.ARGUMENTS)
@@ -167,8 +167,9 @@ def _verb_help(name: str) -> str:
     return parser.format_help()
 
 
-def _quieten_libraries() -> None:
-    """Our own lines go to the terminal; of the libraries only what is an error."""
+def _set_up_libraries() -> None:
+    """Our own lines go to the terminal; of the libraries only what is an error. One allocator for all of them."""
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own would keep freed memory to itself
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

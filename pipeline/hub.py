@@ -82,10 +82,17 @@ def load_hub_dataset(name: str, config: str | None, revision: str) -> "DatasetDi
     Raises:
         PipelineError: If there is no such data set, it cannot be reached, or its configuration is missing or unknown.
     """
-    from datasets import load_dataset
+    import pyarrow.dataset
+    from datasets import load_dataset_builder
+    from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
     with _data_set_explained(name, revision):
-        splits: DatasetDict = load_dataset(name, config, revision=revision)
+        builder = load_dataset_builder(name, config, revision=revision)
+        if isinstance(builder.config, ParquetConfig):
+            # By default Arrow holds all of a file until its end is read: half a gigabyte.
+            builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
+        builder.download_and_prepare()
+        splits: DatasetDict = builder.as_dataset()
     return splits
 
 

@@ -46,6 +46,15 @@ def test_help_all_lists_every_flag(verb: str, vit_pipeline: Run) -> None:
     assert verb != "train" or "--adam_beta1" in text
 
 
+def test_arrow_shares_the_allocator_of_all_else() -> None:
+    script = (
+        "from pipeline import cli; cli.main(['predict', '--model=no-such-folder', 'no-such-image']); "
+        "import pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "system\n"
+
+
 def test_every_verb_has_its_module() -> None:
     modules = {p.stem for p in (Path(cli.__file__).parent / "commands").glob("*.py")} - {"__init__"}
     assert modules == cli.VERBS.keys()

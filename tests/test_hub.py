@@ -28,12 +28,17 @@ CLIENT = """
 import json, os, sys
 from pathlib import Path
 import numpy as np
+import pyarrow.dataset
 from pipeline import cli
 
-run, answers = Path(sys.argv[1]), {}
+run, answers, scans = Path(sys.argv[1]), {}, []
+real = pyarrow.dataset.ParquetFileFormat
+scanned = lambda **by: scans.append(by["default_fragment_scan_options"]) or real(**by)
+pyarrow.dataset.ParquetFileFormat = scanned
 flags = ["--model_name_or_path=tester/tiny-vit", "--dataset_name=tester/colours", "--num_train_epochs=2",
          "--learning_rate=3e-3", "--precision=fp32", "--dataloader_num_workers=0", f"--output_dir={run}"]
 answers["train"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=tester/pushed"])
+print("held whole:", [scan.pre_buffer for scan in scans], file=sys.stderr)
 answers["push"] = cli.main(["push", f"--model={run}", "--hub_model_id=tester/again"])
 answers["evaluate"] = cli.main(["evaluate", "--model=tester/pushed", "--dataset_name=tester/colours",
                                 f"--output_dir={run}-scored"])
@@ -125,6 +130,11 @@ def test_every_verb_ends_as_it_should(pushed: tuple[Path, dict[str, int], str]) 
     good = ("train", "push", "evaluate", "pickle only", "stream")
     assert codes == {name: 0 if name in good else 2 for name in codes}
     assert len(codes) == 9
+
+
+def test_no_file_of_a_data_set_is_held_whole(pushed: tuple[Path, dict[str, int], str]) -> None:
+    _, _, said = pushed
+    assert "held whole: [False, False, False]\n" in said
 
 
 def test_a_pickle_is_fetched_only_where_there_are_no_safetensors(

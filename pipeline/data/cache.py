@@ -53,6 +53,7 @@ _COLUMNS = datasets.Features(
         "pixels": datasets.Value("binary"),
     }
 )
+_SCHEMA = _COLUMNS.arrow_schema
 
 
 class Decoder(Protocol):
@@ -230,7 +231,7 @@ def _decode_batch(
     ends = np.cumsum([0, *(image.size for image in images)], dtype=np.int32)
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(np.concatenate([image.ravel() for image in images]))]
     pixels = pa.Array.from_buffers(pa.binary(), len(images), buffers)
-    return pa.table([pa.array(kept, _COLUMNS.arrow_schema.field("image").type), pixels], _COLUMNS.arrow_schema)
+    return pa.table([pa.array(kept, _SCHEMA.field("image").type), pixels], _SCHEMA)
 
 
 def _describe(folder: Path, rows: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         upright = _scale_floats(upright)
     elif upright.has_transparency_data:
         upright = _composite_on_white(upright)
-    rgb = upright.convert("RGB")
+    rgb = upright if upright.mode == "RGB" else upright.convert("RGB")  # which would copy
     rgb.info.clear()  # whoever read the orientation in it would turn the image again
     return rgb
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.json
 
 from pipeline.data.columns import find_image_column
@@ -53,12 +54,15 @@ def read_parquet_files(source: Path) -> dict[str, datasets.Dataset]:
         PipelineError: If a file cannot be read, or those of one split differ in their columns.
     """
     splits = {}
+    piecewise = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)  # else all of a file is held
     for name, files in find_tables(source, ".parquet").items():
         patterns = [glob.escape(str(file.absolute())) for file in files]
         try:
             # Split by split, so that a test split may lack the label column.
             with progress_on_terminal_only():
-                splits[name] = datasets.load_dataset("parquet", data_files=patterns, split="train")
+                splits[name] = datasets.load_dataset(
+                    "parquet", data_files=patterns, split="train", fragment_scan_options=piecewise
+                )
         except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise PipelineError(f"{source}: {name} cannot be read as Parquet: {reason}") from error

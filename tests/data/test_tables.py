@@ -4,8 +4,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
+import pyarrow.dataset
 import pytest
 
 from pipeline.data.sources import fingerprint
@@ -68,6 +70,18 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     write_parquet(file, ["b", "a", "a"])
     os.utime(file, (1, 1))
     assert labels_of(load(tmp_path)["train"]) == ["b", "a", "a"]
+
+
+def test_no_parquet_file_is_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, held = pyarrow.dataset.ParquetFileFormat, []
+
+    def note(*, default_fragment_scan_options: pyarrow.dataset.ParquetFragmentScanOptions) -> Any:
+        held.append(default_fragment_scan_options.pre_buffer)
+        return real(default_fragment_scan_options=default_fragment_scan_options)
+
+    monkeypatch.setattr(pyarrow.dataset, "ParquetFileFormat", note)
+    load(write_parquet(tmp_path / "flowers.parquet", ["a", "b"] * 3))
+    assert held == [False]
 
 
 def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
