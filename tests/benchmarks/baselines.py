@@ -1,9 +1,9 @@
 """What the pipeline is measured against: the tutorial's notebook (N), and a stock Trainer script (S).
 
-`photographs`, `head` and `step` run them. N is the notebook's loop as people copy it: the head keeps the classes of the
-checkpoint, the pixels are normalised with the statistics of CIFAR, the schedule of a step is advanced once an epoch.
-S is a script on `transformers.Trainer` with the library's defaults. Neither is tuned, nor made worse than it is found.
-Time counts from the first second of training: what is imported and loaded before is left out.
+`photographs`, `head`, `step` and `input` run them. N is the notebook's loop as people copy it: the head keeps the
+classes of the checkpoint, the pixels are normalised with the statistics of CIFAR, the schedule of a step is advanced
+once an epoch. S is a script on `transformers.Trainer` with the library's defaults. Neither is tuned, nor made worse
+than it is found. Time counts from the first second of training: what is imported and loaded before is left out.
 """
 
 import copy
@@ -224,16 +224,14 @@ def stock_trainer(
         label2id={name: i for i, name in enumerate(names)},
         ignore_mismatched_sizes=True,
     )
-    last = [transforms.ToTensor(), transforms.Normalize(mean=processor.image_mean, std=processor.image_std)]
-    training = transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), *last])
-    validation = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), *last])
+    training, validation = stock_transforms(processor, size)
     defaults: dict[str, Any] = {"num_train_epochs": EPOCHS, "eval_strategy": "epoch", "report_to": "none"}
     trainer = Trainer(
         model=model,
         args=TrainingArguments(folder, remove_unused_columns=False, disable_tqdm=True, **defaults | changes),
-        data_collator=_collate,
-        train_dataset=splits["train"].with_transform(lambda rows: _transformed(rows, training)),
-        eval_dataset=splits["validation"].with_transform(lambda rows: _transformed(rows, validation)),
+        data_collator=stock_collate,
+        train_dataset=splits["train"].with_transform(lambda rows: transformed(rows, training)),
+        eval_dataset=splits["validation"].with_transform(lambda rows: transformed(rows, validation)),
         compute_metrics=_accuracy,
         callbacks=list(clocks),
     )
@@ -241,11 +239,20 @@ def stock_trainer(
     return trainer
 
 
-def _transformed(rows: dict[str, list[Any]], transform: Any) -> dict[str, list[Any]]:
+def stock_transforms(processor: Any, size: int) -> tuple[Any, Any]:
+    """What S does to an image of training, and to one of validation."""
+    last = [transforms.ToTensor(), transforms.Normalize(mean=processor.image_mean, std=processor.image_std)]
+    training = transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), *last])
+    return training, transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), *last])
+
+
+def transformed(rows: dict[str, list[Any]], transform: Any) -> dict[str, list[Any]]:
+    """Rows with `image`, decoded by `datasets`, and `label`, as S has them transformed on the fly."""
     return {"pixel_values": [transform(image.convert("RGB")) for image in rows["image"]], "label": rows["label"]}
 
 
-def _collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+def stock_collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """A batch of what `transformed` gives."""
     pixels = torch.stack([row["pixel_values"] for row in rows])
     return {"pixel_values": pixels, "labels": torch.tensor([row["label"] for row in rows])}
 

@@ -4,10 +4,10 @@
 
 The images are noise of many sizes of grain, a third taller than wide, in JPEG of a quality that makes them as large as
 the photographs of Flowers-102 are: 42 kB (345 MB, 8,189 of them). Ours: the split through `decode_once`,
-`TrainTransform`, `collate` and `Normalize`. Stock: Pillow, then torchvision's RandomResizedCrop, RandomHorizontalFlip,
-ToTensor and Normalize. Both in batches of 32, each in a process of its own that has done the same once before, and
-has just written, and removed, a file of 1 GiB. Rounds alternate and start with an empty cache; printed are the medians
-and their range over the rounds, and those of the rounds' ratios.
+`TrainTransform`, `collate` and `Normalize`. Stock: that of S in `baselines`, whose images `datasets` decodes, cropped
+and normalised by torchvision. Both in batches of 32, each in a process of its own that has done the same once before,
+and has just written, and removed, a file of 1 GiB. Rounds alternate and start with an empty cache; printed are the
+medians and their range over the rounds, and those of the rounds' ratios.
 """
 
 import argparse
@@ -25,14 +25,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from torchvision import transforms
 from transformers import ViTImageProcessor
 
 from pipeline.arguments import AugmentationArguments
 from pipeline.data.cache import decode_once
 from pipeline.data.transforms import ImageProcessor, Normalize, TrainTransform, collate
 from pipeline.training.machine import keep_freed_memory
-from tests.benchmarks.baselines import alone
+from tests.benchmarks.baselines import alone, stock_collate, stock_transforms, transformed
 
 EPOCHS = 1000  # that the cache is told of: enough to be made for few images too
 BATCH = 32
@@ -86,20 +85,11 @@ def ours(split: datasets.Dataset, side: int, limit_gb: float) -> tuple[float, fl
 
 
 def stock(split: datasets.Dataset, side: int) -> tuple[float, float]:
-    """The same of the usual script."""
-    steps = transforms.Compose([
-        transforms.RandomResizedCrop(side),
-        transforms.RandomHorizontalFlip(),
-        transforms.ToTensor(),
-        transforms.Normalize([0.5] * 3, [0.5] * 3),
-    ])  # fmt: skip
-
-    def transform(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        images = [steps(Image.open(row["path"]).convert("RGB")) for row in batch["image"]]
-        return {"pixel_values": images, "labels": batch["label"]}
-
+    """The same of S."""
+    training, _ = stock_transforms(ViTImageProcessor(), side)
     start = time.perf_counter()
-    loader: Any = DataLoader(split.with_transform(transform), BATCH, shuffle=True, collate_fn=collate)
+    rows: Any = split.cast_column("image", datasets.Image()).with_transform(lambda batch: transformed(batch, training))
+    loader = DataLoader(rows, BATCH, shuffle=True, collate_fn=stock_collate)
 
     def epoch() -> None:
         for _ in loader:
