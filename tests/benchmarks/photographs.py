@@ -32,7 +32,7 @@ FAST = ["--strategy=head"]
 BEST = [
     "--image_size=48",
     "--patch_drop_rate=0.5",
-    "--num_train_epochs=27",
+    "--num_train_epochs=24",
     "--learning_rate=2e-3",
     "--layer_decay=0.85",
     "--weight_decay=0.05",
@@ -44,7 +44,7 @@ BEST = [
     "--ema_decay=0.99",
     "--fixres",
     "--refit_head",
-    *("--eval_strategy=steps", "--eval_steps=864", "--save_strategy=steps", "--save_steps=864"),  # once, at its end
+    *("--eval_strategy=steps", "--eval_steps=768", "--save_strategy=steps", "--save_steps=768"),  # once, at its end
 ]
 
 DATA, MODEL, SIZE = SHARED / "flowers102-64px", SHARED / "vit-tiny-imagenet-32px", 32
