@@ -40,7 +40,8 @@ _TURNS: dict[Any, PIL.Image.Transpose] = {  # EXIF orientation -> what undoes it
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """Return the image upright and in RGB: alpha on white, 16-bit and float grey scaled, never clipped.
 
-    RGB, grey and CMYK images come out exactly as `transformers.pipeline` sees them.
+    RGB, grey and CMYK images come out exactly as `transformers.pipeline` sees them. An image that is so already is
+    returned itself, without what it carried beside its pixels.
 
     Raises:
         ValueError: If grey goes beyond 16 bits, or float grey beyond 0..255, so that its scale is unknown.

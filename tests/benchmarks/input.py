@@ -106,7 +106,7 @@ def warmed(side: Callable[..., tuple[float, float]], split: datasets.Dataset, *o
 
 
 def touch_free_memory() -> None:
-    """Have the memory that files will lie in backed: some virtual machines take back what is free for two seconds, and
+    """Have the memory that files will lie in backed: some virtual machines take back what is free within seconds, and
     to get it again takes ten times as long as to fill it.
     """
     with tempfile.TemporaryFile() as file:
