@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import runs
-from pipeline.data.images import open_image
-from pipeline.data.synthetic import load_synthetic
-from pipeline.evaluation.scoring import read_predictions
+from pipeline.evaluation.predictions import read_predictions
+from pipeline.images.decode import open_image
+from pipeline.synthetic.dataset import load_synthetic
 
 COLUMNS, ROWS, SIDE, GAP, TEXT, MARGIN = 6, 2, 176, 20, 66, 24
 INK, GREY, RIGHT, WRONG = "#1f2328", "#656d76", "#1a7f37", "#cf222e"
@@ -22,7 +21,7 @@ INK, GREY, RIGHT, WRONG = "#1f2328", "#656d76", "#1a7f37", "#cf222e"
 
 def main(folder: Path, picture: Path) -> None:
     """Draw COLUMNS x ROWS test images, each with its likeliest label and, where that is wrong, the right one."""
-    predictions, names = read_predictions(folder / runs.PREDICTIONS)
+    predictions, names = read_predictions(folder / folder.PREDICTIONS)
     test = next(p for p in predictions if p.split == "test")
     images = load_synthetic()["test"]
     scores = np.exp(test.logits - test.logits.max(1, keepdims=True))

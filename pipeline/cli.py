@@ -9,7 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipeline import arguments, config, processes
+from pipeline import config, distributed
+from pipeline.arguments import data, images, model, strategy, verbs
 from pipeline.errors import PipelineError, Terminated, did_you_mean
 
 EXIT_DONE, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 130, 143
@@ -52,27 +53,27 @@ VERBS = {
         "fine-tune, keep the best on validation, score it on test, save (and push, if asked)",
         "[--config RECIPE|FILE.yaml] [--flag value ...]",
         {
-            "model": arguments.ModelArguments,
-            "data": arguments.DataArguments,
-            "images": arguments.AugmentationArguments,
-            "adaptation": arguments.AdaptationArguments,
+            "model": model.ModelArguments,
+            "data": data.DataArguments,
+            "images": images.AugmentationArguments,
+            "adaptation": strategy.AdaptationArguments,
         },
         TRAINING_FLAGS,
     ),
     "evaluate": Verb(
         "score a run or a Hub model on any labelled images",
         "--model RUN|HUB_ID [--dataset_name DATA] [--split test] [--output_dir DIR]",
-        {"model": arguments.EvaluateArguments, "data": arguments.DataArguments},
+        {"model": verbs.EvaluateArguments, "data": data.DataArguments},
     ),
     "predict": Verb(
         "rank labels for images, folders and globs",
         "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... [--top_k 5] [--output FILE.csv|.jsonl|.parquet]",
-        {"model": arguments.PredictArguments},
+        {"model": verbs.PredictArguments},
     ),
     "push": Verb(
         "upload a finished run to the Hub",
         "--model RUN --hub_model_id OWNER/NAME",
-        {"model": arguments.PushArguments},
+        {"model": verbs.PushArguments},
     ),
 }
 
@@ -80,7 +81,7 @@ VERBS = {
 def entry_point() -> None:
     """Run the command line of this process and exit with its code."""
     code = main(sys.argv[1:])
-    processes.leave()
+    distributed.shut_down()
     sys.exit(code)
 
 
@@ -95,13 +96,16 @@ def main(words: Sequence[str]) -> int:
     """
     try:
         answer = _answer(list(words))
-        if processes.is_main():
+        if distributed.is_main_process():
             print(answer)
-    except processes.AgreedError as error:
+    except distributed.DistributedError as error:
         _complain(f"error: {error}")
         return EXIT_USER_ERROR
     except PipelineError as error:
-        print(f"error: {error}" if processes.is_main() else f"rank {processes.rank()}: error: {error}", file=sys.stderr)
+        print(
+            f"error: {error}" if distributed.is_main_process() else f"rank {distributed.rank()}: error: {error}",
+            file=sys.stderr,
+        )
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         _complain("interrupted: a training goes on from its last checkpoint when its command is repeated")
@@ -115,7 +119,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _complain(message: str) -> None:
-    if processes.is_main():
+    if distributed.is_main_process():
         print(message, file=sys.stderr)
 
 
@@ -128,11 +132,11 @@ def _answer(words: list[str]) -> str:
         raise PipelineError(f"no verb {name!r}{did_you_mean(name, VERBS)}; the verbs are: {', '.join(VERBS)}")
     if "-h" in rest or "--help" in rest:
         return _verb_help(name)
-    processes.require_all_started()
-    with processes.agreement():
+    distributed.require_all_started()
+    with distributed.fail_together():
         line = config.read_command_line(name, rest)
     _set_up_libraries()
-    command = importlib.import_module(f"pipeline.commands.{name}")
+    command = importlib.import_module(f"pipeline.workflows.{name}")
     if "--help-all" in rest:
         return config.full_help(line, command.ARGUMENTS)
     answer: str = command.run(line)
@@ -180,4 +184,4 @@ def _set_up_libraries() -> None:
 
     transformers_logging.disable_progress_bar()  # of loading and writing weights; downloads keep theirs
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("pipeline").setLevel(logging.INFO if processes.is_main() else logging.ERROR)
+    logging.getLogger("pipeline").setLevel(logging.INFO if distributed.is_main_process() else logging.ERROR)

@@ -1,7 +1,16 @@
-"""Errors made for users: what is wrong, and what to type instead. Nothing else lives here."""
+"""Errors made for users: what is wrong, and what to do."""
 
 import difflib
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
+
+logger = logging.getLogger(__name__)
+
+
+def list_some(names: Sequence[str], *, at_most: int = 5) -> str:
+    """Return the first names for a message, and how many more there are."""
+    named = ", ".join(map(repr, names[:at_most]))
+    return f"{named} and {len(names) - at_most} more" if len(names) > at_most else named
 
 
 class PipelineError(Exception):

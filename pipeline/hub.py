@@ -23,11 +23,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from pipeline import runs
 from pipeline.errors import PipelineError, did_you_mean
+from pipeline.runs.folder import RECIPE, public_recipe, published_files, require_finished
 
 if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
+
 
 logger = logging.getLogger(__name__)
 
@@ -135,18 +136,6 @@ def check_may_push(repo_id: str) -> None:
         HfApi().whoami()
 
 
-def require_finished(folder: Path) -> None:
-    """Refuse a folder that is no finished run.
-
-    Raises:
-        PipelineError: If it holds no run, or one that did not reach its end.
-    """
-    if not runs.Run(folder).record:
-        raise PipelineError(f"{folder} holds no run: give the folder that `train` wrote")
-    if not runs.Run(folder).finished:
-        raise PipelineError(f"the run in {folder} is not finished: repeat its `train` command first")
-
-
 def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str = "main") -> str:
     """Upload the listed files of a finished run in one commit, and nothing else.
 
@@ -163,8 +152,8 @@ def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str
         PipelineError: If the run is not finished, there is no valid token, or the Hub cannot be reached.
     """
     require_finished(folder)
-    sources: dict[str, Path | bytes] = {name: folder / name for name in runs.published(folder)}
-    sources[runs.RECIPE] = runs.public_recipe(folder).encode()
+    sources: dict[str, Path | bytes] = {name: folder / name for name in published_files(folder)}
+    sources[RECIPE] = public_recipe(folder).encode()
     operations = [CommitOperationAdd(path_in_repo=n, path_or_fileobj=source) for n, source in sources.items()]
     api = HfApi()
     with _explained("repository", repo_id, revision):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli, config
-from pipeline.training.arguments import FineTuningArguments
+from pipeline.arguments.trainer import FineTuningArguments
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -56,7 +56,7 @@ def test_arrow_shares_the_allocator_of_all_else() -> None:
 
 
 def test_every_verb_has_its_module() -> None:
-    modules = {p.stem for p in (Path(cli.__file__).parent / "commands").glob("*.py")} - {"__init__"}
+    modules = {p.stem for p in (Path(cli.__file__).parent / "workflows").glob("*.py")} - {"__init__"}
     assert modules == cli.VERBS.keys()
 
 

@@ -3,9 +3,12 @@ from pathlib import Path
 import pytest
 
 from pipeline import config
-from pipeline.arguments import AdaptationArguments, AugmentationArguments, DataArguments, ModelArguments
+from pipeline.arguments.data import DataArguments
+from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments.model import ModelArguments
+from pipeline.arguments.strategy import AdaptationArguments
+from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.errors import PipelineError
-from pipeline.training.arguments import FineTuningArguments
 
 CLASSES = (ModelArguments, DataArguments, AugmentationArguments, AdaptationArguments, FineTuningArguments)
 

@@ -19,8 +19,9 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
-from pipeline import runs
-from pipeline.evaluation import scoring
+from pipeline.evaluation.predictions import read_predictions
+from pipeline.runs.files import read_json
+from pipeline.runs.folder import CARD, PREDICTIONS, PUBLISHED, RECIPE, RECORD, RESULTS, TRAINER_STATE
 from tests.conftest import COLOURS, draw_image
 from tests.fakes.hub import FakeHub
 
@@ -158,10 +159,10 @@ def test_the_repository_holds_the_listed_files_and_no_others(
 ) -> None:
     run, _, _ = pushed
     files = hub.files("model", "tester/pushed")
-    assert files.keys() == set(runs.PUBLISHED)
-    for name in {*runs.PUBLISHED} - {
-        runs.CARD,
-        runs.RECIPE,
+    assert files.keys() == set(PUBLISHED)
+    for name in {*PUBLISHED} - {
+        CARD,
+        RECIPE,
     }:  # the card names its repository: the last was another
         assert files[name] == (run / name).read_bytes(), name
     everything = b"".join(content for name, content in files.items() if name != "model.safetensors")
@@ -174,9 +175,9 @@ def test_the_card_names_its_repository_base_and_data_with_real_results(
     hub: FakeHub, pushed: tuple[Path, dict[str, int], str]
 ) -> None:
     run, _, _ = pushed
-    results = runs.read_json(run / runs.RESULTS)
+    results = read_json(run / RESULTS)
     for repo in ("tester/pushed", "tester/again"):
-        text = hub.files("model", repo)[runs.CARD].decode()
+        text = hub.files("model", repo)[CARD].decode()
         data: Any = ModelCard(text).data
         assert f'model="{repo}"' in text
         assert "ore information needed" not in text
@@ -189,8 +190,8 @@ def test_the_card_names_its_repository_base_and_data_with_real_results(
 
 def test_the_model_from_the_hub_gives_the_same_logits(pushed: tuple[Path, dict[str, int], str]) -> None:
     run, _, _ = pushed
-    own, names = scoring.read_predictions(run / runs.PREDICTIONS)
-    scored, same_names = scoring.read_predictions(Path(f"{run}-scored") / runs.PREDICTIONS)
+    own, names = read_predictions(run / PREDICTIONS)
+    scored, same_names = read_predictions(Path(f"{run}-scored") / PREDICTIONS)
     assert names == same_names == list(COLOURS)
     assert scored[0].split == own[1].split == "test"
     np.testing.assert_allclose(scored[0].logits, own[1].logits, atol=1e-5)
@@ -202,9 +203,9 @@ def test_a_streamed_run_takes_the_steps_that_the_card_lets_it_count(
     run, _, said = pushed
     streamed = Path(f"{run}-streamed")
     assert "tester/streamed is streamed: 36 train images" in said
-    assert runs.read_json(streamed / runs.TRAINER_STATE)["max_steps"] == 2 * 3  # epochs of 36 images, 16 a step
-    assert runs.read_json(streamed / runs.RECORD)["data"]["samples"] == {"train": 36, "validation": 18, "test": 18}
-    assert runs.read_json(streamed / runs.RESULTS)["test_samples"] == 18
+    assert read_json(streamed / TRAINER_STATE)["max_steps"] == 2 * 3  # epochs of 36 images, 16 a step
+    assert read_json(streamed / RECORD)["data"]["samples"] == {"train": 36, "validation": 18, "test": 18}
+    assert read_json(streamed / RESULTS)["test_samples"] == 18
 
 
 def test_what_is_missing_or_refused_is_named_with_the_remedy(

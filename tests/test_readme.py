@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
-from pipeline import cli, config, runs
-from pipeline.commands import evaluate, predict, push, train
+from pipeline import cli, config
+from pipeline.runs.folder import PUBLISHED, RECIPE
+from pipeline.workflows import evaluate, predict, push, train
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,7 +61,7 @@ def test_the_first_command_and_those_on_a_run_work(
             code, out, err = vit_pipeline(verb, *(renamed.get(word, word) for word in words))
             assert code == 0, err
             assert Path("labels.csv").stat().st_size > 0
-    assert vit_pipeline("train", "--config", folder / runs.RECIPE, "--output_dir=again")[0] == 0
+    assert vit_pipeline("train", "--config", folder / RECIPE, "--output_dir=again")[0] == 0
 
 
 def test_the_tree_is_the_directory() -> None:
@@ -81,7 +82,7 @@ def test_the_tree_is_the_directory() -> None:
 
 def test_the_run_folder_table_is_the_contract() -> None:
     table = TEXT[TEXT.index("## What a run leaves") : TEXT.index("## What others get wrong")]
-    assert set(re.findall(r"`([\w.]+\.\w+)`", table)) == set(runs.PUBLISHED)
+    assert set(re.findall(r"`([\w.]+\.\w+)`", table)) == set(PUBLISHED)
 
 
 def test_the_flags_of_the_table_exist(vit_pipeline: Run) -> None:

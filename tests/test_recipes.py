@@ -11,10 +11,13 @@ import torch
 import yaml
 from transformers import Trainer
 
-from pipeline import config, runs
-from pipeline.arguments import DataArguments, ModelArguments
-from pipeline.commands.train import ARGUMENTS
-from pipeline.training.arguments import FineTuningArguments
+from pipeline import config
+from pipeline.arguments.data import DataArguments
+from pipeline.arguments.model import ModelArguments
+from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.runs.files import read_json
+from pipeline.runs.folder import TRAINER_STATE
+from pipeline.workflows.train import ARGUMENTS
 
 NAMES = sorted(path.stem for path in config.RECIPES.glob("*.yaml"))
 DRAWN_HERE = [name for name in NAMES if name.startswith("synthetic-")]  # measured in the README, on two cores
@@ -156,6 +159,6 @@ def test_its_settings_train(name: str, vit_pipeline: Run, tiny_vit: Path, photos
     }
     code, _, err = vit_pipeline("train", "--config", name, *(f"--{key}={value}" for key, value in small.items()))
     assert code == 0, err
-    log = runs.read_json(tmp_path / name / runs.TRAINER_STATE)["log_history"]
+    log = read_json(tmp_path / name / TRAINER_STATE)["log_history"]
     assert [row["step"] for row in log if "eval_accuracy" in row] == [2]
     assert all(math.isfinite(row["loss"]) for row in log if "loss" in row)

@@ -1,1 +1,1 @@
-"""Names of data sets to upright RGB images and aligned labels."""
+"""A data set name -> `DatasetDict(train, validation, test)` with aligned labels."""

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import datasets
 
-from pipeline.data.images import IMAGE_EXTENSIONS
-from pipeline.data.labels import name_some
-from pipeline.data.splits import refuse_misspelt, split_of
-from pipeline.errors import PipelineError
+from pipeline.data.splits import reject_misspelled, split_of
+from pipeline.errors import PipelineError, list_some
+from pipeline.images.decode import IMAGE_EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +85,11 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
     folders = visible_folders(root)
     named = {folder.name: folder for folder in folders if split_of(folder.name)}
     others = [folder for folder in folders if folder.name not in named]
-    refuse_misspelt([folder.name for folder in others if visible_folders(folder)], taken=list(named), where=root)
+    reject_misspelled([folder.name for folder in others if visible_folders(folder)], taken=list(named), where=root)
     if not named or (others and not any(visible_folders(folder) for folder in named.values())):
         return {"train": root}
     if others:
-        names = name_some([folder.name for folder in others])
+        names = list_some([folder.name for folder in others])
         logger.warning("%s: folders left out beside the splits: %s", root, names)
     return named
 
@@ -111,7 +110,7 @@ def _list_split(folder: Path) -> datasets.Dataset:
         kinds = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in skipped.items())
         logger.warning("%s: files left out that are no images read here: %s", folder, kinds)
     if empty:
-        logger.warning("%s: class folders without images are left out: %s", folder, name_some(empty))
+        logger.warning("%s: class folders without images are left out: %s", folder, list_some(empty))
     features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("string")})
     return datasets.Dataset.from_dict({"image": paths, "label": labels}, features=features)
 

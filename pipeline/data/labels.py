@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.data.splits import Integers, split_of
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, list_some
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Labels:
         return lookup[self.codes]
 
 
-def read_numbers(split: datasets.Dataset, column: str = "label") -> Integers:
+def read_integers(split: datasets.Dataset, column: str = "label") -> Integers:
     """Return a column of integers, a thousand rows at a time: of a selection, `datasets` takes a table for each row."""
     rows = split.with_format("numpy").select_columns(column)
     parts = [np.asarray(batch[column], dtype=np.int64) for batch in rows.iter(batch_size=1000)]
@@ -83,12 +83,6 @@ def natural_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
 
 
-def name_some(names: Sequence[str], *, at_most: int = 5) -> str:
-    """Return the first names for a message, and how many more there are."""
-    named = ", ".join(map(repr, names[:at_most]))
-    return f"{named} and {len(names) - at_most} more" if len(names) > at_most else named
-
-
 def find_label_problems(splits: Mapping[str, Labels]) -> list[str]:
     """Return what keeps labels from being trained on and scored: one text a problem."""
     known = set(splits["train"].used)
@@ -97,13 +91,13 @@ def find_label_problems(splits: Mapping[str, Labels]) -> list[str]:
         problems.append(f"train has one class only, {min(known)!r}: telling classes apart needs at least two.")
     elif all(split_of(name) for name in known):
         problems.append(
-            f"The only classes are {name_some(sorted(known))}, which are names of splits. Put class folders "
+            f"The only classes are {list_some(sorted(known))}, which are names of splits. Put class folders "
             "below them, as in train/rose/1.jpg, or name the right column by --label_column_name."
         )
     for split_name, labels in splits.items():
         if unknown := [name for name in labels.used if name not in known]:
             problems.append(
-                f"{split_name} has classes that train has no image of: {name_some(unknown)}. "
+                f"{split_name} has classes that train has no image of: {list_some(unknown)}. "
                 "Add images of them to train, or remove them."
             )
     return problems
@@ -114,7 +108,7 @@ def warn_of_missing_classes(splits: Mapping[str, Labels], *, names: Sequence[str
     for split_name, labels in splits.items():
         used = set(labels.used)
         if missing := [name for name in names if name not in used]:
-            some, count = name_some(missing), len(missing)
+            some, count = list_some(missing), len(missing)
             logger.warning("%s has no image of %d of %d classes: %s", split_name, count, len(names), some)
 
 

@@ -15,23 +15,22 @@ import datasets
 import numpy as np
 import pyarrow.compute
 
-from pipeline import processes
-from pipeline.arguments import DataArguments
+from pipeline import distributed
+from pipeline.arguments.data import DataArguments
+from pipeline.data.bad_images import check_images
 from pipeline.data.columns import find_columns, require_bytes, take_images
-from pipeline.data.images import check_images
-from pipeline.data.kinds import SOURCES, Source, find_kind
 from pipeline.data.labels import (
     UNLABELLED,
     Labels,
     find_label_problems,
-    name_some,
+    read_integers,
     read_labels,
-    read_numbers,
     warn_of_missing_classes,
 )
-from pipeline.data.splits import SPLIT_ALIASES, classes_of_one, cut_rows, limit_rows, name_splits
+from pipeline.data.source_types import SOURCE_TYPES, SourceType, find_source_type
+from pipeline.data.splits import SPLIT_ALIASES, classes_with_one_row, hold_out_rows, limit_rows, name_splits
 from pipeline.data.streaming import Stream, open_stream
-from pipeline.errors import PipelineError, refuse
+from pipeline.errors import PipelineError, list_some, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ def load_split(args: DataArguments, *, split: str | None, class_names: Sequence[
     unknown = {label: None for part in chosen.values() for label in part.labels.used if label not in class_names}
     if unknown:
         raise PipelineError(
-            f"{name}: the model does not know {name_some(list(unknown))}; it knows {name_some(class_names)}."
+            f"{name}: the model does not know {list_some(list(unknown))}; it knows {list_some(class_names)}."
         )
     shaped, start = [], 0
     for key, part in chosen.items():
@@ -129,7 +128,7 @@ def fingerprint(splits: datasets.DatasetDict) -> str:
             digest.update(f"{split.identity} {len(split)}".encode())
             continue
         for column in ("label", "index"):
-            digest.update(read_numbers(split, column).astype("<i8").tobytes())
+            digest.update(read_integers(split, column).astype("<i8").tobytes())
         for row, (name, size) in enumerate(_names_and_sizes(split)):  # not joined: that would be all names in memory
             digest.update((f"\n{name}\t{size}" if row else f"{name}\t{size}").encode())
     return digest.hexdigest()[:16]
@@ -138,22 +137,22 @@ def fingerprint(splits: datasets.DatasetDict) -> str:
 def _load_streamed(args: DataArguments) -> datasets.DatasetDict:
     """Train as a stream, whose classes are those of its column, and the other splits whole."""
     name = _require_usable(args)
-    if (kind := find_kind(name)) != "a Hub data set":
+    if (kind := find_source_type(name)) != "a Hub data set":
         raise PipelineError(f"{name} is {kind}, here already: leave out --streaming.")
     train, others = open_stream(args)
     names = train.features["label"].names
     shaped: dict[str, Any] = {"train": train}
     for split_name, split in _with_labels(_take(others, args, kind=kind, follows_paths=False)).items():
         rows = _shape(split, split_name, names=names)
-        shaped[split_name] = _select(rows, split_name, args=args, source=SOURCES[kind])
+        shaped[split_name] = _select(rows, split_name, args=args, source=SOURCE_TYPES[kind])
     return datasets.DatasetDict(shaped)
 
 
-def _read(args: DataArguments) -> tuple[Source, dict[str, _Raw]]:
+def _read(args: DataArguments) -> tuple[SourceType, dict[str, _Raw]]:
     name = _require_usable(args)
-    kind = find_kind(name)
-    source = SOURCES[kind]
-    found = name_splits(processes.main_first(lambda: source.read(name, args)))
+    kind = find_source_type(name)
+    source = SOURCE_TYPES[kind]
+    found = name_splits(distributed.main_first(lambda: source.read(name, args)))
     return source, _take(found, args, kind=kind, follows_paths=source.follows_paths)
 
 
@@ -220,24 +219,24 @@ def _shape(split: _Raw, split_name: str, *, names: Sequence[str], start: int = 0
 
 
 def _cut_validation(train: datasets.Dataset, args: DataArguments) -> dict[str, datasets.Dataset]:
-    labels = read_numbers(train)
-    if len(lonely := classes_of_one(labels)):
-        names = name_some([train.features["label"].names[label] for label in lonely])
+    labels = read_integers(train)
+    if len(lonely := classes_with_one_row(labels)):
+        names = list_some([train.features["label"].names[label] for label in lonely])
         raise PipelineError(
             f"train is too small to split: one image only of {names}, and validation needs one of each.\n"
             "Add images, or a validation split."
         )
-    kept, cut = cut_rows(labels, fraction=args.validation_fraction, seed=args.split_seed)
+    kept, cut = hold_out_rows(labels, fraction=args.validation_fraction, seed=args.split_seed)
     logger.info("no validation split: %d of %d train images are cut for it", len(cut), len(labels))
     return {"train": train.select(kept), "validation": train.select(cut)}
 
 
-def _select(split: datasets.Dataset, split_name: str, *, args: DataArguments, source: Source) -> datasets.Dataset:
+def _select(split: datasets.Dataset, split_name: str, *, args: DataArguments, source: SourceType) -> datasets.Dataset:
     """Return the split within its limit, and without bad images."""
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
     limit = limits.get(split_name, args.max_test_samples)
     if limit is not None and limit < len(split):
-        split = split.select(limit_rows(read_numbers(split), limit=limit, seed=args.split_seed))
+        split = split.select(limit_rows(read_integers(split), limit=limit, seed=args.split_seed))
     if source.drawn_here:
         return split
     return check_images(split, policy=args.bad_images, split_name=split_name)

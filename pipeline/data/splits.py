@@ -39,7 +39,7 @@ def split_within(name: str) -> str | None:
     return next((word for word in _words(name) if split_of(word)), None)
 
 
-def refuse_misspelt(names: Iterable[str], *, taken: Collection[str], where: Path) -> None:
+def reject_misspelled(names: Iterable[str], *, taken: Collection[str], where: Path) -> None:
     """Refuse ``trian`` or ``test_set`` beside splits: it would be trained on as a class, or left out.
 
     Args:
@@ -91,7 +91,7 @@ def name_splits(found: Mapping[str, T]) -> dict[str, T]:
     return named
 
 
-def cut_rows(labels: Integers, *, fraction: float, seed: int) -> tuple[Integers, Integers]:
+def hold_out_rows(labels: Integers, *, fraction: float, seed: int) -> tuple[Integers, Integers]:
     """Return the rows of train and of validation: stratified, at least one of each class in either part.
 
     The size is the fraction of all rows, as near as those minimums let it; the shares of the classes are
@@ -113,7 +113,7 @@ def cut_rows(labels: Integers, *, fraction: float, seed: int) -> tuple[Integers,
     return np.flatnonzero(~in_validation), np.flatnonzero(in_validation)
 
 
-def classes_of_one(labels: Integers) -> Integers:
+def classes_with_one_row(labels: Integers) -> Integers:
     """Return the classes with a single row, which no cut can put in both parts."""
     return np.flatnonzero(np.bincount(labels) == 1)
 

@@ -15,13 +15,17 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline import hub, processes
-from pipeline.arguments import AdaptationArguments, AugmentationArguments, DataArguments, ModelArguments
+from pipeline import distributed, hub
+from pipeline.arguments.data import DataArguments
+from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments.model import ModelArguments
+from pipeline.arguments.strategy import AdaptationArguments
 from pipeline.data.columns import find_columns
-from pipeline.data.images import open_image
 from pipeline.data.splits import name_splits
-from pipeline.data.transforms import Batch, collate, draw_seed
 from pipeline.errors import BadImageError, PipelineError
+from pipeline.images.augmentation import derive_seed
+from pipeline.images.decode import open_image
+from pipeline.images.transforms import Batch, collate
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +66,7 @@ class Share(IterableDataset[dict[str, Any]]):
         """Take the stream, what becomes of its rows, and the epoch, which lies in shared memory."""
         self.stream, self.transform, self.batch_size = stream, transform, batch_size
         self.seed, self.epoch = seed, epoch
-        self.batches = -(-len(stream) // (batch_size * processes.world_size()))
+        self.batches = -(-len(stream) // (batch_size * distributed.world_size()))
 
     def __len__(self) -> int:
         """Images of this process."""
@@ -89,10 +93,10 @@ class Share(IterableDataset[dict[str, Any]]):
         )
 
     def _mine(self, turn: int) -> datasets.IterableDataset:
-        seed = draw_seed(self.seed, int(self.epoch), turn)
+        seed = derive_seed(self.seed, int(self.epoch), turn)
         # Parts after one another: `datasets` reads several at once in threads, and sleeps 5 s at the end of them.
         rows = self.stream.rows.shuffle(seed=seed, buffer_size=_BUFFER, max_buffer_input_shards=1)
-        return split_dataset_by_node(rows, processes.rank(), processes.world_size())
+        return split_dataset_by_node(rows, distributed.rank(), distributed.world_size())
 
     def _pass(self, turn: int) -> Iterator[dict[str, Any]]:
         seen = 0
@@ -174,7 +178,7 @@ def _not_streamable(name: str, reason: str) -> PipelineError:
 
 def _fetch(split: datasets.IterableDataset, identity: str) -> datasets.Dataset:
     """All rows, kept in the cache of `datasets`."""
-    return processes.main_first(
+    return distributed.main_first(
         lambda: datasets.Dataset.from_generator(
             _rows,
             gen_kwargs={"split": split},

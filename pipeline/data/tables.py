@@ -18,10 +18,9 @@ import pyarrow.json
 
 from pipeline.data.columns import find_image_column
 from pipeline.data.folders import visible, visible_folders
-from pipeline.data.images import progress_on_terminal_only
-from pipeline.data.labels import name_some
-from pipeline.data.splits import refuse_misspelt, split_of, split_within
-from pipeline.errors import PipelineError
+from pipeline.data.splits import reject_misspelled, split_of, split_within
+from pipeline.distributed import progress_on_terminal_only
+from pipeline.errors import PipelineError, list_some
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +94,9 @@ def find_tables(source: Path, extension: str) -> dict[str, list[Path]]:
 def _named_tables(tables: dict[str | None, list[Path]], *, others: list[str], folder: Path) -> dict[str, list[Path]]:
     nameless = [file.name for file in tables.get(None, [])]
     named = {name: files for name, files in tables.items() if name is not None}
-    refuse_misspelt([*nameless, *others], taken=named, where=folder)
+    reject_misspelled([*nameless, *others], taken=named, where=folder)
     if nameless and named:
-        logger.warning("files left out, their names tell no split: %s", name_some(nameless))
+        logger.warning("files left out, their names tell no split: %s", list_some(nameless))
     return named or {"train": tables[None]}
 
 

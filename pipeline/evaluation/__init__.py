@@ -1,1 +1,1 @@
-"""Metrics, the one load path, and the scoring of a split."""
+"""Predictions of a split and the metrics computed from them."""

@@ -1,1 +1,1 @@
-"""Checkpoint + new head + label maps + resolution."""
+"""`ImageClassifier`: load, build and save it; its head, resolution and layers."""

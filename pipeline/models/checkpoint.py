@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForImageClassification,
     BaseImageProcessor,
     PreTrainedConfig,
@@ -18,15 +20,54 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
-from pipeline import runs
-from pipeline.data.transforms import ImageProcessor
 from pipeline.errors import PipelineError
+from pipeline.images.processor import ImageProcessor
+from pipeline.runs.folder import MODEL_FILES
 
 logger = logging.getLogger(__name__)
 
+
+def read_processor(folder: Path, *, name: str) -> ImageProcessor:
+    """The image processor that the checkpoint was trained with, torchvision backend (which is not stored, so pinned).
+
+    Args:
+        folder: With a preprocessor_config.json, or the config.json of a timm model, which says as much.
+        name: Of the model, as the user knows it.
+
+    Raises:
+        PipelineError: If the checkpoint has none: its statistics are not guessed.
+    """
+    try:
+        with explain_load_errors(name):
+            processor: Any = AutoImageProcessor.from_pretrained(folder, backend="torchvision", trust_remote_code=False)
+    except PipelineError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise
+        raise PipelineError(
+            f"{name} has no image processor: add the preprocessor_config.json of the model that it was made from, "
+            "or name a model that has one"
+        ) from error
+    if hasattr(processor, "data_config"):
+        _describe_timm(processor)
+    return processor  # type: ignore[no-any-return]
+
+
+def _describe_timm(processor: Any) -> None:
+    """Say in the names of transformers what a timm processor does; it works from its own `data_config`."""
+    data = processor.data_config
+    _, height, width = data["input_size"]
+    processor.size = {"height": height, "width": width}
+    processor.do_center_crop = False  # its own crop is part of what makes images of that size
+    known = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
+    processor.resample = known.get(data["interpolation"], Image.Resampling.BICUBIC)  # of what torchvision can
+    processor.do_rescale, processor.rescale_factor = True, 1 / 255
+    processor.do_normalize = True
+    processor.image_mean, processor.image_std = list(data["mean"]), list(data["std"])
+
+
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_CUT_PICKLE = ("PytorchStreamReader", "corrupt file")  # what torch says of one, in a plain RuntimeError
+_TRUNCATED_PICKLE = ("PytorchStreamReader", "corrupt file")  # what torch says of one, in a plain RuntimeError
 
 
 def read_config(folder: Path, *, name: str) -> PreTrainedConfig:
@@ -39,7 +80,7 @@ def read_config(folder: Path, *, name: str) -> PreTrainedConfig:
     Raises:
         PipelineError: If it is of another family, or of timm where that is not installed.
     """
-    with explained(name):
+    with explain_load_errors(name):
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         raise PipelineError(
@@ -77,7 +118,7 @@ def read_model(folder: Path, config: PreTrainedConfig, *, name: str) -> tuple[Pr
         )
     if pickled:
         logger.info("%s: its weights are a pickle (.bin), read with weights_only", name)
-    with explained(name), _weights_explained(name):
+    with explain_load_errors(name), _explain_weight_errors(name):
         loaded: Any = AutoModelForImageClassification.from_pretrained(
             folder,
             config=config,
@@ -114,7 +155,7 @@ def load_strictly(model: PreTrainedModel, folder: Path) -> None:
     model.load_state_dict(saved.state_dict(), strict=True)
 
 
-def save_artefact(model: PreTrainedModel, processor: ImageProcessor, folder: Path) -> None:
+def save_model(model: PreTrainedModel, processor: ImageProcessor, folder: Path) -> None:
     """Write config, weights and image processor where `pipeline("image-classification", model=folder)` finds them.
 
     Into a temporary folder first, then renamed file by file, the config last: without it nothing loads.
@@ -129,7 +170,7 @@ def save_artefact(model: PreTrainedModel, processor: ImageProcessor, folder: Pat
         if is_timm(model.config):  # its processor saves nothing: it is made from config.json, and this shows what it is
             cast(BaseImageProcessor, processor).to_json_file(draft / "preprocessor_config.json")
         (draft / "model.safetensors").chmod(0o644)  # safetensors writes 0600, which a server could not read
-        for name in reversed(runs.ARTEFACT):
+        for name in reversed(MODEL_FILES):
             (draft / name).replace(folder / name)
         draft.rmdir()
     except (OSError, SafetensorError) as error:  # the latter where the disk is full
@@ -138,7 +179,7 @@ def save_artefact(model: PreTrainedModel, processor: ImageProcessor, folder: Pat
 
 
 @contextlib.contextmanager
-def explained(name: str) -> Iterator[None]:
+def explain_load_errors(name: str) -> Iterator[None]:
     """Turn what `from_pretrained` raises into one line for what a user can mend."""
     try:
         yield
@@ -149,7 +190,7 @@ def explained(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _weights_explained(name: str) -> Iterator[None]:
+def _explain_weight_errors(name: str) -> Iterator[None]:
     """Turn what comes of a file of weights that is not whole, or is no such file, into one line."""
     try:
         yield
@@ -159,7 +200,7 @@ def _weights_explained(name: str) -> Iterator[None]:
             "name a model with safetensors"
         ) from error
     except (SafetensorError, OSError, EOFError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _CUT_PICKLE):
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _TRUNCATED_PICKLE):
             raise
         raise PipelineError(f"the weights of {name} are damaged ({_one_line(error)[:100]}): get them again") from error
 

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.errors import PipelineError
-from pipeline.models.adaptation import keep_statistics
-from pipeline.models.backbone import head_names
+from pipeline.models.head import head_names
+from pipeline.models.layers import freeze_batch_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def add_lora(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float) -
         # peft 0.21 asks for a property that transformers 5 has renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         adapted = get_peft_model(model, config)
-    keep_statistics(adapted)
+    freeze_batch_statistics(adapted)
     total += sum(p.numel() for name, p in adapted.named_parameters() if ".lora_" in name)
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     logger.info(

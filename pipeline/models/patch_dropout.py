@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.models import flops
 from pipeline.models.resolution import REFUSALS, patch_size
+from pipeline.performance import flops
 
 
 class PatchDropout(nn.Module):

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from pipeline.data.transforms import ImageProcessor
 from pipeline.errors import PipelineError
+from pipeline.images.processor import ImageProcessor
 from pipeline.models.checkpoint import is_timm
 
 logger = logging.getLogger(__name__)

@@ -8,10 +8,24 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from pipeline import hub, runs
-from pipeline.arguments import AugmentationArguments
-from pipeline.data import augmentation
+from pipeline import hub
+from pipeline.arguments.images import AugmentationArguments
+from pipeline.images.augmentation import _POLICIES
 from pipeline.reporting import summary
+from pipeline.runs.files import read_json, remove_absolute_path, write_text
+from pipeline.runs.folder import CARD, RESULTS, TRAINER_STATE, RunFolder, public_recipe
+
+
+def _describe_augmentation(args: AugmentationArguments) -> str:
+    """Say in words what is drawn."""
+    unseen = f", {100 * args.patch_drop_rate:g} % of the patches not seen" if args.patch_drop_rate else ""
+    if args.augmentation == "none":
+        return f"no augmentation{unseen}"
+    flip = f", flipped with probability {args.hflip:g}" if args.hflip else ", not flipped"
+    more = f", then {_POLICIES[args.augmentation].__name__}" if args.augmentation in _POLICIES else ""
+    blank = f", a rectangle blanked with probability {args.random_erasing:g}" if args.random_erasing else ""
+    return f"random resized crops of {100 * args.crop_scale:g} % of the area or more{flip}{more}{blank}{unseen}"
+
 
 TEMPLATE = hub.ASSETS / "model_card.md"
 HARDEST = 10
@@ -28,8 +42,8 @@ def write(folder: Path, *, repo_id: str | None = None) -> None:
     Raises:
         PipelineError: If the folder cannot be written.
     """
-    run = runs.Run(folder)
-    results = runs.read_json(folder / runs.RESULTS)
+    run = RunFolder(folder)
+    results = read_json(folder / RESULTS)
     record, recipe = run.record, run.arguments
     base, data_id = (
         recipe[key] if hub.is_hub_id(recipe[key]) else None for key in ("model_name_or_path", "dataset_name")
@@ -51,7 +65,7 @@ def write(folder: Path, *, repo_id: str | None = None) -> None:
         repo=repo_id or folder.name,
         **_body(folder, results, record, recipe),
     )
-    runs.write_text(folder / runs.CARD, str(card))
+    write_text(folder / CARD, str(card))
 
 
 def escape(text: str) -> str:
@@ -62,7 +76,7 @@ def escape(text: str) -> str:
 def _body(
     folder: Path, results: Mapping[str, Any], record: Mapping[str, Any], recipe: Mapping[str, Any]
 ) -> dict[str, Any]:
-    model = runs.read_json(folder / "config.json")
+    model = read_json(folder / "config.json")
     hardest_prefix = "test" if "test_per_class" in results else "eval"
     adapted = "a linear probe on" if recipe.get("strategy") == "head" else "fine-tuned from"
     origin = "trained from scratch" if recipe.get("from_scratch") else f"{adapted} `{_name(recipe)}`"
@@ -76,7 +90,7 @@ def _body(
         "has_test": "test_accuracy" in results,
         "hardest_split": summary.SPLITS[hardest_prefix],
         "hardest": _hardest(results[f"{hardest_prefix}_per_class"]),
-        "fitted": _fitted(folder / runs.TRAINER_STATE),
+        "fitted": _fitted(folder / TRAINER_STATE),
         "probe": _probe(results),
         "speed": _speed(record.get("speed")),
         "refit": _refit(results),
@@ -85,9 +99,9 @@ def _body(
         "precision": record["machine"]["precision"],
         "minutes": f"{record['timings']['train'] / 60:.1f}",
         "train_image_size": results.get("train_image_size"),
-        "image_size": _input_side(runs.read_json(folder / "preprocessor_config.json")),
-        "augmentation": augmentation.describe(_augmentation(recipe)),
-        "recipe": runs.public_recipe(folder).strip(),
+        "image_size": _input_side(read_json(folder / "preprocessor_config.json")),
+        "augmentation": _describe_augmentation(_augmentation(recipe)),
+        "recipe": public_recipe(folder).strip(),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
 
@@ -96,7 +110,7 @@ def _fitted(file: Path) -> dict[str, Any] | None:
     """What the Trainer did, where it did anything."""
     if not file.exists():
         return None
-    state = runs.read_json(file)
+    state = read_json(file)
     return {
         "epochs": f"{state['epoch']:g}",
         "steps": state["global_step"],
@@ -199,4 +213,4 @@ def _augmentation(recipe: Mapping[str, Any]) -> AugmentationArguments:
 
 
 def _name(recipe: Mapping[str, Any]) -> str:
-    return runs.scrub(str(recipe["model_name_or_path"]))
+    return remove_absolute_path(str(recipe["model_name_or_path"]))

@@ -1,1 +1,1 @@
-"""Everything that touches transformers.Trainer."""
+"""Everything that touches `transformers.Trainer`, and nothing else."""

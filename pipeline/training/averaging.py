@@ -2,20 +2,14 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-from pipeline.models.checkpoint import load_strictly
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 logger = logging.getLogger(__name__)
-
-Score = tuple[float, float]
-"""Accuracy and the negative of the loss, on validation: the greater the better."""
 
 
 class MovingAverage(TrainerCallback):
@@ -56,36 +50,3 @@ def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Trainable weights, and buffers of floats such as batch norm's running statistics, by name."""
     weights: dict[str, Tensor] = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     return weights | {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
-
-
-def greedy_soup(model: PreTrainedModel, ranked: Sequence[Path], score: Callable[[], Score]) -> int:
-    """Average checkpoints into the model as long as validation improves (arXiv:2203.05482, recipe 1).
-
-    Here a checkpoint is taken in only if the average is better than before, and not also where it is equal.
-
-    Args:
-        model: With the weights of the first; ends with those of the soup.
-        ranked: Checkpoints, best first.
-        score: Of the model as it is then.
-
-    Returns:
-        How many checkpoints are in it; 1 where no average was better than the best of them.
-    """
-    count, best = 1, score()
-    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    for folder in ranked[1:]:
-        load_strictly(model, folder)
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                tensor.mul_(1 / (count + 1)).add_(kept[name], alpha=count / (count + 1))
-        if (found := score()) > best:
-            count, best = count + 1, found
-            kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(kept, strict=True)
-    logger.info(
-        "soup: %s",
-        f"{count} of {len(ranked)} checkpoints averaged, validation accuracy {100 * best[0]:.2f} %"
-        if count > 1
-        else f"no average of {len(ranked)} checkpoints was better than the best of them",
-    )
-    return count

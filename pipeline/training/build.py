@@ -3,7 +3,6 @@
 import copy
 import functools
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,19 +13,20 @@ from torch import Tensor
 from transformers import BaseImageProcessor, EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from pipeline.data import cache
-from pipeline.data.labels import read_numbers
+from pipeline.arguments.settings import Settings
+from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.data.labels import read_integers
 from pipeline.data.streaming import Share, Stream
-from pipeline.data.transforms import EvalTransform, ImageProcessor, Normalize, TrainTransform, collate, input_size
-from pipeline.errors import PipelineError, refuse
-from pipeline.evaluation import fixres
 from pipeline.evaluation.metrics import Accuracy, compute
-from pipeline.models import adaptation, features, flops, lora, patch_dropout
-from pipeline.training import batch_size, callbacks
-from pipeline.training.arguments import FineTuningArguments, Settings
-from pipeline.training.clock import Clock
-from pipeline.training.compute import matmul_rate
-from pipeline.training.machine import best_attention
+from pipeline.images import disk_cache
+from pipeline.images.processor import ImageProcessor, Normalize, input_size
+from pipeline.images.transforms import EvalTransform, TrainTransform, collate
+from pipeline.models import layers, lora, patch_dropout
+from pipeline.performance import batch_size, flops
+from pipeline.performance.machine import best_attention
+from pipeline.performance.matmul import matmul_rate
+from pipeline.performance.throughput import Clock
+from pipeline.training import callbacks
 from pipeline.training.objective import Objective
 from pipeline.training.trainer import Parts, StrictTrainer
 
@@ -57,7 +57,7 @@ def build_trainer(
     """
     args, size = settings.trainer, input_size(processor)
     network = _prepare(model, size, settings)
-    mine = _for_trainer(settings, network, size, folder)
+    mine = _trainer_arguments(settings, network, size, folder)
     transform = TrainTransform(processor, settings.augmentation, seed=args.seed)
     trainer = StrictTrainer(
         Parts(
@@ -75,13 +75,13 @@ def build_trainer(
         train_dataset=_images(splits["train"], transform, mine, limit_gb=settings.augmentation.image_cache_gb),
         eval_dataset=splits["validation"].with_transform(EvalTransform(processor)),
         processing_class=cast(BaseImageProcessor, processor),
-        compute_metrics=_figures,
-        preprocess_logits_for_metrics=_numbers_and_losses,
+        compute_metrics=_compute_metrics,
+        preprocess_logits_for_metrics=_predictions_and_losses,
         callbacks=[
-            callbacks.TellEpoch(transform.epoch),
+            callbacks.SetEpoch(transform.epoch),
             callbacks.StopWhenDiverged(),
             callbacks.Progress(clock),
-            *_stops(settings, clock),
+            *_stopping_callbacks(settings, clock),
             *beside,
         ],
     )
@@ -90,49 +90,22 @@ def build_trainer(
     return trainer
 
 
-def refuse_impossible(model: PreTrainedModel, processor: ImageProcessor, settings: Settings) -> None:
-    """Refuse what this network cannot do, before anything is written; all of it at once.
-
-    Raises:
-        PipelineError: Naming the flags.
-    """
-    chosen, size = settings.adaptation, input_size(processor)
-    checks: list[Callable[[], object]] = []
-    if rate := settings.augmentation.patch_drop_rate:
-        checks.append(lambda: patch_dropout.drop_patches(flops.meta_copy(model), rate, size))
-    if chosen.strategy == "head" or settings.model.head_init == "probe" or chosen.baseline or chosen.refit_head:
-        checks.append(lambda: features.find_head(model))
-    if chosen.fixres:
-        checks.append(lambda: fixres.check(model, processor))
-    if chosen.strategy == "lora":
-        checks.append(lambda: lora.find_projections(model))
-    if chosen.layer_decay < 1 or chosen.freeze_blocks:
-        checks.append(lambda: adaptation.count_blocks(model, at_least=chosen.freeze_blocks))
-    problems = []
-    for check in checks:
-        try:
-            check()
-        except PipelineError as error:
-            problems.append(str(error))
-    refuse(problems)
-
-
 def _prepare(model: PreTrainedModel, size: tuple[int, int], settings: Settings) -> Any:
     """The network with what is not trained frozen, and with adapters where the strategy is LoRA."""
-    freeze_unreached(model, size)
+    freeze_unused_parameters(model, size)
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(best_attention(settings.trainer.device, settings.trainer.precision))
     if rate := settings.augmentation.patch_drop_rate:
         patch_dropout.drop_patches(model, rate, size)
     chosen = settings.adaptation
     if chosen.freeze_blocks:
-        adaptation.freeze_blocks(model, chosen.freeze_blocks)
+        layers.freeze_blocks(model, chosen.freeze_blocks)
     if chosen.strategy != "lora":
         return model
     return lora.add_lora(model, rank=chosen.lora_rank, alpha=chosen.lora_alpha, dropout=chosen.lora_dropout)
 
 
-def freeze_unreached(model: PreTrainedModel, size: tuple[int, int]) -> None:
+def freeze_unused_parameters(model: PreTrainedModel, size: tuple[int, int]) -> None:
     """Take out of the training what the classes do not depend on, such as the mask token of DINOv2.
 
     Several processes would wait for its gradient without end; searching for it at every step costs time. It is found
@@ -152,7 +125,7 @@ def freeze_unreached(model: PreTrainedModel, size: tuple[int, int]) -> None:
 def _objective(train: datasets.Dataset | Stream, settings: Settings) -> Objective:
     classes = range(len(train.features["label"].names))
     # Which only weights need.
-    counts = Counter(classes) if isinstance(train, Stream) else Counter(read_numbers(train).tolist())
+    counts = Counter(classes) if isinstance(train, Stream) else Counter(read_integers(train).tolist())
     return Objective(
         settings.augmentation,
         class_counts=[counts[number] for number in classes],
@@ -167,21 +140,23 @@ def _images(
     if isinstance(train, Stream):
         return Share(train, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
     if transform.augment is not None:  # else the network sees what evaluation sees, to the last bit
-        train = cache.decode_once(train, transform, limit_gb=limit_gb, epochs=args.num_train_epochs, split_name="train")
+        train = disk_cache.cache_decoded(
+            train, transform, limit_gb=limit_gb, epochs=args.num_train_epochs, split_name="train"
+        )
     return train.with_transform(transform)
 
 
-def _stops(settings: Settings, clock: Clock) -> list[TrainerCallback]:
+def _stopping_callbacks(settings: Settings, clock: Clock) -> list[TrainerCallback]:
     """What ends a training before its last step."""
     found: list[TrainerCallback] = []
     if settings.trainer.early_stopping_patience is not None:
         found.append(EarlyStoppingCallback(early_stopping_patience=settings.trainer.early_stopping_patience))
     if settings.adaptation.max_hours is not None:
-        found.append(callbacks.StopAfter(settings.adaptation.max_hours, clock))
+        found.append(callbacks.StopAfterHours(settings.adaptation.max_hours, clock))
     return found
 
 
-def _for_trainer(settings: Settings, network: Any, size: tuple[int, int], folder: Path) -> FineTuningArguments:
+def _trainer_arguments(settings: Settings, network: Any, size: tuple[int, int], folder: Path) -> FineTuningArguments:
     """The arguments as the Trainer gets them: it saves checkpoints into the folder, and pushes nothing."""
     mine = copy.copy(settings.trainer)
     if mine.auto_find_batch_size:
@@ -192,17 +167,15 @@ def _for_trainer(settings: Settings, network: Any, size: tuple[int, int], folder
         mine.gradient_accumulation_steps *= wanted // fits
     mine.output_dir, mine.push_to_hub = str(folder), False
     mine.label_smoothing_factor = 0.0  # our objective smooths, and the Trainer would smooth the validation loss too
-    if mine.save_total_limit is not None:
-        mine.save_total_limit = max(mine.save_total_limit, settings.adaptation.soup)
     return mine
 
 
-def _numbers_and_losses(logits: Tensor, labels: Tensor) -> Any:
+def _predictions_and_losses(logits: Tensor, labels: Tensor) -> Any:
     """Only these are kept while the Trainer evaluates: the logits of a large split would fill the memory."""
     return logits.argmax(dim=-1), torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
-def _figures(prediction: EvalPrediction) -> dict[str, float]:
+def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Accuracy, and the mean loss of an image.
 
     The Trainer's own mean counts images again that fill up the batches of several processes.

@@ -11,13 +11,13 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from pipeline import processes
-from pipeline.training.clock import Clock
+from pipeline import distributed
+from pipeline.performance.throughput import Clock
 
 logger = logging.getLogger(__name__)
 
 
-class TellEpoch(TrainerCallback):
+class SetEpoch(TrainerCallback):
     """Write the epoch where the augmentation reads it, in shared memory.
 
     The Trainer's `set_epoch` does not reach a data set in a resumed epoch, nor persistent workers.
@@ -54,7 +54,7 @@ class StopWhenDiverged(TrainerCallback):
         for name in ("loss", "grad_norm", "eval_loss"):
             value = (logs or {}).get(name)
             if value is not None and not math.isfinite(value):
-                raise processes.AgreedError(
+                raise distributed.DistributedError(
                     f"{name} is {value} at step {state.global_step}: training diverged. Lower --learning_rate "
                     f"({args.learning_rate:g}), raise --warmup_steps, or use --precision fp32 in another --output_dir"
                 )
@@ -80,7 +80,7 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop between two steps, where the state is whole."""
         del kwargs
-        if processes.any_of(self._asked) and state.global_step < state.max_steps:
+        if distributed.any_rank(self._asked) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
             if args.save_total_limit == 1:  # with which the Trainer ends by deleting all checkpoints but the best
                 args.save_total_limit = 2
@@ -98,7 +98,7 @@ class StopOnSignal(TrainerCallback):
         self._asked = True
 
 
-class StopAfter(TrainerCallback):
+class StopAfterHours(TrainerCallback):
     """Score, save and stop after so many hours, those before a resume included."""
 
     def __init__(self, hours: float, clock: Clock) -> None:
@@ -109,7 +109,7 @@ class StopAfter(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop all processes at the same step."""
         del args, kwargs
-        if processes.any_of(self.clock.elapsed() > 3600 * self.hours) and state.global_step < state.max_steps:
+        if distributed.any_rank(self.clock.elapsed() > 3600 * self.hours) and state.global_step < state.max_steps:
             logger.info("stopped at step %d: --max_hours %g are over", state.global_step, self.hours)
             self.stopped = control.should_evaluate = control.should_save = control.should_training_stop = True
 
@@ -141,7 +141,7 @@ class Progress(TrainerCallback):
             initial=state.global_step,
             desc="train",
             unit="step",
-            disable=args.disable_tqdm or not processes.is_main(),
+            disable=args.disable_tqdm or not distributed.is_main_process(),
         )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -7,14 +7,17 @@ from typing import Any
 import datasets
 from transformers import PreTrainedModel, TrainerState
 
-from pipeline import processes, runs
-from pipeline.data.transforms import ImageProcessor
+from pipeline import distributed
+from pipeline.arguments.settings import Settings
 from pipeline.errors import PipelineError, Terminated
-from pipeline.training import averaging, batch_size, callbacks
-from pipeline.training.arguments import Settings
+from pipeline.images.processor import ImageProcessor
+from pipeline.performance import batch_size
+from pipeline.performance.throughput import Clock, Speed
+from pipeline.runs.checkpoints import newest_complete_checkpoint
+from pipeline.runs.files import atomic_write, read_json
+from pipeline.runs.folder import TRAINER_STATE
+from pipeline.training import callbacks
 from pipeline.training.build import build_trainer
-from pipeline.training.clock import Clock
-from pipeline.training.compute import Speed
 from pipeline.training.trainer import StrictTrainer
 
 logger = logging.getLogger(__name__)
@@ -61,11 +64,9 @@ def fit(
         raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to go on")
     if trainer.state.best_global_step is None:
         raise PipelineError("no validation score was a number, so there is no best model: lower --learning_rate")
-    if settings.adaptation.soup > 1:
-        figures["train_soup_checkpoints"] = _soup(trainer, folder)
     trainer.state.best_model_checkpoint = f"checkpoint-{trainer.state.best_global_step}"  # no path of this machine
-    if processes.is_main():
-        with runs.replacing(folder / runs.TRAINER_STATE) as temporary:
+    if distributed.is_main_process():
+        with atomic_write(folder / TRAINER_STATE) as temporary:
             trainer.state.save_to_json(str(temporary))
     model.set_attn_implementation(attention)
     if clock.whole.rate:
@@ -77,8 +78,8 @@ def fit(
 
 def _train(trainer: StrictTrainer, folder: Path, stop: callbacks.StopOnSignal) -> dict[str, Any]:
     """Train from the start or from the newest complete checkpoint; load the best weights of a complete training."""
-    checkpoint = runs.newest_complete_checkpoint(folder)
-    processes.exchange(None, same={"the newest checkpoint in a folder that all machines share": checkpoint})
+    checkpoint = newest_complete_checkpoint(folder)
+    distributed.all_gather(None, same={"the newest checkpoint in a folder that all machines share": checkpoint})
     if checkpoint is not None and (end := _end_of_training(folder, checkpoint)) is not None:
         trainer.state = TrainerState.load_from_json(str(end))
         logger.info("training was complete at step %d: loading its best weights", trainer.state.global_step)
@@ -93,24 +94,7 @@ def _train(trainer: StrictTrainer, folder: Path, stop: callbacks.StopOnSignal) -
 
 def _end_of_training(folder: Path, checkpoint: Path) -> Path | None:
     """The state of the run's last step, if it was reached: the Trainer would train on (transformers 5.23)."""
-    if (folder / runs.TRAINER_STATE).exists():  # the checkpoint of the last step need not be there any more
-        return folder / runs.TRAINER_STATE
-    state = runs.read_json(checkpoint / runs.TRAINER_STATE)
-    return checkpoint / runs.TRAINER_STATE if state["global_step"] >= state["max_steps"] else None
-
-
-def _soup(trainer: StrictTrainer, folder: Path) -> int:
-    """Average what is left of the run's checkpoints into its best weights, as long as validation improves."""
-    found = {row["step"]: _score(row) for row in trainer.state.log_history if "eval_accuracy" in row}
-    steps = sorted(found, key=lambda step: (step == trainer.state.best_global_step, found[step], -step), reverse=True)
-    ranked = [path for step in steps if (path := folder / f"checkpoint-{step}").is_dir()]
-    loader = trainer.get_eval_dataloader()
-    return averaging.greedy_soup(
-        trainer.model,
-        ranked[: trainer.parts.settings.adaptation.soup],
-        lambda: _score(trainer.evaluation_loop(loader, description="soup").metrics or {}),
-    )
-
-
-def _score(figures: dict[str, float]) -> averaging.Score:
-    return figures["eval_accuracy"], -figures["eval_loss"]
+    if (folder / TRAINER_STATE).exists():  # the checkpoint of the last step need not be there any more
+        return folder / TRAINER_STATE
+    state = read_json(checkpoint / TRAINER_STATE)
+    return checkpoint / TRAINER_STATE if state["global_step"] >= state["max_steps"] else None

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from pipeline.arguments import AugmentationArguments
+from pipeline.arguments.images import AugmentationArguments
 
 
 class Objective:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler, WeightedRandomSampler
 
-from pipeline.data.transforms import draw_seed
+from pipeline.images.augmentation import derive_seed
 
 
 class BalancedSampler(Sampler[int]):
@@ -26,5 +26,5 @@ class BalancedSampler(Sampler[int]):
         return len(self.weights)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(draw_seed(self.seed, int(self.epoch), -1))  # -1: no image's draws
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, int(self.epoch), -1))  # -1: no image's draws
         return iter(WeightedRandomSampler(self.weights.tolist(), len(self), generator=generator))

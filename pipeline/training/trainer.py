@@ -15,17 +15,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
-from pipeline import processes, runs
-from pipeline.data.labels import read_numbers
+from pipeline import distributed
+from pipeline.arguments.settings import Settings
+from pipeline.data.labels import read_integers
 from pipeline.data.streaming import Share
-from pipeline.data.transforms import Normalize
 from pipeline.errors import PipelineError
-from pipeline.models import adaptation, lora
+from pipeline.images.processor import Normalize
+from pipeline.models import layers, lora
 from pipeline.models.checkpoint import load_strictly
-from pipeline.training.arguments import Settings
+from pipeline.performance.throughput import Clock
+from pipeline.runs.checkpoints import TRAINING_WEIGHTS
+from pipeline.runs.files import remove_absolute_path
+from pipeline.runs.folder import ADAPTER
 from pipeline.training.averaging import MovingAverage, changing_tensors
-from pipeline.training.clock import Clock
-from pipeline.training.compilation import CompileWherePays
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 
@@ -60,15 +62,12 @@ class StrictTrainer(Trainer):
         self.average = MovingAverage(self.model, decay) if decay else None
         if self.average:
             self.add_callback(self.average)
-        self.compilation = CompileWherePays() if parts.settings.trainer.compile == "auto" else None
-        if self.compilation:
-            self.add_callback(self.compilation)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make the optimizer that the arguments name, on groups of weights with their own rates and decays."""
         if self.optimizer is None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
-            groups = adaptation.parameter_groups(
+            groups = layers.parameter_groups(
                 self.model,
                 learning_rate=self.args.learning_rate,
                 weight_decay=self.args.weight_decay,
@@ -79,11 +78,9 @@ class StrictTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Blend the images first, where that is asked for, while training; and run compiled where that pays."""
+        """Blend the images first, where that is asked for, while training."""
         if model.training:
             inputs = self.parts.objective.mix(inputs)
-            if self.compilation:
-                model = self.compilation.choose(model, len(inputs["labels"]))
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def get_batch_samples(self, *args: Any) -> Any:
@@ -128,7 +125,7 @@ class StrictTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if not self.parts.settings.augmentation.balanced_sampling:
             return super()._get_train_sampler(train_dataset)
-        labels = read_numbers(cast(datasets.Dataset, self.train_dataset))
+        labels = read_integers(cast(datasets.Dataset, self.train_dataset))
         return BalancedSampler(labels, seed=self.args.seed, epoch=self.parts.epoch)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -139,7 +136,7 @@ class StrictTrainer(Trainer):
             (lora.merged(network) if isinstance(network, PeftModel) else network).save_pretrained(folder)
         cast(BaseImageProcessor, self.processing_class).save_pretrained(folder)
         if own := self._own_weights():
-            save_file(own, folder / runs.TRAINING_WEIGHTS)
+            save_file(own, folder / TRAINING_WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -155,12 +152,12 @@ class StrictTrainer(Trainer):
         if isinstance(network, PeftModel):
             self._restore(best)
             with self._as_deployed():
-                if self.parts.settings.adaptation.keep_adapter and processes.is_main():
+                if self.parts.settings.adaptation.keep_adapter and distributed.is_main_process():
                     base = self.parts.settings.model
                     lora.save_adapter(
                         network,
-                        best.parent / runs.ADAPTER,
-                        base_name=runs.scrub(base.model_name_or_path),
+                        best.parent / ADAPTER,
+                        base_name=remove_absolute_path(base.model_name_or_path),
                         revision=base.model_revision,
                     )
                 network = lora.unwrap(network)
@@ -189,9 +186,9 @@ class StrictTrainer(Trainer):
             PipelineError: If any tensor is missing, left over, or of another shape.
         """
         own = self._own_weights()
-        saved = load_file(folder / runs.TRAINING_WEIGHTS)
+        saved = load_file(folder / TRAINING_WEIGHTS)
         if {name: tensor.shape for name, tensor in saved.items()} != {name: t.shape for name, t in own.items()}:
-            raise PipelineError(f"{folder / runs.TRAINING_WEIGHTS} does not fit the model: choose another --output_dir")
+            raise PipelineError(f"{folder / TRAINING_WEIGHTS} does not fit the model: choose another --output_dir")
         with torch.no_grad():
             for name, tensor in changing_tensors(self.model).items():
                 tensor.copy_(saved[f"trained.{name}"])

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from pipeline import runs
-from pipeline.data.synthetic import load_synthetic
+from pipeline.performance import machine
+from pipeline.synthetic.dataset import load_synthetic
 from tests.benchmarks.baselines import EPOCHS, Notebook, quieten, spread
 from tests.benchmarks.photographs import RATIO, read_splits, time_line, train
 from tests.benchmarks.step import build
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20, help="training steps of the notebook that are timed")
     parser.add_argument("--layers", type=int, default=12, help="of the network")
-    parser.add_argument("--threads", type=int, default=runs.usable_cores())
+    parser.add_argument("--threads", type=int, default=machine.usable_cores())
     options, flags = parser.parse_known_args()
     torch.set_num_threads(options.threads)
     quieten()

@@ -27,10 +27,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import ViTImageProcessor
 
-from pipeline.arguments import AugmentationArguments
-from pipeline.data.cache import decode_once
-from pipeline.data.transforms import ImageProcessor, Normalize, TrainTransform, collate
-from pipeline.training.machine import keep_freed_memory
+from pipeline.arguments.images import AugmentationArguments
+from pipeline.images.disk_cache import cache_decoded
+from pipeline.images.processor import ImageProcessor, Normalize
+from pipeline.images.transforms import TrainTransform, collate
+from pipeline.performance.machine import keep_freed_memory
 from tests.benchmarks.baselines import alone, stock_collate, stock_transforms, transformed
 
 EPOCHS = 1000  # that the cache is told of: enough to be made for few images too
@@ -74,7 +75,7 @@ def ours(split: datasets.Dataset, side: int, limit_gb: float) -> tuple[float, fl
         datasets.config.HF_DATASETS_CACHE = Path(cache)
         transform, normalize = TrainTransform(processor, AugmentationArguments(), seed=0), Normalize(processor)
         start = time.perf_counter()
-        kept = decode_once(split, transform, limit_gb=limit_gb, epochs=EPOCHS, split_name="train")
+        kept = cache_decoded(split, transform, limit_gb=limit_gb, epochs=EPOCHS, split_name="train")
         loader: Any = DataLoader(kept.with_transform(transform), BATCH, shuffle=True, collate_fn=collate)
 
         def epoch() -> None:

@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from pipeline.arguments import DataArguments
+from pipeline.arguments.data import DataArguments
 from pipeline.data.folders import read_image_folder
 from pipeline.data.sources import fingerprint, load_splits
 

@@ -23,7 +23,9 @@ from pathlib import Path
 import datasets
 import torch
 
-from pipeline import runs
+from pipeline.performance import machine
+from pipeline.runs.files import read_json
+from pipeline.runs.folder import RECORD, RESULTS, TRAINER_STATE
 from tests.benchmarks.baselines import EPOCHS, Notebook, TimeLine, quieten, run_stock, spread
 from tests.conftest import SHARED
 
@@ -67,12 +69,12 @@ def train(flags: Sequence[str], *, data: Path, model: Path, folder: Path, thread
 
 def time_line(run: Path) -> TimeLine:
     """Validation accuracies of one of our runs, as its files tell them."""
-    record, results = runs.read_json(run / runs.RECORD), runs.read_json(run / runs.RESULTS)
+    record, results = read_json(run / RECORD), read_json(run / RESULTS)
     timings: dict[str, float] = record["timings"]
-    if not (run / runs.TRAINER_STATE).exists():  # a head alone, which has no steps
+    if not (run / TRAINER_STATE).exists():  # a head alone, which has no steps
         seconds = timings["features"] + timings["probe"]
         return TimeLine([(seconds, results["eval_accuracy"])], seconds)
-    rows = runs.read_json(run / runs.TRAINER_STATE)["log_history"]
+    rows = read_json(run / TRAINER_STATE)["log_history"]
     points = [(row["elapsed"], row["eval_accuracy"]) for row in rows if "eval_accuracy" in row]
     return TimeLine([*points, (timings["train"], results["eval_accuracy"])], timings["train"])
 
@@ -136,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", choices=[*NAMES, "ours"], help="one side; ours is compared with what FILE holds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44], help="of our runs")
-    parser.add_argument("--threads", type=int, default=runs.usable_cores())
+    parser.add_argument("--threads", type=int, default=machine.usable_cores())
     parser.add_argument("--baselines", type=Path, metavar="FILE", help="JSON with the time lines of N and S")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the baselines")
     options, flags = parser.parse_known_args()

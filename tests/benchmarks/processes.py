@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline import processes
+from pipeline import distributed
 from pipeline.config import RECIPES
 from tests.benchmarks.step import CASES, load_train, trainer_rate
 
@@ -41,11 +41,11 @@ def measure(count: int, steps: int) -> float:
 def work(steps: int) -> None:
     """Train as one of the processes; the first of them prints the rate of all."""
     shape, _ = CASES["small"]
-    count = processes.world_size()
+    count = distributed.world_size()
     rate = trainer_rate(shape, GLOBAL_BATCH // count, steps, load_train())
-    if processes.is_main():
+    if distributed.is_main_process():
         print(rate * count)
-    processes.leave()
+    distributed.shut_down()
 
 
 def main() -> None:

@@ -24,14 +24,16 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from pipeline.arguments import AugmentationArguments
-from pipeline.data.synthetic import load_synthetic
-from pipeline.data.transforms import ImageProcessor, Normalize, TrainTransform, collate
-from pipeline.models.flops import training_flops
-from pipeline.training.arguments import FineTuningArguments, Settings
-from pipeline.training.clock import Clock
-from pipeline.training.compute import matmul_rate
-from pipeline.training.machine import best_attention, keep_freed_memory
+from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments.settings import Settings
+from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.images.processor import ImageProcessor, Normalize
+from pipeline.images.transforms import TrainTransform, collate
+from pipeline.performance.flops import training_flops
+from pipeline.performance.machine import best_attention, keep_freed_memory
+from pipeline.performance.matmul import matmul_rate
+from pipeline.performance.throughput import Clock
+from pipeline.synthetic.dataset import load_synthetic
 from pipeline.training.objective import Objective
 from pipeline.training.trainer import Parts, StrictTrainer
 from tests.benchmarks.baselines import StepClock, alone, endless, now, quieten, spread, stock_trainer

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from pipeline.arguments import DataArguments
+from pipeline.arguments.data import DataArguments
 from pipeline.data.sources import load_splits
 
 IMAGE = datasets.Image(decode=False)

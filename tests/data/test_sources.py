@@ -11,11 +11,11 @@ import datasets
 import PIL.Image
 import pytest
 
-from pipeline.arguments import DataArguments
-from pipeline.data.kinds import SOURCES
+from pipeline.arguments.data import DataArguments
+from pipeline.data.source_types import SOURCE_TYPES
 from pipeline.data.sources import fingerprint, load_split, load_splits
-from pipeline.data.synthetic import load_synthetic
 from pipeline.errors import PipelineError
+from pipeline.synthetic.dataset import load_synthetic
 from tests.conftest import SHARED
 from tests.data.conftest import TWO, assert_shape, draw, draw_classes, labels_of, load, names_of, picture, write_parquet
 
@@ -141,7 +141,7 @@ def test_fingerprint_is_the_same_elsewhere_and_in_another_process(tmp_path: Path
     expected = fingerprint(load(here))
     assert len(expected) == 16
     program = (
-        "from pipeline.arguments import DataArguments\n"
+        "from pipeline.arguments.data import DataArguments\n"
         "from pipeline.data.sources import fingerprint, load_splits\n"
         f"print(fingerprint(load_splits(DataArguments(dataset_name={str(there)!r}))))"
     )
@@ -193,10 +193,10 @@ def test_flowers102() -> None:
 
 def test_synthetic_flowers(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = dataclasses.replace(
-        SOURCES["synthetic-flowers"],
+        SOURCE_TYPES["synthetic-flowers"],
         read=lambda _name, _args: load_synthetic(num_species=3, train=4, validation=2, test=2, size=16),
     )
-    monkeypatch.setitem(SOURCES, "synthetic-flowers", drawn)
+    monkeypatch.setitem(SOURCE_TYPES, "synthetic-flowers", drawn)
     splits = load("synthetic-flowers", max_train_samples=6)
     assert_shape(splits, "train", "validation", "test")
     assert set(Counter(splits["train"]["label"]).values()) == {2}

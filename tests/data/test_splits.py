@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 
-from pipeline.data.splits import cut_rows, limit_rows
+from pipeline.data.splits import hold_out_rows, limit_rows
 from pipeline.errors import PipelineError
 from tests.data.conftest import assert_shape, draw_classes, labels_of, load, warnings_in, write_parquet
 
@@ -52,7 +52,7 @@ def test_an_official_validation_split_stays_whole(tmp_path: Path, caplog: pytest
 @pytest.mark.parametrize("fraction", [0.01, 0.15, 0.5, 0.99])
 def test_cuts_keep_every_class_and_the_share(counts: list[int], fraction: float) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
-    kept, cut = cut_rows(labels, fraction=fraction, seed=3)
+    kept, cut = hold_out_rows(labels, fraction=fraction, seed=3)
     assert sorted([*kept, *cut]) == list(range(len(labels)))
     in_cut = np.bincount(labels[cut], minlength=len(counts))
     for count, taken in zip(counts, in_cut, strict=True):
@@ -66,7 +66,7 @@ def test_choices_do_not_depend_on_the_numbering_of_classes() -> None:
     labels = np.random.default_rng(0).integers(0, 7, 200)
     renumbered = np.array([3, 9, 1, 0, 12, 2, 5])[labels]
     for one, other in zip(
-        cut_rows(labels, fraction=0.15, seed=5), cut_rows(renumbered, fraction=0.15, seed=5), strict=True
+        hold_out_rows(labels, fraction=0.15, seed=5), hold_out_rows(renumbered, fraction=0.15, seed=5), strict=True
     ):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(limit_rows(labels, limit=33, seed=5), limit_rows(renumbered, limit=33, seed=5))

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from pipeline import hub
-from pipeline.arguments import AdaptationArguments, AugmentationArguments, DataArguments, ModelArguments
+from pipeline.arguments.data import DataArguments
+from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments.model import ModelArguments
+from pipeline.arguments.strategy import AdaptationArguments
 from pipeline.data import streaming
 from pipeline.data.sources import fingerprint, load_split, load_splits
 from pipeline.data.streaming import Share, Stream
-from pipeline.data.transforms import Batch
 from pipeline.errors import PipelineError
+from pipeline.images.transforms import Batch
 from tests.data.conftest import TWO, write_parquet
 
 IMAGES = 23  # in files of 10, 10 and 3

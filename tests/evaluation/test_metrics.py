@@ -16,7 +16,7 @@ from pipeline.evaluation.metrics import (
     TopKAccuracy,
     compute,
     cross_entropy,
-    figures,
+    split_metrics,
     wilson_interval,
 )
 
@@ -52,7 +52,7 @@ def test_accuracies_by_hand() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_figures_are_those_of_scikit_learn(seed: int) -> None:
     logits, labels = drawn(seed)
-    answers = figures(logits, labels, [f"class {number}" for number in range(8)])
+    answers = split_metrics(logits, labels, [f"class {number}" for number in range(8)])
     predicted, numbers = logits.argmax(axis=1), np.arange(8)
     assert answers["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert answers["top5_accuracy"] == pytest.approx(top_k_accuracy_score(labels, logits, k=5, labels=numbers))
@@ -113,15 +113,15 @@ def test_the_same_predictions_give_the_same_interval() -> None:
 
 def test_top_5_is_a_figure_only_beyond_five_classes() -> None:
     names = [f"class {number}" for number in range(6)]
-    five = figures(*drawn(0, classes=5), names[:5])
-    six = figures(*drawn(0, classes=6), names)
+    five = split_metrics(*drawn(0, classes=5), names[:5])
+    six = split_metrics(*drawn(0, classes=6), names)
     assert five.keys() == INTERVALS | {"samples", "loss", "per_class"}
     assert six.keys() == five.keys() | {"top5_accuracy", "top5_accuracy_low", "top5_accuracy_high"}
 
 
 def test_every_class_has_its_accuracy_interval_and_count() -> None:
     logits = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 1, 0]]
-    answers = figures(logits, np.array([0, 0, 0, 1, 1, 1]), ["a", "b", "c"])
+    answers = split_metrics(logits, np.array([0, 0, 0, 1, 1, 1]), ["a", "b", "c"])
     low, high = wilson_interval(2, 3)
     row = {"accuracy": 2 / 3, "accuracy_low": low, "accuracy_high": high, "samples": 3}
     assert answers["per_class"] == {"a": row, "b": row}
@@ -129,7 +129,7 @@ def test_every_class_has_its_accuracy_interval_and_count() -> None:
 
 def test_classes_without_images_count_for_nothing() -> None:
     logits = 5 * np.eye(7, dtype=np.float32)[[2, 2, 4, 4]]
-    answers = figures(logits, np.array([2, 2, 4, 2]), [f"class {number}" for number in range(7)])
+    answers = split_metrics(logits, np.array([2, 2, 4, 2]), [f"class {number}" for number in range(7)])
     assert answers["macro_accuracy"] == (2 / 3 + 1 / 1) / 2
     assert answers["accuracy"] == 0.75
     assert answers["per_class"].keys() == {"class 2", "class 4"}
@@ -143,12 +143,12 @@ def test_the_loss_of_sure_answers_does_not_overflow() -> None:
 
 
 def test_figures_are_plain_numbers() -> None:
-    answers = figures(*drawn(0), [f"class {number}" for number in range(8)])
+    answers = split_metrics(*drawn(0), [f"class {number}" for number in range(8)])
     rows = [answers, *answers.pop("per_class").values()]
     assert {type(value) for row in rows for value in row.values()} <= {int, float}
 
 
 def test_nothing_is_written_to_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path)
-    figures(*drawn(0), [f"class {number}" for number in range(8)])
+    split_metrics(*drawn(0), [f"class {number}" for number in range(8)])
     assert list(tmp_path.rglob("*")) == []

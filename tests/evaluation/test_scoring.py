@@ -7,26 +7,20 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from pipeline.arguments import DataArguments
+from pipeline.arguments.data import DataArguments
 from pipeline.data.sources import load_splits
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.evaluation import metrics
-from pipeline.evaluation.classifier import Classifier
-from pipeline.evaluation.scoring import (
-    Predictions,
-    all_figures,
-    read_predictions,
-    row_ids,
-    score,
-    write_predictions,
-)
+from pipeline.evaluation.predictions import Predictions, read_predictions, row_ids, write_predictions
+from pipeline.evaluation.scoring import all_metrics, score
+from pipeline.models.classifier import ImageClassifier
 
 COLOURS = ["blue", "green", "red"]
 
 
 @pytest.fixture(scope="module")
-def classifier(finished_run: Path) -> Classifier:
-    return Classifier.load(str(finished_run))
+def classifier(finished_run: Path) -> ImageClassifier:
+    return ImageClassifier.load(str(finished_run))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +28,9 @@ def test_split(photos: Path) -> datasets.Dataset:
     return load_splits(DataArguments(dataset_name=str(photos)))["test"]
 
 
-def scored(classifier: Classifier, split: datasets.Dataset, *, batch_size: int = 7, workers: int = 0) -> Predictions:
+def scored(
+    classifier: ImageClassifier, split: datasets.Dataset, *, batch_size: int = 7, workers: int = 0
+) -> Predictions:
     return score(classifier, split, name="test", batch_size=batch_size, num_workers=workers, progress=False)
 
 
@@ -46,7 +42,7 @@ def some(split: str, *, seed: int, images: int = 20) -> Predictions:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_rows_keep_their_order_and_come_once(
-    classifier: Classifier, test_split: datasets.Dataset, photos: Path, workers: int
+    classifier: ImageClassifier, test_split: datasets.Dataset, photos: Path, workers: int
 ) -> None:
     shuffled = test_split.select(np.random.default_rng(0).permutation(18))
     predictions = scored(classifier, shuffled, workers=workers)
@@ -58,7 +54,7 @@ def test_rows_keep_their_order_and_come_once(
         assert scored(classifier, row).logits[0] == pytest.approx(logits, abs=1e-5)
 
 
-def test_the_batch_size_does_not_matter(classifier: Classifier, test_split: datasets.Dataset) -> None:
+def test_the_batch_size_does_not_matter(classifier: ImageClassifier, test_split: datasets.Dataset) -> None:
     one_by_one, by_seven = (scored(classifier, test_split, batch_size=size) for size in (1, 7))
     assert one_by_one.logits.shape == (18, 3)
     assert np.abs(one_by_one.logits - by_seven.logits).max() < 1e-5
@@ -75,7 +71,7 @@ def test_rows_without_a_path_are_called_by_their_number(test_split: datasets.Dat
     assert row_ids(stored) == ["5", "3", "17"]
 
 
-def test_a_broken_image_is_named(classifier: Classifier, test_split: datasets.Dataset) -> None:
+def test_a_broken_image_is_named(classifier: ImageClassifier, test_split: datasets.Dataset) -> None:
     def broken(row: dict[str, object]) -> dict[str, object]:
         return {"image": {"bytes": b"<html>", "path": None}} if row["index"] == 4 else row
 
@@ -112,8 +108,8 @@ def test_predictions_that_cannot_be_written_are_explained(tmp_path: Path) -> Non
 
 def test_figures_carry_the_name_of_their_split() -> None:
     validation, test = some("validation", seed=0), some("test", seed=1)
-    answers = all_figures([validation, test], COLOURS)
-    expected = metrics.figures(test.logits, test.labels, COLOURS)
+    answers = all_metrics([validation, test], COLOURS)
+    expected = metrics.split_metrics(test.logits, test.labels, COLOURS)
     assert {key: answers[f"test_{key}"] for key in expected} == expected
-    assert answers["eval_loss"] == metrics.figures(validation.logits, validation.labels, COLOURS)["loss"]
+    assert answers["eval_loss"] == metrics.split_metrics(validation.logits, validation.labels, COLOURS)["loss"]
     assert {key.partition("_")[0] for key in answers} == {"eval", "test"}

@@ -11,8 +11,8 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
-from pipeline import runs
 from pipeline.config import RECIPES
+from pipeline.runs.folder import RunFolder
 from tests.launch.conftest import Launch
 
 FILES = sorted((RECIPES / "accelerate").glob("*.yaml"))
@@ -38,7 +38,7 @@ def test_two_launchers_on_loopback_are_two_machines(launch: Launch, train_flags:
     assert "cpu x2" in outputs[0]
     assert "run is finished" in outputs[0]
     assert "accuracy" not in outputs[1]
-    assert runs.Run(tmp_path / "run").record["machine"]["processes"] == 2
+    assert RunFolder(tmp_path / "run").record["machine"]["processes"] == 2
 
 
 def test_a_rank_that_dies_ends_the_job(launch: Launch, train_flags: list[str], tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-from pipeline import runs
-from pipeline.evaluation.scoring import read_predictions
+from pipeline.evaluation.predictions import read_predictions
+from pipeline.runs.files import read_json
+from pipeline.runs.folder import PREDICTIONS, RECORD, TRAINER_STATE, RunFolder
 from tests.conftest import draw_image
 from tests.launch.conftest import launcher
 
@@ -119,7 +120,7 @@ def test_a_signal_to_one_stops_both_and_the_run_goes_on(
     monkeypatch.chdir(jobs.folder / "same")
     whole = jobs.folder / "whole"
     assert vit_pipeline(*jobs.train, "--num_train_epochs=20", f"--output_dir={whole}")[0] == 0
-    states = [runs.read_json(folder / runs.TRAINER_STATE) for folder in (whole, jobs.folder / "stopped")]
+    states = [read_json(folder / TRAINER_STATE) for folder in (whole, jobs.folder / "stopped")]
     assert states[0]["global_step"] == states[1]["global_step"] == 60
     assert losses(states[0], "eval_loss") == pytest.approx(losses(states[1], "eval_loss"), abs=1e-3)
 
@@ -146,9 +147,9 @@ def test_what_all_refuse_is_said_once(jobs: Jobs) -> None:
 
 def assert_same_run(one: Path, two: Path) -> None:
     assert sorted(p.name for p in two.iterdir()) == sorted(p.name for p in one.iterdir())
-    assert runs.read_json(two / runs.RECORD)["machine"]["processes"] == 2
-    assert runs.Run(one).arguments == runs.Run(two).arguments
-    states = [runs.read_json(folder / runs.TRAINER_STATE) for folder in (one, two)]
+    assert read_json(two / RECORD)["machine"]["processes"] == 2
+    assert RunFolder(one).arguments == RunFolder(two).arguments
+    states = [read_json(folder / TRAINER_STATE) for folder in (one, two)]
     assert states[0]["global_step"] == states[1]["global_step"] == 9
     assert losses(states[0]) == pytest.approx(losses(states[1]), abs=1e-5)
     assert losses(states[0], "eval_loss") == pytest.approx(losses(states[1], "eval_loss"), abs=1e-5)
@@ -164,7 +165,7 @@ def losses(state: dict[str, Any], name: str = "loss") -> list[float]:
 
 
 def assert_same_predictions(one: Path, two: Path, *, tolerance: float) -> None:
-    (splits, names), (others, other_names) = (read_predictions(folder / runs.PREDICTIONS) for folder in (one, two))
+    (splits, names), (others, other_names) = (read_predictions(folder / PREDICTIONS) for folder in (one, two))
     assert names == other_names
     assert [split.split for split in splits] == [split.split for split in others]
     for split, other in zip(splits, others, strict=True):

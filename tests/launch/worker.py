@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from pipeline import cli, processes
+from pipeline import cli, distributed
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     For one rank there may be more: `words1`, `folder1`, or `signal1`, a path after which it gets SIGTERM.
     """
-    here = str(processes.rank())
+    here = str(distributed.rank())
     os.chdir(job.get(f"folder{here}", job["folder"]))
     if path := job.get(f"signal{here}"):
         threading.Thread(target=send_signal_after, args=(Path(path),), daemon=True).start()
@@ -46,8 +46,8 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     jobs: dict[str, dict[str, Any]] = json.loads((folder / "jobs.json").read_text())
     results = {name: run(job) for name, job in jobs.items()}
-    (folder / f"rank{processes.rank()}.json").write_text(json.dumps(results))
-    processes.leave()
+    (folder / f"rank{distributed.rank()}.json").write_text(json.dumps(results))
+    distributed.shut_down()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.arguments import ModelArguments
-from pipeline.models.backbone import build_model
+from pipeline.arguments.model import ModelArguments
+from pipeline.models.build import build_model
 from tests.conftest import COLOURS
 
 

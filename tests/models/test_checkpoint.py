@@ -21,12 +21,12 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from pipeline import runs
-from pipeline.arguments import ModelArguments
+from pipeline.arguments.model import ModelArguments
 from pipeline.errors import PipelineError
-from pipeline.evaluation.classifier import Classifier
-from pipeline.models.backbone import build_model
-from pipeline.models.checkpoint import load_strictly, save_artefact
+from pipeline.models.build import build_model
+from pipeline.models.checkpoint import load_strictly, save_model
+from pipeline.models.classifier import ImageClassifier
+from pipeline.runs.folder import CARD, MODEL_FILES
 from tests.conftest import COLOURS, save_vit
 from tests.models.building import build, differing
 
@@ -76,7 +76,7 @@ def test_a_pickle_that_does_more_than_hold_tensors_does_it_not(pickled: Path, zi
         torch.save(weights, pickled / "pytorch_model.bin")
     else:
         (pickled / "pytorch_model.bin").write_bytes(pickle.dumps(weights, protocol=2))
-    for load in (build, lambda folder: Classifier.load(str(folder))):
+    for load in (build, lambda folder: ImageClassifier.load(str(folder))):
         with pytest.raises(PipelineError, match="are a pickle that is damaged or holds more than tensors"):
             load(pickled)
         assert not touched.exists()
@@ -168,10 +168,10 @@ def test_strict_loading_fails_on_any_weight_that_does_not_fit(saved: Path, other
 
 def test_the_artefact_is_exactly_its_files_and_anybody_may_read_them(tiny_vit: Path, tmp_path: Path) -> None:
     processor, model = build_model(ModelArguments(str(tiny_vit)), class_names=list(COLOURS), seed=0)
-    (tmp_path / runs.CARD).write_text("mine")
+    (tmp_path / CARD).write_text("mine")
     for _ in range(2):  # the second replaces the first
-        save_artefact(model, processor, tmp_path)
-        assert {path.name for path in tmp_path.iterdir()} == {*runs.ARTEFACT, runs.CARD}
+        save_model(model, processor, tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {*MODEL_FILES, CARD}
     assert stat.S_IMODE((tmp_path / "model.safetensors").stat().st_mode) == 0o644
     again = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert differing(again.state_dict(), model.state_dict()) == set()
@@ -182,20 +182,20 @@ def test_a_draft_that_a_killed_run_left_does_no_harm(tiny_vit: Path, tmp_path: P
     processor, model = build_model(ModelArguments(str(tiny_vit)), class_names=list(COLOURS), seed=0)
     (tmp_path / ".artefact").mkdir()
     (tmp_path / ".artefact" / "model.safetensors").write_bytes(b"half")
-    save_artefact(model, processor, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {*runs.ARTEFACT}
+    save_model(model, processor, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*MODEL_FILES}
 
 
 def test_an_artefact_for_which_there_is_no_place_is_explained(tiny_vit: Path, tmp_path: Path) -> None:
     processor, model = build_model(ModelArguments(str(tiny_vit)), class_names=list(COLOURS), seed=0)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(PipelineError, match=r"cannot write the model into .*file: Not a directory"):
-        save_artefact(model, processor, tmp_path / "file")
+        save_model(model, processor, tmp_path / "file")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # a disk that is full, as far as writing goes
     try:
         with pytest.raises(PipelineError, match=r"cannot write the model into .*File too large"):
-            save_artefact(model, processor, tmp_path)
+            save_model(model, processor, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "config.json").exists()

@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel, pipeline
 
-from pipeline import cli, runs
-from pipeline.arguments import AugmentationArguments, ModelArguments
-from pipeline.data.images import open_image
-from pipeline.data.transforms import Batch, EvalTransform, ImageProcessor, TrainTransform, input_size
+from pipeline import cli
+from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments.model import ModelArguments
 from pipeline.errors import PipelineError
-from pipeline.evaluation.classifier import Classifier
-from pipeline.models.backbone import build_model, head_names
-from pipeline.models.checkpoint import load_strictly, save_artefact
+from pipeline.images.decode import open_image
+from pipeline.images.processor import ImageProcessor, input_size
+from pipeline.images.transforms import Batch, EvalTransform, TrainTransform
+from pipeline.models.build import build_model
+from pipeline.models.checkpoint import load_strictly, save_model
+from pipeline.models.classifier import ImageClassifier
+from pipeline.models.head import head_names
+from pipeline.runs.checkpoints import newest_complete_checkpoint
 from tests.conftest import COLOURS, draw_image
 from tests.models.families import FAMILIES, save
 
@@ -122,7 +126,7 @@ def test_evaluation_sees_what_the_processor_makes_and_training_the_same_size(
 
 
 def test_a_run_answers_as_the_pipeline_that_people_deploy(finished: Path, images: list[Path]) -> None:
-    classifier = Classifier.load(str(finished))
+    classifier = ImageClassifier.load(str(finished))
     upright = [open_image({"bytes": None, "path": str(path)}, name=path.name) for path in images]
     pixels = classifier.processor(images=upright, return_tensors="pt")["pixel_values"]
     ours = classifier.logits(pixels)
@@ -135,7 +139,7 @@ def test_a_run_answers_as_the_pipeline_that_people_deploy(finished: Path, images
 
 def test_a_run_trains_backbone_head_and_statistics(finished: Path) -> None:
     start = build(finished.parent / "checkpoint")[1].state_dict()
-    model = Classifier.load(str(finished)).model
+    model = ImageClassifier.load(str(finished)).model
     moved = {key for key, weight in model.state_dict().items() if not torch.equal(weight.cpu(), start[key])}
     assert head_names(model) <= moved
     statistics = {key for key in start if key.endswith(("running_mean", "running_var", "num_batches_tracked"))}
@@ -149,7 +153,7 @@ def test_strict_loading_restores_every_weight_and_buffer(finished: Path) -> None
         for tensor in model.state_dict().values():
             tensor.add_(1)
     load_strictly(model, finished)
-    best = runs.newest_complete_checkpoint(finished)
+    best = newest_complete_checkpoint(finished)
     assert best is not None
     for folder in (finished, best):
         saved = AutoModelForImageClassification.from_pretrained(folder).state_dict()
@@ -176,8 +180,8 @@ def test_another_size_interpolates_the_position_table_and_nothing_else(checkpoin
     assert input_size(processor) == (family.other_size, family.other_size)
 
     (tmp_path / "run").mkdir()
-    save_artefact(large, processor, tmp_path / "run")
-    again = Classifier.load(str(tmp_path / "run"))
+    save_model(large, processor, tmp_path / "run")
+    again = ImageClassifier.load(str(tmp_path / "run"))
     assert input_size(again.processor) == (family.other_size, family.other_size)
     pixels = torch.randn(2, 3, family.other_size, family.other_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

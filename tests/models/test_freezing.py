@@ -9,8 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import PreTrainedModel
 
 from pipeline.errors import PipelineError
-from pipeline.models import adaptation
-from pipeline.models.adaptation import block_depths, freeze_blocks, parameter_groups
+from pipeline.models import layers
+from pipeline.models.layers import block_depths, freeze_blocks, parameter_groups
 from tests.models.building import differing
 from tests.models.conftest import Make
 from tests.models.families import FAMILIES
@@ -77,7 +77,7 @@ def test_a_copy_of_a_network_with_frozen_statistics_is_frozen_by_itself(make: Ma
 def test_freezing_says_what_is_left_to_train(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     model = make("swin")
     caplog.clear()  # of what making it said
-    with caplog.at_level(logging.INFO, logger=adaptation.__name__):
+    with caplog.at_level(logging.INFO, logger=layers.__name__):
         freeze_blocks(model, 3)
     assert trained(model) == {"swin.layernorm.weight", "swin.layernorm.bias", "classifier.weight", "classifier.bias"}
     assert caplog.messages == ["froze the lowest 3 of 3 blocks: 0.0 M of 0.0 M parameters are trained"]

@@ -16,8 +16,8 @@ from transformers import AutoModelForImageClassification, MobileViTConfig, PreTr
 
 from pipeline.errors import PipelineError
 from pipeline.models import lora
-from pipeline.models.adaptation import parameter_groups
-from pipeline.models.backbone import head_names
+from pipeline.models.head import head_names
+from pipeline.models.layers import parameter_groups
 from pipeline.models.lora import add_lora, merged, save_adapter, unwrap
 from tests.models.building import build, differing, logits
 from tests.models.conftest import Make

@@ -7,8 +7,8 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from pipeline.errors import PipelineError
-from pipeline.models.flops import forward_flops, training_flops
 from pipeline.models.patch_dropout import PatchDropout, drop_patches
+from pipeline.performance.flops import forward_flops, training_flops
 from tests.models.building import build
 from tests.models.families import FAMILIES, save
 

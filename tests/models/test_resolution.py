@@ -19,11 +19,11 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from pipeline.arguments import ModelArguments
-from pipeline.data.transforms import input_size
+from pipeline.arguments.model import ModelArguments
 from pipeline.errors import PipelineError
-from pipeline.models.backbone import build_model
-from pipeline.models.checkpoint import save_artefact
+from pipeline.images.processor import input_size
+from pipeline.models.build import build_model
+from pipeline.models.checkpoint import save_model
 from tests.conftest import COLOURS, save_vit
 from tests.models.building import build, differing, logits
 
@@ -54,7 +54,7 @@ def test_another_resolution_is_saved_with_config_and_processor(
     arguments = ModelArguments(model_name_or_path=str(tiny_vit), image_size=32, from_scratch=from_scratch)
     processor, model = build_model(arguments, class_names=list(COLOURS), seed=0)
     (tmp_path / "run").mkdir()
-    save_artefact(model, processor, tmp_path / "run")
+    save_model(model, processor, tmp_path / "run")
     again = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
     assert again.config.image_size == 32
     assert dict(AutoImageProcessor.from_pretrained(tmp_path / "run").size) == {"height": 32, "width": 32}

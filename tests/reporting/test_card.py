@@ -10,10 +10,11 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from pipeline import runs
 from pipeline.errors import PipelineError
 from pipeline.reporting import card
 from pipeline.reporting.card import CURVE_ROWS, HARDEST, escape
+from pipeline.runs.files import read_json, write_json, write_text
+from pipeline.runs.folder import CARD, RECIPE, RECORD, RESULTS, TRAINER_STATE, RunFolder
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 
 def write(run: Path, *, repo_id: str | None = None, **recipe: Any) -> ModelCard:
     """Write the card, its recipe changed, and read it as the Hub does."""
-    runs.write_text(run / runs.RECIPE, yaml.safe_dump(runs.Run(run).arguments | recipe, sort_keys=False))
+    write_text(run / RECIPE, yaml.safe_dump(RunFolder(run).arguments | recipe, sort_keys=False))
     card.write(run, repo_id=repo_id)
-    loaded: ModelCard = ModelCard.load(run / runs.CARD)
+    loaded: ModelCard = ModelCard.load(run / CARD)
     return loaded
 
 
@@ -51,7 +52,7 @@ def rows(card: ModelCard, start: str) -> list[list[str]]:
 
 
 def test_the_front_matter_is_valid_and_complete(run: Path) -> None:
-    before = (run / runs.CARD).read_text()
+    before = (run / CARD).read_text()
     metadata = yaml.safe_load(before.split("---\n")[1])
     assert metadata["library_name"] == "transformers"
     assert metadata["pipeline_tag"] == "image-classification"
@@ -63,10 +64,10 @@ def test_the_front_matter_is_valid_and_complete(run: Path) -> None:
 
 
 def test_the_figures_are_those_of_the_results(run: Path) -> None:
-    results = runs.read_json(run / runs.RESULTS)
+    results = read_json(run / RESULTS)
     results |= {"eval_accuracy": 0.87654, "test_accuracy": 0.54321, "test_macro_accuracy_low": 0.111}
     results |= {f"{p}_top5_accuracy{end}": 0.9 for p in ("eval", "test") for end in ("", "_low", "_high")}
-    runs.write_json(run / runs.RESULTS, results)
+    write_json(run / RESULTS, results)
     written = write(run)
     assert [(result.metric_type, result.metric_value) for result in figures(written)] == [
         ("accuracy", 0.8765),
@@ -82,7 +83,7 @@ def test_the_figures_are_those_of_the_results(run: Path) -> None:
 
 
 def test_the_curve_is_that_of_the_history(run: Path) -> None:
-    history = runs.read_json(run / runs.TRAINER_STATE)["log_history"]
+    history = read_json(run / TRAINER_STATE)["log_history"]
     expected = [
         [f"{row['epoch']:g}", f"{row['eval_loss']:.3f}", f"{100 * row['eval_accuracy']:.2f} %"]
         for row in history
@@ -94,10 +95,10 @@ def test_the_curve_is_that_of_the_history(run: Path) -> None:
 
 @pytest.mark.parametrize("evaluations", [12, 14, 95])
 def test_a_long_curve_is_thinned_and_keeps_its_end(run: Path, evaluations: int) -> None:
-    state = runs.read_json(run / runs.TRAINER_STATE)
+    state = read_json(run / TRAINER_STATE)
     entry = next(row for row in state["log_history"] if "eval_loss" in row)
     state["log_history"] = [entry | {"epoch": number} for number in range(1, evaluations + 1)]
-    runs.write_json(run / runs.TRAINER_STATE, state)
+    write_json(run / TRAINER_STATE, state)
     shown = [int(row[0]) for row in rows(write(run), "| epoch |")]
     assert shown[-1] == evaluations
     assert CURVE_ROWS / 2 <= len(shown) <= CURVE_ROWS
@@ -118,10 +119,10 @@ ODD = ["<script>", "a|b", "*x*", "_y_", "`z`", "[link](http://x)", "back\\slash"
 
 
 def test_names_of_classes_are_shown_as_they_are(run: Path) -> None:
-    results = runs.read_json(run / runs.RESULTS)
+    results = read_json(run / RESULTS)
     row = results["test_per_class"]["red"]
     results["test_per_class"] = {name: row | {"accuracy": number / 10} for number, name in enumerate(ODD)}
-    runs.write_json(run / runs.RESULTS, results)
+    write_json(run / RESULTS, results)
     written = write(run)
     table = rows(written, "| class |")
     assert [len(cells) for cells in table] == [3] * len(ODD)
@@ -137,12 +138,12 @@ def test_a_name_is_escaped_once() -> None:
 
 
 def test_the_hardest_classes_come_first_and_are_few(run: Path) -> None:
-    results = runs.read_json(run / runs.RESULTS)
+    results = read_json(run / RESULTS)
     row = results["test_per_class"]["red"]
     results["test_per_class"] = {
         f"c{number}": row | {"accuracy": number / 20, "samples": number} for number in range(20)
     }
-    runs.write_json(run / runs.RESULTS, results)
+    write_json(run / RESULTS, results)
     table = rows(write(run), "| class |")
     assert [cells[:2] for cells in table] == [[f"c{number}", str(number)] for number in range(HARDEST)]
 
@@ -183,8 +184,8 @@ def test_the_code_sample_names_the_repository_once_there_is_one(run: Path) -> No
 
 
 def test_without_a_test_split_it_warns(run: Path) -> None:
-    results = runs.read_json(run / runs.RESULTS)
-    runs.write_json(run / runs.RESULTS, {k: v for k, v in results.items() if not k.startswith("test_")})
+    results = read_json(run / RESULTS)
+    write_json(run / RESULTS, {k: v for k, v in results.items() if not k.startswith("test_")})
     written = write(run)
     assert "there was no test split, so new images will score lower" in written.text
     assert "scored once" not in written.text
@@ -193,8 +194,8 @@ def test_without_a_test_split_it_warns(run: Path) -> None:
 
 
 def test_a_card_that_cannot_be_written_is_explained(run: Path) -> None:
-    (run / runs.CARD).unlink()
-    (run / runs.CARD).mkdir()
+    (run / CARD).unlink()
+    (run / CARD).mkdir()
     with pytest.raises(PipelineError, match=r"cannot write .*README\.md"):
         card.write(run)
 
@@ -215,6 +216,6 @@ def test_the_card_says_what_was_drawn_for_training(run: Path, recipe: dict[str, 
 
 
 def test_the_card_counts_the_processes(run: Path) -> None:
-    record = runs.read_json(run / runs.RECORD)
-    runs.write_json(run / runs.RECORD, record | {"machine": {"device": "cuda", "processes": 4, "precision": "bf16"}})
+    record = read_json(run / RECORD)
+    write_json(run / RECORD, record | {"machine": {"device": "cuda", "processes": 4, "precision": "bf16"}})
     assert "on 4 x cuda in bf16" in " ".join(write(run).text.split())

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline import runs
-from pipeline.arguments import DataArguments, ModelArguments
+from pipeline.arguments.data import DataArguments
+from pipeline.arguments.model import ModelArguments
 from pipeline.data.sources import load_splits
-from pipeline.models.backbone import build_model
+from pipeline.models.build import build_model
+from pipeline.runs.files import read_json
+from pipeline.runs.folder import TRAINER_STATE
 from pipeline.training.fit import fit
 from tests.conftest import save_vit
 from tests.training.fitting import COLOURS, Fitted, settings_of
@@ -56,6 +58,6 @@ def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> 
         with_hook = model.register_forward_pre_hook(torch.compiler.disable(look), with_kwargs=True)
         figures = fit(model, processor, data, folder=tmp_path / name, settings=settings)
         with_hook.remove()
-        return Fitted(tmp_path / name, model, figures, seen, runs.read_json(tmp_path / name / runs.TRAINER_STATE))
+        return Fitted(tmp_path / name, model, figures, seen, read_json(tmp_path / name / TRAINER_STATE))
 
     return run

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
-from pipeline.arguments import AdaptationArguments, AugmentationArguments
-from pipeline.training.arguments import FineTuningArguments, Settings
+from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments.settings import Settings
+from pipeline.arguments.strategy import AdaptationArguments
+from pipeline.arguments.trainer import FineTuningArguments
 
 COLOURS = ["blue", "green", "red"]
 STEPS_AN_EPOCH = 6  # 36 images, 6 a step

@@ -1,15 +1,13 @@
 """Averages against their definitions; what they do to a run is in `test_trainer`."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 from transformers import TrainerControl, TrainerState, ViTForImageClassification
 
-from pipeline.training.arguments import FineTuningArguments
-from pipeline.training.averaging import MovingAverage, changing_tensors, greedy_soup
+from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.training.averaging import MovingAverage, changing_tensors
 from tests.conftest import save_vit
 
 
@@ -61,26 +59,3 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         model.save_pretrained(folder)
         folders.append(folder)
     return folders
-
-
-def test_a_soup_takes_in_what_makes_validation_better_and_leaves_the_rest(checkpoints: list[Path]) -> None:
-    model = ViTForImageClassification.from_pretrained(checkpoints[0])
-    # Best at 1, so that 0 and 2 belong together, and 10 does not belong to them.
-    taken = greedy_soup(
-        model, checkpoints, lambda: (1 - abs(model.state_dict()["classifier.bias"][0].item() - 1) / 20, 0.0)
-    )
-    assert taken == 2
-    assert all(torch.allclose(weight, torch.ones(())) for weight in model.parameters())
-
-
-def test_a_soup_that_is_no_better_is_not_served(checkpoints: list[Path]) -> None:
-    model = ViTForImageClassification.from_pretrained(checkpoints[0])
-    alike: Iterator[tuple[float, float]] = iter([(0.5, -1.0)] * 3)
-    assert greedy_soup(model, checkpoints, lambda: next(alike)) == 1
-    assert all(not weight.any() for weight in model.parameters())
-
-
-def test_of_equal_accuracies_the_lower_loss_is_better(checkpoints: list[Path]) -> None:
-    model = ViTForImageClassification.from_pretrained(checkpoints[0])
-    scores: Iterator[tuple[float, float]] = iter([(0.5, -1.0), (0.5, -0.9), (0.5, -0.95)])
-    assert greedy_soup(model, checkpoints, lambda: next(scores)) == 2

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState
 
+from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.errors import PipelineError
-from pipeline.training.arguments import FineTuningArguments
-from pipeline.training.callbacks import Progress, StopOnSignal, StopWhenDiverged, TellEpoch
-from pipeline.training.clock import Clock
+from pipeline.performance.throughput import Clock
+from pipeline.training.callbacks import Progress, SetEpoch, StopOnSignal, StopWhenDiverged
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def state_at(step: int, **changes: Any) -> TrainerState:
 @pytest.mark.parametrize(("step", "epoch"), [(0, 0), (6, 1), (8, 1), (12, 2), (17, 2)])
 def test_the_epoch_is_told_also_after_a_resume(args: FineTuningArguments, step: int, epoch: int) -> None:
     told = torch.full((), 99)
-    TellEpoch(told).on_epoch_begin(args, state_at(step), TrainerControl())
+    SetEpoch(told).on_epoch_begin(args, state_at(step), TrainerControl())
     assert told.item() == epoch
 
 
@@ -36,7 +36,7 @@ def test_the_sum_of_steps_makes_whole_epochs(args: FineTuningArguments, steps_an
     told = torch.zeros(())
     for epoch in range(200):  # as the Trainer counts: floats, so that 2.9999 would tell the epoch before
         state = TrainerState(epoch=epoch + steps_an_epoch / steps_an_epoch)
-        TellEpoch(told).on_epoch_begin(args, state, TrainerControl())
+        SetEpoch(told).on_epoch_begin(args, state, TrainerControl())
         assert told.item() == epoch + 1
 
 

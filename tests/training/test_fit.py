@@ -16,11 +16,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import EvalPrediction
 
-from pipeline import runs
-from pipeline.arguments import AugmentationArguments, ModelArguments
-from pipeline.data.transforms import Normalize, TrainTransform
+from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments.model import ModelArguments
 from pipeline.errors import PipelineError, Terminated
-from pipeline.models.backbone import build_model
+from pipeline.images.processor import Normalize
+from pipeline.images.transforms import TrainTransform
+from pipeline.models.build import build_model
+from pipeline.runs.checkpoints import newest_complete_checkpoint
+from pipeline.runs.folder import TRAINER_STATE
 from pipeline.training import build
 from tests.training.fitting import COLOURS, STEPS_AN_EPOCH, Fitted, checkpoints, same, stored
 
@@ -54,9 +57,9 @@ def test_only_checkpoints_and_the_state_are_written(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     done = fitted(num_train_epochs=1)
-    assert {path.name for path in done.folder.iterdir()} == {"checkpoint-6", runs.TRAINER_STATE}
+    assert {path.name for path in done.folder.iterdir()} == {"checkpoint-6", TRAINER_STATE}
     assert list(Path.cwd().iterdir()) == []
-    assert str(tmp_path) not in (done.folder / runs.TRAINER_STATE).read_text()
+    assert str(tmp_path) not in (done.folder / TRAINER_STATE).read_text()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -133,7 +136,7 @@ def test_a_run_at_its_end_trains_no_further_step(
 
 def test_a_run_that_died_after_its_last_step_trains_no_further_step(fitted: Callable[..., Fitted]) -> None:
     first = fitted(max_steps=4)
-    (first.folder / runs.TRAINER_STATE).unlink()
+    (first.folder / TRAINER_STATE).unlink()
     again = untouched(lambda: fitted(max_steps=4), first.folder)
     assert same(dict(again.model.state_dict()), dict(first.model.state_dict()))
     assert again.state["log_history"] == first.state["log_history"][:-1]  # the last line is about the time it took
@@ -156,7 +159,7 @@ def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
     changes = {"data": misleading, "metric_for_best_model": "loss"}
     whole = fitted("whole", **changes)
     handler = signal.getsignal(signal.SIGTERM)
-    measured = build._figures
+    measured = build._compute_metrics
     asked = 0
 
     def kill_in_the_second_evaluation(prediction: EvalPrediction) -> dict[str, float]:
@@ -172,8 +175,8 @@ def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGTERM) == handler
     folder = whole.folder.with_name("parts")
-    assert runs.newest_complete_checkpoint(folder) == folder / "checkpoint-13"
-    assert not (folder / runs.TRAINER_STATE).exists()
+    assert newest_complete_checkpoint(folder) == folder / "checkpoint-13"
+    assert not (folder / TRAINER_STATE).exists()
     parts = fitted("parts", **changes)
     assert len(parts.seen) == 18 - 13
     assert same(dict(parts.model.state_dict()), dict(whole.model.state_dict()))
@@ -200,14 +203,14 @@ def test_a_run_that_diverged_is_stopped_and_its_last_good_checkpoint_stays(
     assert checkpoints(tmp_path / "run") == [1]
     good = load_file(tmp_path / "run" / "checkpoint-1" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in good.values())
-    assert not (tmp_path / "run" / runs.TRAINER_STATE).exists()
+    assert not (tmp_path / "run" / TRAINER_STATE).exists()
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
 def test_metrics_get_class_numbers_and_losses_and_no_logits(
     fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = build._figures
+    measured = build._compute_metrics
     got: list[Any] = []
 
     def look(prediction: EvalPrediction) -> dict[str, float]:
@@ -245,6 +248,6 @@ def test_the_lines_of_progress_are_those_of_the_history(
 
 def test_the_state_is_json_that_others_read(fitted: Callable[..., Fitted]) -> None:
     done = fitted(num_train_epochs=1)
-    text = (done.folder / runs.TRAINER_STATE).read_text()
+    text = (done.folder / TRAINER_STATE).read_text()
     state = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert state["best_model_checkpoint"] == "checkpoint-6"

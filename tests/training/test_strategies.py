@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import ViTForImageClassification
 
-from pipeline import runs
-from pipeline.arguments import ModelArguments
+from pipeline.arguments.model import ModelArguments
 from pipeline.errors import PipelineError
-from pipeline.models.backbone import build_model
+from pipeline.models.build import build_model
+from pipeline.runs.checkpoints import TRAINING_WEIGHTS
+from pipeline.runs.folder import ADAPTER
 from tests.training.fitting import COLOURS, Fitted, checkpoints, same, settings_of, stored
 
 Run = Callable[..., Fitted]
@@ -57,7 +58,7 @@ def test_the_average_is_what_is_scored_saved_and_left(fitted: Run) -> None:
     assert averaged.log("eval_loss") != plain.log("eval_loss")
     step = averaged.state["best_global_step"]
     assert same(dict(averaged.model.state_dict()), stored(averaged.folder / f"checkpoint-{step}"))
-    own = load_file(averaged.folder / "checkpoint-18" / runs.TRAINING_WEIGHTS)
+    own = load_file(averaged.folder / "checkpoint-18" / TRAINING_WEIGHTS)
     trained = {name.removeprefix("trained."): w for name, w in own.items() if name.startswith("trained.")}
     assert same(trained, stored(plain.folder / "checkpoint-18"))
     average = {name.removeprefix("average."): w for name, w in own.items() if name.startswith("average.")}
@@ -78,7 +79,7 @@ def test_lora_trains_its_share_and_leaves_an_ordinary_network(fitted: Run, dropp
     again = ViTForImageClassification.from_pretrained(tmp_path / "saved").eval()
     pixels = torch.randn(2, 3, 16, 16)
     assert torch.equal(again(pixels).logits, done.model.eval()(pixels).logits)
-    assert not (done.folder / runs.ADAPTER).exists()
+    assert not (done.folder / ADAPTER).exists()
 
 
 def test_a_kept_adapter_on_its_base_is_the_merged_network(fitted: Run, dropping_vit: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_kept_adapter_on_its_base_is_the_merged_network(fitted: Run, dropping_
     _, base = build_model(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)  # peft 0.21
-        adapted = PeftModel.from_pretrained(base, done.folder / runs.ADAPTER).eval()
+        adapted = PeftModel.from_pretrained(base, done.folder / ADAPTER).eval()
     pixels = torch.randn(2, 3, 16, 16)
     assert torch.allclose(adapted(pixel_values=pixels).logits, done.model.eval()(pixels).logits, atol=1e-5)
 
@@ -154,14 +155,6 @@ def test_class_weights_change_what_is_minimised(fitted: Run, skewed: datasets.Da
     assert plain.log("loss") != weighed.log("loss")
 
 
-def test_a_soup_is_at_least_as_good_as_the_best_and_says_what_is_in_it(fitted: Run) -> None:
-    done = fitted(soup=3, num_train_epochs=4, **EACH_FOUR)
-    assert len(checkpoints(done.folder)) >= 3
-    assert 1 <= done.figures["train_soup_checkpoints"] <= 3
-    best = stored(done.folder / f"checkpoint-{done.state['best_global_step']}")
-    assert same(dict(done.model.state_dict()), best) == (done.figures["train_soup_checkpoints"] == 1)
-
-
 def test_max_hours_stops_scores_and_saves(fitted: Run) -> None:
     done = fitted(max_hours=1e-9)
     assert done.state["global_step"] == 1
@@ -183,7 +176,7 @@ def test_every_line_of_the_log_says_how_long_the_data_were_waited_for(fitted: Ru
     [
         ({"mixup": 0.8, "per_device_train_batch_size": 1}, r"^--mixup blends .* raise --per_device_train_batch_size"),
         ({"layer_decay": 0.0}, r"^--layer_decay 0\.0: above 0"),
-        ({"ema_decay": 1.0, "soup": -1}, r"^--ema_decay 1\.0: .*\n--soup -1: at least 0"),
+        ({"ema_decay": 1.0, "lora_rank": 0}, r"^--ema_decay 1\.0: .*\n--lora_rank 0: at least 1"),
         ({"strategy": "lora", "layer_decay": 0.8}, r"^--strategy lora trains no blocks"),
         ({"keep_adapter": True}, r"^--keep_adapter needs --strategy lora"),
         (

@@ -1,1 +1,0 @@
-"""One workflow a file; each reads as a table of contents. Commands never import each other."""

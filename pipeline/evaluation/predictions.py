@@ -1,0 +1,76 @@
+"""`Predictions`: the labels and logits of one scored split, and their file."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.runs.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One scored split: row names and numbers, labels (images,), logits (images, classes)."""
+
+    split: str
+    ids: Sequence[str]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float32]
+
+
+def row_ids(split: datasets.Dataset) -> list[str]:
+    """The path of each row where it has one, else its number in the source split."""
+    plain = split.with_format("arrow").select_columns(["image", "index"])
+    names: list[str] = []
+    for batch in plain.iter(batch_size=1000):
+        found = pc.struct_field(batch.column("image"), "path").to_pylist()
+        names += [path or str(index) for path, index in zip(found, batch.column("index").to_pylist(), strict=True)]
+    return names
+
+
+def write_predictions(path: Path, predictions: Sequence[Predictions], class_names: Sequence[str]) -> None:
+    """Write every prediction as parquet: `split`, `id`, `label`, `logits` (float32); class names in the metadata.
+
+    Raises:
+        PipelineError: If the file cannot be written.
+    """
+    tables = [
+        pa.table(
+            {
+                "split": pa.array([p.split] * len(p.labels)),
+                "id": pa.array(p.ids),
+                "label": pa.array(p.labels),
+                "logits": pa.FixedSizeListArray.from_arrays(p.logits.ravel(), p.logits.shape[1]),
+            }
+        )
+        for p in predictions
+    ]
+    table = pa.concat_tables(tables).replace_schema_metadata({"class_names": json.dumps(list(class_names))})
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_predictions(path: Path) -> tuple[list[Predictions], list[str]]:
+    """Read back what `write_predictions` wrote: the splits in their order, and the class names."""
+    table = pq.read_table(path)
+    names: list[str] = json.loads(table.schema.metadata[b"class_names"])
+    column: Mapping[str, Any] = {name: table.column(name).to_pylist() for name in ("split", "id", "label")}
+    logits = table.column("logits").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+    splits = np.asarray(column["split"])
+    return [
+        Predictions(
+            split,
+            [column["id"][i] for i in np.flatnonzero(splits == split)],
+            np.asarray(column["label"], dtype=np.int64)[splits == split],
+            logits[splits == split],
+        )
+        for split in dict.fromkeys(column["split"])
+    ], names

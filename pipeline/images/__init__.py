@@ -1,0 +1,1 @@
+"""Bytes of an image -> upright RGB -> pixel values: decoding, transforms, augmentation, cache."""

@@ -1,0 +1,1 @@
+"""FLOPs, matmul rate, throughput, batch size, and what the machine decides."""

@@ -1,0 +1,1 @@
+"""Frozen features, linear probe, nearest neighbors, learning curve."""

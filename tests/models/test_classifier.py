@@ -1,0 +1,143 @@
+"""The one load path: what people deploy, complete or refused, and its ranked labels."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForImageClassification,
+    BitImageProcessor,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
+
+from pipeline.errors import PipelineError
+from pipeline.models.classifier import ImageClassifier
+from tests.conftest import draw_image, save_vit
+
+IMAGES = [draw_image((200, 50, 40), seed, size=(30, 20)) for seed in range(7)]
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_vit: Path) -> ImageClassifier:
+    return ImageClassifier.load(str(tiny_vit))
+
+
+def test_the_model_is_the_saved_one_in_fp32_and_drops_nothing(tiny_vit: Path, classifier: ImageClassifier) -> None:
+    saved = AutoModelForImageClassification.from_pretrained(tiny_vit).state_dict()
+    loaded = classifier.model.state_dict()
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[name].cpu(), saved[name]) for name in saved)
+    assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
+    assert not classifier.model.training
+
+
+def test_names_come_in_the_order_of_the_labels(tmp_path: Path) -> None:
+    names = [f"species {number}" for number in range(12)]
+    folder = save_vit(
+        tmp_path,
+        num_labels=12,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+    )
+    assert ImageClassifier.load(str(folder)).class_names == names
+
+
+def test_labels_are_ranked_by_probabilities_that_sum_to_one(classifier: ImageClassifier) -> None:
+    ranked = classifier.rank(IMAGES, top_k=5)
+    assert len(ranked) == 7
+    for answers in ranked:
+        scores = [score for _, score in answers]
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) == pytest.approx(1.0, abs=1e-6)
+        assert {label for label, _ in answers} == set(classifier.class_names)
+
+
+def test_the_rank_is_that_of_the_logits(classifier: ImageClassifier) -> None:
+    pixels = classifier.processor(images=IMAGES, return_tensors="pt")["pixel_values"]
+    logits = classifier.logits(pixels)
+    assert logits.dtype == np.float32
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    for row, answers in zip(probabilities, classifier.rank(IMAGES, top_k=2), strict=True):
+        best = np.argsort(-row)[:2]
+        assert [label for label, _ in answers] == [classifier.class_names[number] for number in best]
+        assert [score for _, score in answers] == pytest.approx(row[best].tolist(), abs=1e-6)
+
+
+def test_more_labels_than_classes_are_all_of_them(classifier: ImageClassifier) -> None:
+    assert [len(answers) for answers in classifier.rank(IMAGES[:2], top_k=99)] == [5, 5]
+
+
+def test_pixels_that_are_not_rescaled_are_taken_too(tiny_vit: Path, tmp_path: Path) -> None:
+    processor = ImageClassifier.load(str(tiny_vit)).processor
+    shutil.copytree(tiny_vit, tmp_path / "raw")
+    processor.do_rescale = processor.do_normalize = False
+    processor.save_pretrained(tmp_path / "raw")
+    assert len(ImageClassifier.load(str(tmp_path / "raw")).rank(IMAGES[:1], top_k=1)[0]) == 1
+
+
+def test_a_model_that_is_not_there_is_refused() -> None:
+    with pytest.raises(PipelineError, match=r"no model folder \./nowhere"):
+        ImageClassifier.load("./nowhere")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"holds no config\.json"):
+        ImageClassifier.load(str(tmp_path))
+
+
+@pytest.fixture
+def copy(tiny_vit: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_vit, tmp_path / "copy")
+
+
+def test_a_model_without_processor_is_refused(copy: Path) -> None:
+    (copy / "preprocessor_config.json").unlink()
+    with pytest.raises(PipelineError, match="copy has no image processor"):
+        ImageClassifier.load(str(copy))
+
+
+def test_a_model_without_weights_is_refused(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(PipelineError, match=r"copy has no weights \(model\.safetensors\)"):
+        ImageClassifier.load(str(copy))
+
+
+def test_a_model_with_damaged_weights_is_refused(copy: Path) -> None:
+    (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(PipelineError, match=r"the weights of .*copy are damaged .*header"):
+        ImageClassifier.load(str(copy))
+
+
+def test_a_backbone_without_head_is_refused_with_what_to_type(copy: Path) -> None:
+    ViTModel(ViTConfig.from_pretrained(copy)).save_pretrained(copy)
+    with pytest.raises(
+        PipelineError, match="has no trained head: fine-tune it first, with `train --model_name_or_path"
+    ):
+        ImageClassifier.load(str(copy))
+
+
+def test_a_model_that_lacks_any_other_weight_is_refused(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    lost = next(name for name in weights if "layer.1." in name)
+    save_file({k: v for k, v in weights.items() if k != lost}, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PipelineError, match=r"copy lacks 1 weights of its backbone, first vit\.layers\.1\."):
+        ImageClassifier.load(str(copy))
+
+
+def test_a_model_whose_processor_keeps_the_shape_of_an_image_is_refused(copy: Path) -> None:
+    BitImageProcessor(size={"shortest_edge": 16}, do_center_crop=False).save_pretrained(copy)
+    with pytest.raises(PipelineError, match="copy makes images of several sizes"):
+        ImageClassifier.load(str(copy))
+
+
+def test_a_model_with_a_head_of_another_shape_is_refused(copy: Path) -> None:
+    ViTForImageClassification(ViTConfig.from_pretrained(copy, num_labels=3)).save_pretrained(copy.parent / "three")
+    shutil.copy(copy.parent / "three" / "model.safetensors", copy)
+    with pytest.raises(PipelineError, match="copy has no trained head"):
+        ImageClassifier.load(str(copy))

@@ -1,0 +1,162 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification, pipeline
+
+from pipeline import cli
+from pipeline.evaluation import scoring
+from pipeline.evaluation.predictions import read_predictions
+from pipeline.runs.checkpoints import newest_complete_checkpoint
+from pipeline.runs.files import read_json
+from pipeline.runs.folder import CARD, PREDICTIONS, PUBLISHED, RECIPE, RECORD, RESULTS, TRAINER_STATE
+from tests.conftest import SHARED
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_a_run_leaves_exactly_the_files_of_its_contract(finished_run: Path) -> None:
+    kept = {path.name for path in finished_run.iterdir() if not path.name.startswith("checkpoint-")}
+    assert kept == set(PUBLISHED)
+    assert len(list(finished_run.glob("checkpoint-*"))) == 1
+
+
+def test_it_learns_and_the_figures_are_those_of_the_predictions(finished_run: Path) -> None:
+    results = read_json(finished_run / RESULTS)
+    assert results["eval_accuracy"] > 0.8
+    predictions, names = read_predictions(finished_run / PREDICTIONS)
+    assert names == ["blue", "green", "red"]
+    assert [p.split for p in predictions] == ["validation", "test"]
+    recomputed = scoring.all_metrics(predictions, names)
+    assert recomputed == {key: results[key] for key in recomputed}
+    by_hand = np.mean(predictions[1].logits.argmax(1) == predictions[1].labels)
+    assert results["test_accuracy"] == by_hand
+    assert results["test_samples"] == 18
+
+
+def test_the_artefact_is_the_best_checkpoint_to_the_last_bit(finished_run: Path) -> None:
+    state = read_json(finished_run / TRAINER_STATE)
+    best = finished_run / f"checkpoint-{state['best_global_step']}"
+    saved, kept = load_file(finished_run / "model.safetensors"), load_file(best / "model.safetensors")
+    assert saved.keys() == kept.keys()
+    assert all((saved[name] == kept[name]).all() for name in saved)
+
+
+def test_the_saved_folder_is_what_people_deploy(finished_run: Path, photos: Path) -> None:
+    model = AutoModelForImageClassification.from_pretrained(finished_run)
+    assert model.config.label2id == {"blue": 0, "green": 1, "red": 2}
+    classify = pipeline("image-classification", model=str(finished_run))
+    image = next((photos / "test" / "red").iterdir())
+    answers = {answer["label"]: answer["score"] for answer in classify(str(image))}
+    predictions, names = read_predictions(finished_run / PREDICTIONS)
+    row = [Path(name) for name in predictions[1].ids].index(image)
+    scores = np.exp(predictions[1].logits[row]) / np.exp(predictions[1].logits[row]).sum()
+    assert answers == pytest.approx(dict(zip(names, scores.tolist(), strict=True)), abs=1e-5)
+
+
+def test_the_record_names_no_path_of_this_machine(finished_run: Path) -> None:
+    text = (finished_run / RECORD).read_text()
+    assert str(finished_run.parent) not in text
+    assert str(Path.home()) not in text.replace(str(Path.cwd()), "")
+    record = json.loads(text)
+    assert record["status"] == "finished"
+    assert record["data"]["samples"] == {"train": 36, "validation": 18, "test": 18}
+    assert record["machine"]["precision"] == "fp32"
+    assert record["timings"]["train"] > 0
+
+
+def test_a_finished_run_shows_its_results_and_changes_nothing(
+    finished_run: Path, train_flags: list[str], vit_pipeline: Run
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+    code, out, _ = vit_pipeline("train", *train_flags, f"--output_dir={finished_run}")
+    assert code == 0
+    assert "was finished before" in out
+    assert "validation" in out
+    assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+
+
+def test_the_recipe_of_a_run_repeats_it(finished_run: Path, tmp_path: Path) -> None:
+    assert cli.main(["train", "--config", f"{finished_run}/recipe.yaml", f"--output_dir={tmp_path}/again"]) == 0
+    first, again = (load_file(folder / "model.safetensors") for folder in (finished_run, tmp_path / "again"))
+    assert all((first[name] == again[name]).all() for name in first)
+
+
+def test_another_run_is_refused_with_what_differs(
+    finished_run: Path, train_flags: list[str], vit_pipeline: Run
+) -> None:
+    code, _, err = vit_pipeline("train", *train_flags, "--seed=1", f"--output_dir={finished_run}")
+    assert code == 2
+    assert "seed: 42 there, 1 here" in err
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
+    train_flags: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "pipeline", "train", *train_flags, f"--output_dir={folder}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "epoch   1.00" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        process.stderr.read()
+    assert process.returncode == 143
+    assert newest_complete_checkpoint(folder) is not None
+    assert not (folder / "model.safetensors").exists()
+    assert cli.main(["train", *train_flags, f"--output_dir={folder}"]) == 0
+    whole, halves = (load_file(f / "model.safetensors") for f in (finished_run, folder))
+    assert all((whole[name] == halves[name]).all() for name in whole)
+
+
+def test_without_a_test_split_it_says_so_and_goes_on(
+    train_flags: list[str], make_folder: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    flags = [*train_flags, f"--dataset_name={make_folder()}", "--max_steps=2", "--num_train_epochs=1"]
+    assert cli.main(["train", *flags, f"--output_dir={tmp_path}/run"]) == 0
+    results = read_json(tmp_path / "run" / RESULTS)
+    assert "eval_accuracy" in results
+    assert "test_accuracy" not in results
+    assert "no test split" in caplog.text
+    card = (tmp_path / "run" / CARD).read_text()
+    assert "new images will score lower" in card
+
+
+def test_the_resolved_recipe_holds_what_shaped_the_run(finished_run: Path) -> None:
+    recipe = yaml.safe_load((finished_run / RECIPE).read_text())
+    assert recipe["learning_rate"] == 3e-3
+    assert recipe["precision"] == "fp32"
+    assert recipe["split_seed"] == 42
+    assert "output_dir" not in recipe
+
+
+def test_a_tracker_gets_the_figures(train_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    flags = [*train_flags, "--report_to=tensorboard", f"--output_dir={tmp_path}/run"]
+    assert cli.main(["train", *flags]) == 0
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert "eval/accuracy" in events.Tags()["scalars"]
+
+
+@pytest.mark.skipif(not (SHARED / "vit-tiny-imagenet-32px").is_dir(), reason="needs the shared photographs and ViT")
+def test_a_real_vit_meets_real_photographs_at_twice_its_resolution(tmp_path: Path) -> None:
+    flags = [f"--model_name_or_path={SHARED}/vit-tiny-imagenet-32px", f"--dataset_name={SHARED}/flowers102-64px"]
+    limits = ["--max_train_samples=102", "--max_eval_samples=102", "--max_steps=2", "--image_size=64"]
+    assert cli.main(["train", *flags, *limits, f"--output_dir={tmp_path}/run"]) == 0
+    saved = read_json(tmp_path / "run" / "config.json")
+    assert saved["image_size"] == 64
+    assert saved["id2label"]["0"] == "pink primrose"
+    assert read_json(tmp_path / "run" / RESULTS)["eval_samples"] == 102
