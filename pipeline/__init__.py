@@ -1,1 +1,43 @@
-"""Fine-tune Vision Transformers with the Hugging Face Trainer, and score them honestly."""
+"""Fine-tune Vision Transformers with the Hugging Face Trainer, and measure honestly what they can do.
+
+    from pipeline import load, train
+
+    run = train(config="flowers102", seed=1)
+    run.metrics["test_accuracy"], run.predictions
+    load(run.folder).predict(["a.jpg", "b.jpg"], top_k=3)
+
+The names are imported when they are first used, so `import pipeline` loads neither torch nor transformers.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.models.classifier import ImageClassifier
+    from pipeline.reporting.run import Run
+    from pipeline.workflows.evaluate import evaluate
+    from pipeline.workflows.load import load, load_splits
+    from pipeline.workflows.predict import predict
+    from pipeline.workflows.train import train
+
+__all__ = ["ImageClassifier", "Run", "evaluate", "load", "load_splits", "predict", "train"]
+
+_HOMES = {
+    "ImageClassifier": "pipeline.models.classifier",
+    "Run": "pipeline.reporting.run",
+    "evaluate": "pipeline.workflows.evaluate",
+    "load": "pipeline.workflows.load",
+    "load_splits": "pipeline.workflows.load",
+    "predict": "pipeline.workflows.predict",
+    "train": "pipeline.workflows.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,127 +1,159 @@
-"""Ranks: which of them prints and writes, and what all of them must agree on.
+"""Ranks: collectives, errors that all ranks raise together, and work that only the main process does.
 
 A launcher (`accelerate launch`, `torchrun`) starts the processes and sets their ranks in the environment. With one
-process every function here does nothing. Torch is imported only where a collective needs it.
+process, the collectives return at once. Torch is imported only where a collective needs it.
 """
 
 import contextlib
 import datetime as dt
 import functools
-import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import datasets
 import psutil
 from datasets.utils.tqdm import are_progress_bars_disabled
+from tqdm import tqdm
 
 from pipeline.errors import PipelineError
 
 T = TypeVar("T")
 
-_TIMEOUT = dt.timedelta(days=1)  # of those who wait while another downloads or draws; a dead one ends the job at once
+# Ranks wait this long for a rank that downloads or prepares data. The launcher stops the job if a rank dies.
+_TIMEOUT = dt.timedelta(days=1)
 
 
 class DistributedError(PipelineError):
-    """An error that every process raises alike, so that one of them is enough to say it."""
+    """An error that every rank raises with the same text, so that only the main process needs to show it."""
 
 
 def rank() -> int:
-    """This process's number in the job, 0 for the one that speaks and writes."""
+    """Return the rank of this process. Rank 0 is the main process."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """How many processes the job has, over all machines."""
+    """Return the number of processes on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_world_size() -> int:
-    """How many of them share this machine."""
+    """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that speaks and writes."""
+    """Return whether this is rank 0, the process that prints and writes files."""
     return rank() == 0
 
 
 def is_local_main_process() -> bool:
-    """Whether this is the first process of its machine."""
+    """Return whether this is the first process on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def require_all_started() -> None:
-    """Refuse a job of one where `accelerate launch` was asked for more, and started one without a word.
+    """Reject a job of one process if `accelerate launch` was asked for several.
 
-    It does so with `--cpu`, and with a launch file whose `distributed_type` is not that of several processes.
+    Accelerate silently starts one process if it gets `--cpu`, or a launch file whose `distributed_type` does not mean
+    several processes.
 
     Raises:
-        PipelineError: Naming both numbers.
+        PipelineError: If fewer processes were started than requested.
     """
     if world_size() > 1:
         return
     try:
-        asked = requested_processes(" ".join(psutil.Process(os.getppid()).cmdline()))
+        requested = requested_processes(" ".join(psutil.Process(os.getppid()).cmdline()))
     except psutil.Error:
         return
-    if asked and asked > 1:
+    if requested and requested > 1:
         raise PipelineError(
-            f"accelerate launch was asked for {asked} processes and started 1: add --multi_gpu (on CPUs too, with "
-            "ACCELERATE_USE_CPU=true in front), or a launch file with distributed_type MULTI_GPU; leave out --cpu"
+            f"accelerate launch was asked for {requested} processes but started 1\n"
+            "add --multi_gpu and remove --cpu (on CPUs, set ACCELERATE_USE_CPU=true instead), or use a launch file "
+            "with distributed_type: MULTI_GPU"
         )
 
 
 def requested_processes(command: str) -> int | None:
-    """How many processes a command line asks `accelerate launch` for; None where it is none, or names no number."""
-    asked = re.search(r"\baccelerate(?: |-|\S*\.)launch\b.*? --num[_-]processes[ =](\d+)", command)
-    return int(asked[1]) if asked else None
+    """Return the number of processes that a command line requests from `accelerate launch`, or None."""
+    found = re.search(r"\baccelerate(?: |-|\S*\.)launch\b.*? --num[_-]processes[ =](\d+)", command)
+    return int(found[1]) if found else None
 
 
 def all_gather(value: T, *, same: Mapping[str, Any] | None = None) -> list[T]:
-    """Give every process what each of them has, in the order of their ranks. All must call it.
+    """Return the values of all ranks, in the order of the ranks. Every rank must call it.
 
     Args:
-        value: Anything that can be pickled.
-        same: What must be equal in all of them, by name.
+        value: Any value that can be pickled.
+        same: Named values that must be equal on all ranks. They are compared in the same collective.
 
     Raises:
-        AgreedError: In every process, if one gave up (`agreement`) or differs, naming its rank.
+        DistributedError: On every rank, if a value of `same` differs or another rank failed in `fail_together`.
     """
     if world_size() == 1:
         return [value]
-    answers = _gather((None, dict(same or {}), value))
-    raise_by_rank({number: error for number, (error, _, _) in enumerate(answers)})
-    raise_by_rank({number: _differences(found, answers[0][1]) for number, (_, found, _) in enumerate(answers)})
-    return [given for _, _, given in answers]
+    messages = _exchange((None, dict(same or {}), value))
+    raise_by_rank({number: error for number, (error, _, _) in enumerate(messages)})
+    expected = messages[0][1]
+    raise_by_rank({number: _describe_differences(found, expected) for number, (_, found, _) in enumerate(messages)})
+    return [gathered for _, _, gathered in messages]
+
+
+def require_same(values: Mapping[str, Any]) -> None:
+    """Check that values are equal on all ranks. Every rank must call it.
+
+    Args:
+        values: The values by name. The error shows the names.
+
+    Raises:
+        DistributedError: On every rank, if a value differs or another rank failed in `fail_together`.
+    """
+    all_gather(None, same=values)
+
+
+def broadcast(value: T | None) -> T:
+    """Return the value of rank 0. Every rank must call it.
+
+    Args:
+        value: Any value that can be pickled. Only the value of rank 0 is used.
+
+    Raises:
+        DistributedError: On every rank, if another rank failed in `fail_together`.
+    """
+    return cast(T, all_gather(value if is_main_process() else None)[0])
 
 
 def shard(items: Sequence[T]) -> Sequence[T]:
-    """This process's share of the items, dealt out in turn."""
+    """Return this rank's shard of the items, assigned round-robin."""
     return items[rank() :: world_size()]
 
 
-def all_gather_shards(share: Sequence[T], *, same: Mapping[str, Any] | None = None) -> list[T]:
-    """Put what was made of `mine(items)` together again, in the order of the items. All must call it.
+def all_gather_shards(results: Sequence[T], *, same: Mapping[str, Any] | None = None) -> list[T]:
+    """Return the results of all shards, in the order of the items. Every rank must call it.
+
+    Args:
+        results: One result for each item of `shard(items)`.
+        same: As for `all_gather`.
 
     Raises:
-        AgreedError: As `exchange`.
+        DistributedError: As for `all_gather`.
     """
-    shares = all_gather(share, same=same)
-    return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]
+    shards = all_gather(results, same=same)
+    return [shards[i % len(shards)][i // len(shards)] for i in range(sum(map(len, shards)))]
 
 
 @contextlib.contextmanager
 def fail_together() -> Iterator[None]:
-    """Leave the block in all processes or in none: what one cannot do, the others hear of.
+    """Raise a `PipelineError` of one rank on every rank.
 
-    Not around anything in which processes wait for one another by other means, as a training step does.
+    Do not use it around code in which ranks wait for each other by other means, such as a training step.
 
     Raises:
-        AgreedError: In every process, if the block raised a `PipelineError` in one of them.
+        DistributedError: On every rank, if the block raised a `PipelineError` on one of them.
     """
     if world_size() == 1:
         yield
@@ -131,58 +163,60 @@ def fail_together() -> Iterator[None]:
     except DistributedError:
         raise
     except PipelineError as error:
-        raise_by_rank({number: answer[0] for number, answer in enumerate(_gather((str(error), {}, None)))})
+        raise_by_rank({number: message[0] for number, message in enumerate(_exchange((str(error), {}, None)))})
     else:
         all_gather(None)
 
 
-def main_first(work: Callable[[], T]) -> T:
-    """Do it in the first process of each machine, then in the others, which find in the cache what it left there.
+def main_first(function: Callable[[], T]) -> T:
+    """Call the function in the first process of each machine, then in the others, and return its result.
+
+    Use it for functions that fill a cache: the other processes find the cached files.
 
     Raises:
-        AgreedError: In every process, if it failed in one.
+        DistributedError: On every rank, if the function failed on one of them.
     """
     results = []
-    for turn in (True, False):
+    for main_runs in (True, False):
         with fail_together():
-            if is_local_main_process() == turn:
-                results.append(work())
+            if is_local_main_process() == main_runs:
+                results.append(function())
     return results[0]
 
 
-def on_main_process(work: Callable[[], object]) -> None:
-    """Do it in the main process alone, while the others wait: what is written is written once.
+def on_main_process(function: Callable[[], object]) -> None:
+    """Call the function in the main process only, while the other ranks wait.
 
     Raises:
-        AgreedError: In every process, if it failed.
+        DistributedError: On every rank, if the function failed.
     """
     with fail_together():
         if is_main_process():
-            work()
+            function()
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set in any of the processes. All must call it."""
+    """Return whether the flag is set on at least one rank. Every rank must call it."""
     if world_size() == 1:
         return flag
     import torch
 
     highest = torch.tensor(int(flag))
-    torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX, group=_group())
+    torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX, group=_gloo_group())
     return bool(highest)
 
 
 def shut_down() -> None:
-    """Close the connections to the others, at the end of the program."""
+    """Close the connections to the other ranks. Call it at the end of the program."""
     if (torch := sys.modules.get("torch")) and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def raise_by_rank(problems: Mapping[int, str | None]) -> None:
-    """Raise what is wrong, by rank; what is wrong everywhere is said once, without a rank.
+    """Raise one error for the problems of all ranks. A problem that all ranks share is shown once, without a rank.
 
     Raises:
-        AgreedError: If there is any problem.
+        DistributedError: If there is at least one problem.
     """
     found = {number: problem for number, problem in problems.items() if problem}
     if not found:
@@ -192,38 +226,9 @@ def raise_by_rank(problems: Mapping[int, str | None]) -> None:
     raise DistributedError("\n".join(f"rank {number}: {problem}" for number, problem in found.items()))
 
 
-def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
-    keys = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
-    differing = [f"{key} is {found.get(key)}, and {expected.get(key)} in rank 0" for key in keys]
-    return f"all processes must agree: {'; '.join(differing)}" if differing else None
-
-
-def _gather(answer: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    import torch
-
-    group = _group()
-    answers: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(answers, answer, group=group)
-    return answers
-
-
-@functools.cache
-def _group() -> Any:
-    """The processes as a group that talks beside the GPUs, so that no exchange waits for what they compute."""
-    import torch
-    from accelerate import PartialState
-
-    if not torch.distributed.is_initialized():
-        PartialState(cpu=not torch.accelerator.is_available())
-    return torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
-
-
-logger = logging.getLogger(__name__)
-
-
 @contextlib.contextmanager
 def progress_on_terminal_only() -> Iterator[None]:
-    """Keep the progress bars of `datasets` out of logs and pipes, where they would be noise."""
+    """Hide the progress bars of `datasets` unless stderr is a terminal."""
     if sys.stderr.isatty() or are_progress_bars_disabled():
         yield
         return
@@ -232,3 +237,44 @@ def progress_on_terminal_only() -> Iterator[None]:
         yield
     finally:
         datasets.enable_progress_bars()
+
+
+def progress_bar(iterable: Iterable[T], *, desc: str, unit: str, enabled: bool) -> Iterable[T]:
+    """Return the iterable with a progress bar that only the main process shows.
+
+    Args:
+        iterable: What the bar counts. It may have a length.
+        desc: Text in front of the bar.
+        unit: Name of one item, such as `batch`.
+        enabled: Whether the main process shows the bar.
+    """
+    return cast(
+        Iterable[T], tqdm(iterable, desc=desc, unit=unit, disable=not (enabled and is_main_process()), leave=False)
+    )
+
+
+def _describe_differences(values: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
+    keys = sorted(key for key in values.keys() | expected.keys() if values.get(key) != expected.get(key))
+    differences = "; ".join(f"{key} is {values.get(key)}, but {expected.get(key)} on rank 0" for key in keys)
+    return f"{differences}: give all ranks the same settings, data and output folder" if keys else None
+
+
+def _exchange(message: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Return the messages of all ranks: (error text or None, values that must be equal, gathered value)."""
+    import torch
+
+    group = _gloo_group()
+    messages: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(messages, message, group=group)
+    return messages
+
+
+@functools.cache
+def _gloo_group() -> Any:
+    """Return a process group on the CPU, so that collectives do not wait for queued GPU work."""
+    import torch
+    from accelerate import PartialState
+
+    if not torch.distributed.is_initialized():
+        PartialState(cpu=not torch.accelerator.is_available())
+    return torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)

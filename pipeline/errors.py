@@ -1,41 +1,41 @@
-"""Errors made for users: what is wrong, and what to do."""
+"""Errors for users. Their text says what is wrong and what to do."""
 
 import difflib
-import logging
 from collections.abc import Iterable, Sequence
-
-logger = logging.getLogger(__name__)
-
-
-def list_some(names: Sequence[str], *, at_most: int = 5) -> str:
-    """Return the first names for a message, and how many more there are."""
-    named = ", ".join(map(repr, names[:at_most]))
-    return f"{named} and {len(names) - at_most} more" if len(names) > at_most else named
 
 
 class PipelineError(Exception):
-    """The user can mend this: shown in one or two lines without a traceback, exit code 2."""
+    """A problem that the user can fix. It is shown without a traceback, and the exit code is 2."""
 
 
 class BadImageError(PipelineError):
-    """An image that cannot be read, named with its file or row and the reason."""
+    """An image that cannot be read. The text names its file or row and the reason."""
 
 
-class Terminated(Exception):  # noqa: N818 (it is no error: the run goes on when the command is repeated)
-    """The run was asked to stop by SIGTERM, and wrote a checkpoint first: exit code 143."""
+class Terminated(Exception):  # noqa: N818 (it is not an error: the same command resumes the run)
+    """SIGTERM stopped the run after a checkpoint was written. The exit code is 143."""
 
 
 def refuse(problems: Iterable[str]) -> None:
-    """Raise one error for all the problems found, so that they are mended in one go.
+    """Raise one error that lists all problems, so that the user can fix them together.
+
+    Args:
+        problems: One text for each problem. No error is raised if there are none.
 
     Raises:
-        PipelineError: If there is any problem.
+        PipelineError: If there is at least one problem.
     """
     if found := list(problems):
         raise PipelineError("\n".join(found))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    """Return `` (did you mean 'x'?)`` for the known word that is most similar, or an empty string."""
+    similar = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {similar[0]!r}?)" if similar else ""
+
+
+def list_some(names: Sequence[str], *, at_most: int = 5) -> str:
+    """Return the first names for a message, and the number of the remaining ones."""
+    first = ", ".join(map(repr, names[:at_most]))
+    return f"{first} and {len(names) - at_most} more" if len(names) > at_most else first

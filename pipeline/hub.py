@@ -1,10 +1,9 @@
-"""The Hub: names of models and data sets -> local files; a finished run -> a repository.
+"""The Hugging Face Hub: download models and datasets, and push a finished run.
 
-Everything that can go wrong on the way there becomes one line that names the repository and the remedy.
+Errors of the Hub clients become a `PipelineError` of one line that names the repository and the remedy.
 """
 
 import contextlib
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,25 +29,30 @@ if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
 
 
-logger = logging.getLogger(__name__)
-
 ASSETS = Path(__file__).parent / "assets"
 MODEL_FILES = ("config.json", "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
 PICKLED_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-"""Fetched only where a repository has no safetensors."""
+"""Downloaded only if a repository has no safetensors."""
 UNAUTHORIZED = 401
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name is `OWNER/NAME`; where a folder OWNER is here, a folder was meant, and perhaps mistyped."""
+    """Return whether a name has the form `OWNER/NAME`.
+
+    If a local folder OWNER exists, the name is a mistyped path instead.
+    """
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).parent.exists()
 
 
 def find_model(name: str, *, revision: str = "main") -> Path:
-    """The local folder of a model: a folder, a shipped base by its name, or a downloaded (or cached) Hub repository.
+    """Return the local folder of a model. A Hub model is downloaded unless it is cached.
+
+    Args:
+        name: A folder, the name of a shipped base model, or a Hub id.
+        revision: Branch, tag or commit of a Hub model.
 
     Raises:
-        PipelineError: If there is no such model, it cannot be reached, or it has no config.json.
+        PipelineError: If the model does not exist, cannot be downloaded, or has no config.json.
     """
     shipped = ASSETS / name
     if (shipped / "config.json").is_file():
@@ -57,19 +61,20 @@ def find_model(name: str, *, revision: str = "main") -> Path:
     if not folder.is_dir():
         if not is_hub_id(name):
             shipped_names = [path.parent.name for path in ASSETS.glob("*/config.json")]
-            bare = "" if "/" in name else f", as in timm/{name} for a timm name"
+            timm = "" if "/" in name else f" (for a timm model, timm/{name})"
             raise PipelineError(
-                f"no model folder {name}{did_you_mean(name, shipped_names)}, and a Hub id is OWNER/NAME{bare}"
+                f"there is no model folder {name}{did_you_mean(name, shipped_names)}: "
+                f"pass a local folder, or a Hub id OWNER/NAME{timm}"
             )
         folder = _download_model(name, revision)
     if not (folder / "config.json").is_file():
-        raise PipelineError(f"{name} holds no config.json, so it is no model that transformers can load")
+        raise PipelineError(f"{name} has no config.json: pass the folder or the Hub id of a transformers model")
     return folder
 
 
 def _download_model(name: str, revision: str) -> Path:
     patterns = list(MODEL_FILES)
-    with _explained("model", name, revision):
+    with _errors_explained("model", name, revision):
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
         if not any(folder.glob("model*.safetensors")):
             patterns += PICKLED_FILES
@@ -78,19 +83,24 @@ def _download_model(name: str, revision: str) -> Path:
 
 
 def load_hub_dataset(name: str, config: str | None, revision: str) -> "DatasetDict":
-    """Load a data set of parquet (or other plain) files from the Hub, or from the cache where the Hub is out of reach.
+    """Load a dataset of parquet (or other plain) files from the Hub, or from the cache if the Hub cannot be reached.
+
+    Args:
+        name: Hub id of the dataset.
+        config: Configuration of the dataset, or None for its only one.
+        revision: Branch, tag or commit.
 
     Raises:
-        PipelineError: If there is no such data set, it cannot be reached, or its configuration is missing or unknown.
+        PipelineError: If the dataset does not exist, cannot be downloaded, or its configuration is missing or unknown.
     """
     import pyarrow.dataset
     from datasets import load_dataset_builder
     from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
-    with _data_set_explained(name, revision):
+    with _dataset_errors_explained(name, revision):
         builder = load_dataset_builder(name, config, revision=revision)
         if isinstance(builder.config, ParquetConfig):
-            # By default Arrow holds all of a file until its end is read: half a gigabyte.
+            # By default, Arrow keeps a complete file in memory until its end is read, for example half a gigabyte.
             builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
         builder.download_and_prepare()
         splits: DatasetDict = builder.as_dataset()
@@ -99,12 +109,12 @@ def load_hub_dataset(name: str, config: str | None, revision: str) -> "DatasetDi
 
 @dataclass(frozen=True)
 class StreamedDataset:
-    """A data set of which nothing is fetched yet but its description.
+    """A dataset whose rows are downloaded while they are read.
 
     Attributes:
-        splits: Their rows, as they come.
-        sizes: Their numbers of rows, where the card says them.
-        identity: Changes with its files.
+        splits: The splits, in the order of their files.
+        sizes: Number of rows of each split, if the dataset card has it.
+        identity: A text that changes if the files of the dataset change.
     """
 
     splits: "IterableDatasetDict"
@@ -113,40 +123,45 @@ class StreamedDataset:
 
 
 def stream_hub_dataset(name: str, config: str | None, revision: str) -> StreamedDataset:
-    """Begin to read a data set of parquet (or other plain) files from the Hub.
+    """Open a dataset of parquet (or other plain) files on the Hub without downloading it.
+
+    Args:
+        name: Hub id of the dataset.
+        config: Configuration of the dataset, or None for its only one.
+        revision: Branch, tag or commit.
 
     Raises:
-        PipelineError: As `load_hub_dataset`.
+        PipelineError: As for `load_hub_dataset`.
     """
     from datasets import load_dataset_builder
 
-    with _data_set_explained(name, revision):
+    with _dataset_errors_explained(name, revision):
         builder = load_dataset_builder(name, config, revision=revision)
         sizes = {split: info.num_examples for split, info in (builder.info.splits or {}).items()}
         return StreamedDataset(builder.as_streaming_dataset(), sizes, f"{name} {builder.config_id} {builder.hash}")
 
 
 def check_may_push(repo_id: str) -> None:
-    """Ask the Hub who we are, so that a missing token is known before a run and not after it.
+    """Check that the Hub accepts the token, so that an invalid one is found before training.
 
     Raises:
         PipelineError: If there is no valid token, or the Hub cannot be reached.
     """
-    with _explained("repository", repo_id, "main"):
+    with _errors_explained("repository", repo_id, "main"):
         HfApi().whoami()
 
 
 def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str = "main") -> str:
-    """Upload the listed files of a finished run in one commit, and nothing else.
+    """Upload the published files of a finished run in one commit.
 
     Args:
         folder: The run folder.
-        repo_id: `OWNER/NAME`; created if there is none.
-        private: Whether a repository that is made now is private.
-        revision: Branch.
+        repo_id: `OWNER/NAME`. The repository is created if it does not exist.
+        private: Whether a new repository is private.
+        revision: Branch to push to.
 
     Returns:
-        The address of the repository.
+        The URL of the repository.
 
     Raises:
         PipelineError: If the run is not finished, there is no valid token, or the Hub cannot be reached.
@@ -156,55 +171,59 @@ def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str
     sources[RECIPE] = public_recipe(folder).encode()
     operations = [CommitOperationAdd(path_in_repo=n, path_or_fileobj=source) for n, source in sources.items()]
     api = HfApi()
-    with _explained("repository", repo_id, revision):
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.create_commit(address.repo_id, operations, commit_message="Push a finished run", revision=revision)
-    return str(address)
+    with _errors_explained("repository", repo_id, revision):
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.create_commit(url.repo_id, operations, commit_message="Push a finished run", revision=revision)
+    return str(url)
 
 
 @contextlib.contextmanager
-def _data_set_explained(name: str, revision: str) -> Iterator[None]:
+def _dataset_errors_explained(name: str, revision: str) -> Iterator[None]:
+    """Convert errors of `datasets` and of the Hub clients into a `PipelineError`."""
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        with _explained("data set", name, revision):
+        with _errors_explained("dataset", name, revision):
             yield
     except DatasetNotFoundError as error:
-        raise PipelineError(_missing("data set", name, revision)) from error
-    except (ValueError, RuntimeError) as error:  # a configuration that must be named, or a loading script
-        raise PipelineError(f"the data set {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+        raise PipelineError(_not_found("dataset", name, revision)) from error
+    except (ValueError, RuntimeError) as error:  # for example a missing configuration name, or a loading script
+        raise PipelineError(f"dataset {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
 
 
 @contextlib.contextmanager
-def _explained(kind: str, name: str, revision: str) -> Iterator[None]:
-    """Turn what the Hub clients raise into one line for the user."""
+def _errors_explained(kind: str, name: str, revision: str) -> Iterator[None]:
+    """Convert errors of the Hub clients into a `PipelineError` of one line."""
     try:
         yield
     except GatedRepoError as error:
-        raise PipelineError(f"the {kind} {name} is gated: accept its terms on the Hub, then `hf auth login`") from error
+        raise PipelineError(f"{kind} {name} is gated: accept its terms on the Hub and run `hf auth login`") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise PipelineError(_missing(kind, name, revision)) from error
+        raise PipelineError(_not_found(kind, name, revision)) from error
     except LocalTokenNotFoundError as error:
-        raise PipelineError(f"pushing to {name} needs a token: `hf auth login`, or set HF_TOKEN") from error
+        raise PipelineError(f"pushing to {name} needs a token: run `hf auth login`, or set HF_TOKEN") from error
     except HFValidationError as error:
-        raise PipelineError(f"{name!r} is neither a folder here nor a Hub id OWNER/NAME") from error
+        raise PipelineError(f"{name!r} is not a local folder and not a Hub id: pass a folder, or OWNER/NAME") from error
     except HfHubHTTPError as error:
         if error.response.status_code == UNAUTHORIZED:
             raise PipelineError(
-                f"the Hub refused your token for {name}: `hf auth login` with one that may write"
+                f"the Hub rejected your token for {name}: run `hf auth login` with a token that has write access"
             ) from error
-        raise PipelineError(f"the Hub answered {error.response.status_code} for {name}: try again later") from error
+        raise PipelineError(
+            f"the Hub returned status {error.response.status_code} for {name}: try again later"
+        ) from error
     except (LocalEntryNotFoundError, ConnectionError, HTTPError) as error:
         if kind == "repository":
             raise PipelineError(
                 f"the Hub cannot be reached for {name}: check the network and HF_HUB_OFFLINE"
             ) from error
         raise PipelineError(
-            f"the {kind} {name} is not in the cache and the Hub cannot be reached: check the network and "
-            "HF_HUB_OFFLINE, or give a local folder"
+            f"{kind} {name} is not cached and the Hub cannot be reached: check the network and HF_HUB_OFFLINE, "
+            "or pass a local folder"
         ) from error
 
 
-def _missing(kind: str, name: str, revision: str) -> str:
-    at = "" if revision == "main" else f" with revision {revision}"
-    return f"no {kind} {name}{at} on the Hub (if it is private: `hf auth login`), and no such folder here"
+def _not_found(kind: str, name: str, revision: str) -> str:
+    at = "" if revision == "main" else f" at revision {revision}"
+    local = "" if kind == "repository" else ", and there is no such local folder"
+    return f"{kind} {name}{at} not found on the Hub{local}: check the name, or run `hf auth login` if it is private"

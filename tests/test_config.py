@@ -4,18 +4,15 @@ import pytest
 
 from pipeline import config
 from pipeline.arguments.data import DataArguments
-from pipeline.arguments.images import AugmentationArguments
 from pipeline.arguments.model import ModelArguments
-from pipeline.arguments.strategy import AdaptationArguments
+from pipeline.arguments.settings import GROUPS, Settings
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.errors import PipelineError
 
-CLASSES = (ModelArguments, DataArguments, AugmentationArguments, AdaptationArguments, FineTuningArguments)
-
 
 def parse(*words: str) -> tuple[ModelArguments, DataArguments, FineTuningArguments]:
-    model, data, _, _, training = config.parse(config.read_command_line("train", words), CLASSES)
-    return model, data, training
+    settings = Settings(*config.parse(config.read_command_line("train", words), GROUPS))
+    return settings.model, settings.data, settings.trainer
 
 
 def test_a_flag_beats_the_recipe_and_the_recipe_the_default(tmp_path: Path) -> None:
@@ -43,9 +40,9 @@ def test_no_is_a_choice_and_null_is_not_given(tmp_path: Path) -> None:
         ("bad_images: perhaps", r"mine\.yaml: bad_images: "),
         ("head_init: maybe", r"mine\.yaml: head_init: "),
         ("augmentation: randd", r"mine\.yaml: augmentation: .*'trivial'"),
-        ("evaluation_strategy: epoch", r"mine\.yaml: evaluation_strategy .*--eval_strategy"),
-        ("- a\n- b", r"must hold lines `key: value`"),
-        ("a: [", r"is no readable YAML file"),
+        ("evaluation_strategy: epoch", r"mine\.yaml: evaluation_strategy does not exist any more: use eval_strategy"),
+        ("- a\n- b", r"is not a recipe: write one `key: value` per line"),
+        ("a: [", r"is not a readable YAML file"),
     ],
 )
 def test_a_mistake_in_a_recipe_names_the_file_and_the_key(tmp_path: Path, text: str, message: str) -> None:
@@ -62,11 +59,11 @@ def test_a_mistake_in_a_recipe_names_the_file_and_the_key(tmp_path: Path, text: 
         (["--see", "1"], "unknown flag --see"),  # no abbreviations
         (["--learning-rate=fast"], "--learning_rate: invalid float value"),
         (["stray"], "unexpected argument 'stray'"),
-        (["--warmup_ratio", "0.1", "--no_cuda"], r"warmup_ratio is not .*\nno_cuda is not "),
+        (["--warmup_ratio", "0.1", "--no_cuda"], r"--warmup_ratio does not exist any more.*\n--no_cuda does not exist"),
         (["--bf16", "--hub_token", "x"], r"--bf16 True .*\n--hub_token|--hub_token.*\n--bf16"),
-        (["--warmup_steps", "1.0"], "one single step"),
-        (["--eval_strategy", "no"], "must be epoch or steps"),
-        (["--hflip", "2"], r"^--hflip 2\.0: a probability"),
+        (["--warmup_steps", "1.0"], "is one single step: use 0.1"),
+        (["--eval_strategy", "no"], "never scores validation.*: use epoch or steps"),
+        (["--hflip", "2"], r"^--hflip 2\.0 is out of range: use a value between 0 and 1"),
         (["--push_to_hub"], "--hub_model_id OWNER/NAME"),
         (["--config", "synthetic-flower"], r"did you mean 'synthetic-flowers'\?"),
     ],
@@ -80,3 +77,17 @@ def test_a_mistake_on_the_command_line_is_one_line_with_the_remedy(words: list[s
 
 def test_dashes_and_underscores_are_the_same() -> None:
     assert parse("--learning-rate=3e-4")[2].learning_rate == 3e-4
+
+
+def test_a_call_from_python_is_parsed_as_a_command_line() -> None:
+    flags = {"seed": 7, "from_scratch": True, "image_size": None, "report_to": ["tensorboard"]}
+    line = config.read_call("train", "synthetic-flowers", flags)
+    settings = Settings(*config.parse(line, GROUPS))
+    assert (settings.trainer.seed, settings.model.from_scratch, settings.model.image_size) == (7, True, None)
+    assert settings.trainer.report_to == ["tensorboard"]
+    assert settings.data.dataset_name == "synthetic-flowers"
+    assert line.words[:2] == ["train", "--config=synthetic-flowers"]
+    with pytest.raises(PipelineError, match=r"unknown flag --sed \(did you mean '--seed'"):
+        config.parse(config.read_call("train", None, {"sed": 1}), GROUPS)
+    with pytest.raises(PipelineError, match="--recipe does not exist any more: use --auto"):
+        config.read_call("train", None, {"recipe": "auto"})

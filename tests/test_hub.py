@@ -1,6 +1,6 @@
-"""The real clients against a loopback Hub: a data set and a model come from it, a finished run goes to it.
+"""The real Hub clients with a fake Hub on the loopback interface: datasets and models are downloaded, runs are pushed.
 
-One process does it all, because the clients read the Hub's address when they are imported.
+All of it happens in one subprocess, because the clients read the address of the Hub when they are imported.
 """
 
 import io
@@ -32,27 +32,27 @@ import numpy as np
 import pyarrow.dataset
 from pipeline import cli
 
-run, answers, scans = Path(sys.argv[1]), {}, []
-real = pyarrow.dataset.ParquetFileFormat
-scanned = lambda **by: scans.append(by["default_fragment_scan_options"]) or real(**by)
-pyarrow.dataset.ParquetFileFormat = scanned
+run, codes, scan_options = Path(sys.argv[1]), {}, []
+original = pyarrow.dataset.ParquetFileFormat
+recording = lambda **options: scan_options.append(options["default_fragment_scan_options"]) or original(**options)
+pyarrow.dataset.ParquetFileFormat = recording
 flags = ["--model_name_or_path=tester/tiny-vit", "--dataset_name=tester/colours", "--num_train_epochs=2",
          "--learning_rate=3e-3", "--precision=fp32", "--dataloader_num_workers=0", f"--output_dir={run}"]
-answers["train"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=tester/pushed"])
-print("held whole:", [scan.pre_buffer for scan in scans], file=sys.stderr)
-answers["push"] = cli.main(["push", f"--model={run}", "--hub_model_id=tester/again"])
-answers["evaluate"] = cli.main(["evaluate", "--model=tester/pushed", "--dataset_name=tester/colours",
+codes["train"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=tester/pushed"])
+print("pre_buffer:", [options.pre_buffer for options in scan_options], file=sys.stderr)
+codes["push"] = cli.main(["push", f"--model={run}", "--hub_model_id=tester/again"])
+codes["evaluate"] = cli.main(["evaluate", "--model=tester/pushed", "--dataset_name=tester/colours",
                                 f"--output_dir={run}-scored"])
-answers["pickle only"] = cli.main(["train", *flags, "--model_name_or_path=tester/pickled", "--max_steps=1",
+codes["pickle only"] = cli.main(["train", *flags, "--model_name_or_path=tester/pickled", "--max_steps=1",
                                    f"--output_dir={run}-p"])
-answers["stream"] = cli.main(["train", *flags, "--dataset_name=tester/streamed", "--streaming",
+codes["stream"] = cli.main(["train", *flags, "--dataset_name=tester/streamed", "--streaming",
                               f"--output_dir={run}-streamed"])
-answers["missing model"] = cli.main(["train", *flags, "--model_name_or_path=tester/none", f"--output_dir={run}-x"])
-answers["missing data"] = cli.main(["train", *flags, "--dataset_name=tester/none", f"--output_dir={run}-x"])
-answers["missing revision"] = cli.main(["train", *flags, "--dataset_revision=v9", f"--output_dir={run}-x"])
+codes["missing model"] = cli.main(["train", *flags, "--model_name_or_path=tester/none", f"--output_dir={run}-x"])
+codes["missing data"] = cli.main(["train", *flags, "--dataset_name=tester/none", f"--output_dir={run}-x"])
+codes["missing revision"] = cli.main(["train", *flags, "--dataset_revision=v9", f"--output_dir={run}-x"])
 os.environ["HF_TOKEN"] = "hf_wrong"
-answers["wrong token"] = cli.main(["push", f"--model={run}", "--hub_model_id=tester/other"])
-print(json.dumps(answers))
+codes["wrong token"] = cli.main(["push", f"--model={run}", "--hub_model_id=tester/other"])
+print(json.dumps(codes))
 """
 
 # What `push_to_hub` of `datasets` writes.
@@ -84,18 +84,18 @@ dataset_info:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> Iterator[FakeHub]:
-    """A Hub with a parquet data set laid out like the real Flowers-102 one, and a small ViT."""
+    """A Hub with a small ViT, and a parquet dataset with the file layout of the Flowers-102 dataset."""
     with FakeHub() as hub:
         for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
             hub.put("model", "tester/tiny-vit", name, (tiny_vit / name).read_bytes())
-        hub.put("model", "tester/tiny-vit", "pytorch_model.bin", b"as in most repositories, beside the safetensors")
+        hub.put("model", "tester/tiny-vit", "pytorch_model.bin", b"most repositories have both formats")
         pickled = io.BytesIO()
         torch.save(load_file(tiny_vit / "model.safetensors"), pickled)
         hub.put("model", "tester/pickled", "pytorch_model.bin", pickled.getvalue())
         for name in ("config.json", "preprocessor_config.json"):
             hub.put("model", "tester/pickled", name, (tiny_vit / name).read_bytes())
         for name in ("tf_model.h5", "training_args.bin"):
-            hub.put("model", "tester/pickled", name, b"of no use here")
+            hub.put("model", "tester/pickled", name, b"not needed")
         features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLOURS))})
         for number, (split, count) in enumerate({"train": 12, "validation": 6, "test": 6}.items()):
             rows: dict[str, list[Any]] = {"image": [], "label": []}
@@ -115,55 +115,50 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> Iterator[Fa
 
 @pytest.fixture(scope="module")
 def pushed(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int], str]:
-    """The run folder, the exit codes, and what was said, of one process that did it all."""
+    """The run folder, the exit codes and the standard error of the subprocess."""
     root = tmp_path_factory.mktemp("client")
     environment = os.environ | hub.env(root / "hf") | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", CLIENT, str(root / "run")],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return root / "run", json.loads(done.stdout.splitlines()[-1]), done.stderr
+    assert process.returncode == 0, process.stderr
+    return root / "run", json.loads(process.stdout.splitlines()[-1]), process.stderr
 
 
-def test_every_verb_ends_as_it_should(pushed: tuple[Path, dict[str, int], str]) -> None:
+def test_every_command_has_the_expected_exit_code(pushed: tuple[Path, dict[str, int], str]) -> None:
     _, codes, _ = pushed
-    good = ("train", "push", "evaluate", "pickle only", "stream")
-    assert codes == {name: 0 if name in good else 2 for name in codes}
+    successful = ("train", "push", "evaluate", "pickle only", "stream")
+    assert codes == {name: 0 if name in successful else 2 for name in codes}
     assert len(codes) == 9
 
 
-def test_no_file_of_a_data_set_is_held_whole(pushed: tuple[Path, dict[str, int], str]) -> None:
-    _, _, said = pushed
-    assert "held whole: [False, False, False]\n" in said
+def test_no_complete_dataset_file_is_kept_in_memory(pushed: tuple[Path, dict[str, int], str]) -> None:
+    _, _, stderr = pushed
+    assert "pre_buffer: [False, False, False]\n" in stderr
 
 
-def test_a_pickle_is_fetched_only_where_there_are_no_safetensors(
+def test_pickled_weights_are_downloaded_only_without_safetensors(
     hub: FakeHub, pushed: tuple[Path, dict[str, int], str]
 ) -> None:
-    fetched = {
+    downloaded = {
         path.partition("/resolve/")[0].strip("/") + ":" + Path(path).name
         for _, path, _ in hub.requests
         if "/resolve/" in path
     }
-    assert "tester/tiny-vit:model.safetensors" in fetched
-    assert "tester/tiny-vit:pytorch_model.bin" not in fetched
-    assert {name for name in fetched if name.startswith("tester/pickled:")} == {
+    assert "tester/tiny-vit:model.safetensors" in downloaded
+    assert "tester/tiny-vit:pytorch_model.bin" not in downloaded
+    assert {name for name in downloaded if name.startswith("tester/pickled:")} == {
         "tester/pickled:config.json", "tester/pickled:preprocessor_config.json", "tester/pickled:pytorch_model.bin",
     }  # fmt: skip
-    assert "tester/pickled: its weights are a pickle (.bin), read with weights_only" in pushed[2]
+    assert "tester/pickled has pickled weights (.bin); loading them with weights_only=True" in pushed[2]
 
 
-def test_the_repository_holds_the_listed_files_and_no_others(
-    hub: FakeHub, pushed: tuple[Path, dict[str, int], str]
-) -> None:
+def test_the_repository_has_exactly_the_published_files(hub: FakeHub, pushed: tuple[Path, dict[str, int], str]) -> None:
     run, _, _ = pushed
     files = hub.files("model", "tester/pushed")
     assert files.keys() == set(PUBLISHED)
-    for name in {*PUBLISHED} - {
-        CARD,
-        RECIPE,
-    }:  # the card names its repository: the last was another
+    for name in {*PUBLISHED} - {CARD, RECIPE}:  # The second push rewrote the card, which names its repository.
         assert files[name] == (run / name).read_bytes(), name
     everything = b"".join(content for name, content in files.items() if name != "model.safetensors")
     assert str(run.parent).encode() not in everything
@@ -171,7 +166,7 @@ def test_the_repository_holds_the_listed_files_and_no_others(
     assert hub.leaked_tokens == []
 
 
-def test_the_card_names_its_repository_base_and_data_with_real_results(
+def test_the_card_names_repository_base_model_dataset_and_results(
     hub: FakeHub, pushed: tuple[Path, dict[str, int], str]
 ) -> None:
     run, _, _ = pushed
@@ -188,7 +183,7 @@ def test_the_card_names_its_repository_base_and_data_with_real_results(
         assert (test.dataset_type, test.metric_type) == ("tester/colours", "accuracy")
 
 
-def test_the_model_from_the_hub_gives_the_same_logits(pushed: tuple[Path, dict[str, int], str]) -> None:
+def test_the_downloaded_model_gives_the_same_logits(pushed: tuple[Path, dict[str, int], str]) -> None:
     run, _, _ = pushed
     own, names = read_predictions(run / PREDICTIONS)
     scored, same_names = read_predictions(Path(f"{run}-scored") / PREDICTIONS)
@@ -197,24 +192,24 @@ def test_the_model_from_the_hub_gives_the_same_logits(pushed: tuple[Path, dict[s
     np.testing.assert_allclose(scored[0].logits, own[1].logits, atol=1e-5)
 
 
-def test_a_streamed_run_takes_the_steps_that_the_card_lets_it_count(
+def test_a_streamed_run_counts_its_steps_from_the_dataset_card(
     pushed: tuple[Path, dict[str, int], str],
 ) -> None:
-    run, _, said = pushed
+    run, _, stderr = pushed
     streamed = Path(f"{run}-streamed")
-    assert "tester/streamed is streamed: 36 train images" in said
-    assert read_json(streamed / TRAINER_STATE)["max_steps"] == 2 * 3  # epochs of 36 images, 16 a step
+    assert "streaming tester/streamed: 36 training images" in stderr
+    assert read_json(streamed / TRAINER_STATE)["max_steps"] == 2 * 3  # 2 epochs of 36 images, 16 images per step
     assert read_json(streamed / RECORD)["data"]["samples"] == {"train": 36, "validation": 18, "test": 18}
     assert read_json(streamed / RESULTS)["test_samples"] == 18
 
 
-def test_what_is_missing_or_refused_is_named_with_the_remedy(
+def test_errors_of_the_hub_have_a_remedy(
     pushed: tuple[Path, dict[str, int], str],
 ) -> None:
-    _, _, said = pushed
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    _, _, stderr = pushed
+    errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 4
-    assert "no model tester/none on the Hub" in errors[0]
-    assert "no data set tester/none on the Hub" in errors[1]
-    assert "tester/colours with revision v9" in errors[2]
-    assert "hf auth login" in errors[3]
+    assert "model tester/none not found on the Hub, and there is no such local folder: check the name" in errors[0]
+    assert "dataset tester/none not found on the Hub, and there is no such local folder: check the name" in errors[1]
+    assert "dataset tester/colours at revision v9 not found on the Hub" in errors[2]
+    assert "run `hf auth login` with a token that has write access" in errors[3]

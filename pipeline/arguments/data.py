@@ -1,44 +1,46 @@
-"""Flags of the data: which images, columns and splits."""
+"""Flags of the data: which images, columns and splits. Torch-free."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from pipeline.arguments.flags import ANY, flag
+
+NO_DATASET = "no dataset given: pass --dataset_name FOLDER, a Hub id (OWNER/NAME) or synthetic-flowers"
 
 
 @dataclass
 class DataArguments:
     """Which images, which columns, which splits."""
 
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Hub id, folder of class folders or tables, synthetic-flowers or oxford-flowers-102."},
+    dataset_name: str | None = flag(
+        None, "Hub id, local folder (class folders or tables), synthetic-flowers or oxford-flowers-102."
     )
-    dataset_config_name: str | None = field(
-        default=None, metadata={"help": "Configuration of a Hub data set that has several."}
+    dataset_config_name: str | None = flag(None, "Configuration of a Hub dataset that has several.")
+    dataset_revision: str = flag("main", "Branch, tag or commit of a Hub dataset.")
+    streaming: bool = flag(
+        False, "Download the training images of a Hub dataset during training, and store none of them."
     )
-    dataset_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub data set."})
-    streaming: bool = field(
-        default=False,
-        metadata={"help": "Fetch a Hub data set's train images while training, and keep none of them."},
+    image_column_name: str | None = flag(None, "Column with the images. Default: detected from the column types.")
+    label_column_name: str | None = flag(
+        None, "Column with the labels. Default: detected from the column types and names."
     )
-    image_column_name: str | None = field(
-        default=None, metadata={"help": "Column with the images. Found by its type when not given."}
+    validation_fraction: float = flag(
+        0.15,
+        "Fraction of the training images held out for validation (stratified) if the data has no validation split.",
+        minimum=0,
+        maximum=1,
+        open_minimum=True,
+        open_maximum=True,
     )
-    label_column_name: str | None = field(
-        default=None, metadata={"help": "Column with the labels. Found by its type and name when not given."}
+    split_seed: int = flag(42, "Random seed of the held-out validation split and of the sample limits.")
+    max_train_samples: int | None = flag(
+        None,
+        "Train on a class-balanced random subset of this size.",
+        minimum=1,
+        needs_all_images=(ANY,),
     )
-    validation_fraction: float = field(
-        default=0.15,
-        metadata={"help": "Share of train that becomes validation, stratified, where the data have none."},
-    )
-    split_seed: int = field(
-        default=42, metadata={"help": "Seed of that cut and of the sample limits, apart from --seed."}
-    )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on a seeded, class-balanced part of this size."}
-    )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "The same for the validation split."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "The same for the test split."})
-    bad_images: Literal["fail", "skip"] = field(
-        default="fail",
-        metadata={"help": "What an image that cannot be read does: stop the run, or be left out."},
+    max_eval_samples: int | None = flag(None, "Score a class-balanced random subset of validation.", minimum=1)
+    max_test_samples: int | None = flag(None, "Score a class-balanced random subset of test.", minimum=1)
+    bad_images: Literal["fail", "skip"] = flag(
+        "fail", "What to do with images that cannot be read: fail before training, or skip them with a warning."
     )

@@ -1,29 +1,28 @@
-"""Flags of the model: which checkpoint, which head, which resolution."""
+"""Flags of the model: which checkpoint, which head, which resolution. Torch-free."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from pipeline.arguments.flags import flag
 
 
 @dataclass
 class ModelArguments:
-    """Which network, from which weights, at which resolution."""
+    """Which model, from which weights, at which input resolution."""
 
-    model_name_or_path: str = field(
-        default="google/vit-base-patch16-224-in21k",
-        metadata={"help": "Hub id, folder, or shipped base (synthetic-flowers-base)."},
+    model_name_or_path: str = flag(
+        "google/vit-base-patch16-224-in21k", "Hub id, local folder, or the shipped base synthetic-flowers-base."
     )
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
-    from_scratch: bool = field(
-        default=False, metadata={"help": "Take the architecture of that model, and random weights."}
+    model_revision: str = flag("main", "Branch, tag or commit of a Hub model.")
+    from_scratch: bool = flag(False, "Use the architecture of the model with random weights.")
+    head_init: Literal["random", "zero", "probe"] = flag(
+        "random",
+        "How a new head is initialized: random, zero (as in the ViT paper), or probe (from a linear probe on frozen "
+        "features).",
+        needs_all_images=("probe",),
     )
-    head_init: Literal["random", "zero", "probe"] = field(
-        default="random",
-        metadata={
-            "help": "Where a new head starts: drawn, from zeros as in the ViT paper, or from a linear probe on the "
-            "network's frozen features."
-        },
-    )
-    image_size: int | None = field(
-        default=None,
-        metadata={"help": "Pixels a side, where not the checkpoint's: the position table is interpolated, once."},
+    image_size: int | None = flag(
+        None,
+        "Input resolution in pixels. Default: the checkpoint's. Position embeddings are interpolated once.",
+        minimum=1,
     )

@@ -1,42 +1,57 @@
 """`Settings`: every flag of a training in one value."""
 
-import logging
-from collections.abc import Iterator
+import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
-from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments import checks
+from pipeline.arguments.data import DataArguments
+from pipeline.arguments.flags import neutral_flags
+from pipeline.arguments.images import ImageArguments
 from pipeline.arguments.model import ModelArguments
-from pipeline.arguments.strategy import AdaptationArguments
+from pipeline.arguments.objective import ObjectiveArguments
+from pipeline.arguments.selection import SelectionArguments
+from pipeline.arguments.strategy import StrategyArguments
 from pipeline.arguments.trainer import FineTuningArguments
-from pipeline.errors import refuse
 
-logger = logging.getLogger(__name__)
+GROUPS = (
+    ModelArguments,
+    DataArguments,
+    ImageArguments,
+    ObjectiveArguments,
+    StrategyArguments,
+    SelectionArguments,
+    FineTuningArguments,
+)
+"""The groups of flags of `train`, in the order of the fields of `Settings`."""
+
+NEUTRAL = neutral_flags(*GROUPS)
+"""The flags in which two calls of the same run may differ."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that shapes a training."""
+    """Every flag of a training, checked and resolved for this machine.
 
-    trainer: FineTuningArguments
-    augmentation: AugmentationArguments = field(default_factory=AugmentationArguments)
-    adaptation: AdaptationArguments = field(default_factory=AdaptationArguments)
+    Raises:
+        PipelineError: On construction, naming every flag that is out of range or cannot be combined with another.
+    """
+
     model: ModelArguments = field(default_factory=ModelArguments)
+    data: DataArguments = field(default_factory=DataArguments)
+    images: ImageArguments = field(default_factory=ImageArguments)
+    objective: ObjectiveArguments = field(default_factory=ObjectiveArguments)
+    strategy: StrategyArguments = field(default_factory=StrategyArguments)
+    selection: SelectionArguments = field(default_factory=SelectionArguments)
+    trainer: FineTuningArguments = field(default_factory=FineTuningArguments)
 
     def __post_init__(self) -> None:
-        """Refuse what does not hold together.
+        """Check the groups alone and in combination."""
+        checks.require_valid(*(getattr(self, f.name) for f in dataclasses.fields(self)))
 
-        Raises:
-            PipelineError: Naming all of it.
-        """
-        refuse(self._problems())
-
-    def _problems(self) -> Iterator[str]:
-        for name in ("mixup", "cutmix"):
-            if getattr(self.augmentation, name) and self.trainer.per_device_train_batch_size == 1:
-                yield (
-                    f"--{name} blends the images of a batch, and one on a device has none beside it: raise "
-                    "--per_device_train_batch_size"
-                )
-        balanced = self.augmentation.class_weights == "balanced" or self.augmentation.balanced_sampling
-        if balanced and self.adaptation.refit_head:
-            yield "--refit_head counts each image alike, and you asked for each class: add --refit_head False"
+    def resolved(self) -> dict[str, Any]:
+        """Return the flags that `recipe.yaml` states, as plain values."""
+        groups = (self.model, self.data, self.images, self.objective, self.strategy, self.selection)
+        plain = {name: value for group in groups for name, value in dataclasses.asdict(group).items()}
+        del plain["auto"]  # the settings that it chose are stated instead
+        return plain | self.trainer.resolved()

@@ -1,46 +1,45 @@
-"""Flags of the verbs other than `train`."""
+"""Flags of the verbs other than `train`. Torch-free."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from pipeline.arguments.flags import flag
+
+NO_MODEL = "no model given: pass --model RUN or a Hub id"
 
 
 @dataclass
 class EvaluateArguments:
-    """Which model to score, on which split, and where the figures go."""
+    """Which model to score, on which split, and where the metrics are written."""
 
-    model: str | None = field(default=None, metadata={"help": "Run folder or Hub id."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
-    split: Literal["train", "validation", "test", "all"] | None = field(
-        default=None,
-        metadata={"help": "Which split. The test split, or else validation, or else all images."},
+    model: str | None = flag(None, "Run folder or Hub id.")
+    model_revision: str = flag("main", "Branch, tag or commit of a Hub model.")
+    split: Literal["train", "validation", "test", "all"] | None = flag(
+        None, "Which split. Default: test if there is one, else validation, else all images."
     )
-    output_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder for all_results.json and predictions.parquet. None: only print."},
+    output_dir: str | None = flag(
+        None, "Folder for all_results.json and predictions.parquet. Default: print the metrics only."
     )
 
 
 @dataclass
 class PredictArguments:
-    """Which model, how many labels, and where the table goes."""
+    """Which model, how many labels per image, and where the table is written."""
 
-    model: str | None = field(default=None, metadata={"help": "Run folder or Hub id."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
-    top_k: int = field(default=5, metadata={"help": "How many labels an image."})
-    output: str | None = field(
-        default=None,
-        metadata={"help": "Write FILE.csv, FILE.jsonl or FILE.parquet. None: a table on the terminal."},
-    )
-    bad_images: Literal["fail", "skip"] = field(
-        default="fail", metadata={"help": "What an image that cannot be read does: stop, or be left out."}
+    model: str | None = flag(None, "Run folder or Hub id.")
+    model_revision: str = flag("main", "Branch, tag or commit of a Hub model.")
+    top_k: int = flag(5, "Number of labels per image.", minimum=1)
+    output: str | None = flag(None, "Write FILE.csv, FILE.jsonl or FILE.parquet. Default: print a table.")
+    bad_images: Literal["fail", "skip"] = flag(
+        "fail", "What to do with images that cannot be read: fail, or skip them with a warning."
     )
 
 
 @dataclass
 class PushArguments:
-    """Which run goes to which Hub repository."""
+    """Which run is uploaded to which Hub repository."""
 
-    model: str | None = field(default=None, metadata={"help": "Run folder."})
-    hub_model_id: str | None = field(default=None, metadata={"help": "OWNER/NAME on the Hub."})
-    hub_private_repo: bool = field(default=False, metadata={"help": "Make the repository private."})
-    hub_revision: str = field(default="main", metadata={"help": "Branch to push to."})
+    model: str | None = flag(None, "Run folder.")
+    hub_model_id: str | None = flag(None, "Hub repository OWNER/NAME.")
+    hub_private_repo: bool = flag(False, "Create the repository as private.")
+    hub_revision: str = flag("main", "Branch to push to.")

@@ -1,1 +1,1 @@
-"""A data set name -> `DatasetDict(train, validation, test)` with aligned labels."""
+"""Datasets: load a dataset by name as `DatasetDict(train, validation, test)` with aligned labels."""

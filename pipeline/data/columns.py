@@ -1,7 +1,7 @@
-"""Which column holds the images and which the labels, and the image column in its one shape.
+"""Columns of a table: find the image column and the label column, and bring the image column into one format.
 
-Owns the names that columns usually have, and the check that foreign tables carry the bytes of their images.
-It does not read labels (`labels`) or decode images (`images`).
+Owns the usual column names, and the check that Parquet files and Hub datasets embed the bytes of their images.
+`labels` reads the labels, and the `images` package decodes the images.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import pyarrow.compute
 
 from pipeline.errors import PipelineError, did_you_mean
 
-# Names by which a column is known where its type does not tell; of several labels the first is taken.
+# Column names to try when the column type is ambiguous. For labels, the first name in this list wins.
 _IMAGE_NAMES = (
     *("image", "images", "img", "pixel_values", "file_name", "filename", "file"),
     *("image_path", "img_path", "filepath", "file_path", "path"),
@@ -25,50 +25,58 @@ _LABEL_NAMES = (
 
 @dataclass(frozen=True)
 class Columns:
-    """The two columns in use."""
+    """The names of the image column and of the label column."""
 
     image: str
     label: str
 
 
 def find_columns(features: datasets.Features, *, image: str | None, label: str | None) -> Columns:
-    """Return the columns that were named, or else those that type and name give away.
+    """Return the requested columns, or find them by type and name.
+
+    Args:
+        features: The columns of the table and their types.
+        image: The value of `--image_column_name`; None finds the column.
+        label: The value of `--label_column_name`; None finds the column.
 
     Raises:
-        PipelineError: If a named column is missing, or none or several qualify.
+        PipelineError: If a requested column is missing, or not exactly one column qualifies.
     """
-    image = find_image_column(features, named=image)
-    return Columns(image, _find_label_column(features, named=label, image=image))
+    image = find_image_column(features, requested=image)
+    return Columns(image, _find_label_column(features, requested=label, image=image))
 
 
-def find_image_column(features: datasets.Features, *, named: str | None) -> str:
-    """Return the named image column, or else the one that type or name gives away.
+def find_image_column(features: datasets.Features, *, requested: str | None) -> str:
+    """Return the requested image column, or find it by type and name.
 
     Raises:
-        PipelineError: If the named column is missing or holds no images, or none or several qualify.
+        PipelineError: If the requested column is missing or does not contain images, or not exactly one column
+            qualifies.
     """
-    if named is not None:
-        _require_column(features, named, flag="--image_column_name")
-        feature = features[named]
+    if requested is not None:
+        _require_column(features, requested, flag="--image_column_name")
+        feature = features[requested]
         if not (_is_image(feature) or _is_bytes(feature) or _is_text(feature)):
-            raise PipelineError(f"--image_column_name {named}: that column holds {feature}, not images.")
-        return named
-    kinds: dict[str, Any] = dict(features)
-    tiers = (
-        [name for name, feature in kinds.items() if _is_image(feature)],
-        [name for name, feature in kinds.items() if _is_bytes(feature)],
-        [name for name, feature in kinds.items() if _is_text(feature) and name.lower() in _IMAGE_NAMES],
+            raise PipelineError(
+                f"--image_column_name {requested}: the column contains {feature}, not images: pass another column"
+            )
+        return requested
+    columns: dict[str, Any] = dict(features)
+    candidates_by_type = (
+        [name for name, feature in columns.items() if _is_image(feature)],
+        [name for name, feature in columns.items() if _is_bytes(feature)],
+        [name for name, feature in columns.items() if _is_text(feature) and name.lower() in _IMAGE_NAMES],
     )
-    found = next((tier for tier in tiers if tier), [])
+    found = next((candidates for candidates in candidates_by_type if candidates), [])
     if len(found) > 1:
-        raise PipelineError(f"Several columns hold images: {', '.join(found)}. Pass --image_column_name.")
+        raise PipelineError(f"several columns contain images ({', '.join(found)}): pass --image_column_name")
     if not found:
-        raise PipelineError(f"No column of images among: {_listed(features)}. Pass --image_column_name.")
+        raise PipelineError(f"no image column found among the columns {_join(features)}: pass --image_column_name")
     return found[0]
 
 
-def take_images(split: datasets.Dataset, *, column: str) -> datasets.Dataset:
-    """Return the image column alone, called ``image``, as undecoded bytes and paths."""
+def select_images(split: datasets.Dataset, *, column: str) -> datasets.Dataset:
+    """Return only the image column, renamed to ``image``, as undecoded bytes and paths."""
     images = split.select_columns([column])
     if column != "image":
         images = images.rename_column(column, "image")
@@ -76,10 +84,12 @@ def take_images(split: datasets.Dataset, *, column: str) -> datasets.Dataset:
 
 
 def require_bytes(images: datasets.Dataset, *, split_name: str) -> None:
-    """Refuse images that are only a path: whoever wrote the table would choose which of our files are read.
+    """Raise an error if an image is stored as a path without bytes.
+
+    Following such a path would let the author of the table choose which files on this machine are read.
 
     Raises:
-        PipelineError: If an image has a path and no bytes.
+        PipelineError: If an image has a path but no bytes.
     """
     values = images.data.column("image")
     contents = pyarrow.compute.struct_field(values, "bytes")
@@ -88,16 +98,16 @@ def require_bytes(images: datasets.Dataset, *, split_name: str) -> None:
     rows = pyarrow.compute.indices_nonzero(only_path)
     if len(rows):
         raise PipelineError(
-            f"{split_name}: {len(rows)} images are a path without bytes (row {rows[0]}: "
-            f"{paths[rows[0].as_py()]}), and paths in foreign tables are not followed.\n"
-            "Embed the images, or use a CSV file or class folders."
+            f"{split_name}: {len(rows)} images are paths without bytes (row {rows[0]}: {paths[rows[0].as_py()]}); "
+            "paths in Parquet files and Hub datasets are not followed:\n"
+            "embed the images in the dataset, or use a CSV file or class folders"
         )
 
 
-def _find_label_column(features: datasets.Features, *, named: str | None, image: str) -> str:
-    if named is not None:
-        _require_column(features, named, flag="--label_column_name")
-        return named
+def _find_label_column(features: datasets.Features, *, requested: str | None, image: str) -> str:
+    if requested is not None:
+        _require_column(features, requested, flag="--label_column_name")
+        return requested
     others: dict[str, Any] = {name: feature for name, feature in features.items() if name != image}
     typed = [name for name, feature in others.items() if isinstance(feature, datasets.ClassLabel)]
     if len(typed) == 1:
@@ -106,18 +116,18 @@ def _find_label_column(features: datasets.Features, *, named: str | None, image:
     if known := [candidates[name] for name in _LABEL_NAMES if name in candidates]:
         return known[0]
     if typed:
-        raise PipelineError(f"Several columns hold labels: {', '.join(typed)}. Pass --label_column_name.")
-    raise PipelineError(f"No column of labels among: {_listed(features)}. Pass --label_column_name.")
+        raise PipelineError(f"several columns contain labels ({', '.join(typed)}): pass --label_column_name")
+    raise PipelineError(f"no label column found among the columns {_join(features)}: pass --label_column_name")
 
 
 def _require_column(features: datasets.Features, name: str, *, flag: str) -> None:
     if name not in features:
         raise PipelineError(
-            f"{flag} {name}: no such column{did_you_mean(name, features)}; there are: {_listed(features)}."
+            f"{flag}: column {name!r} not found{did_you_mean(name, features)}: pass one of {_join(features)}"
         )
 
 
-def _listed(features: datasets.Features) -> str:
+def _join(features: datasets.Features) -> str:
     return ", ".join(features)
 
 

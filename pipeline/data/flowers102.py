@@ -1,7 +1,7 @@
-"""The data set `oxford-flowers-102`: the archives of its authors, downloaded once, with their official splits.
+"""The dataset `oxford-flowers-102`: the authors' archives, downloaded once, with the official splits.
 
-Owns where they lie and what is said when they cannot be had. torchvision downloads, checks and unpacks them, and
-knows the names of the classes.
+Owns the cache location and the messages when the download fails. torchvision downloads, verifies and extracts the
+archives, and provides the class names.
 """
 
 import contextlib
@@ -21,17 +21,19 @@ from pipeline.errors import PipelineError
 
 logger = logging.getLogger(__name__)
 
-_SPLITS = {"train": "train", "validation": "val", "test": "test"}  # the program's name -> torchvision's
+_TORCHVISION_SPLITS = {"train": "train", "validation": "val", "test": "test"}  # our split name -> torchvision's
 
 
 def load_oxford_flowers() -> dict[str, datasets.Dataset]:
-    """Return the splits of 1,020, 1,020 and 6,149 photographs of 102 species, which lie in the cache of `datasets`.
+    """Load the official splits: 1,020, 1,020 and 6,149 photographs of 102 species.
+
+    The first call downloads the archives into the cache of `datasets`.
 
     Returns:
         Splits with `image` (paths, not decoded) and `label`, in the order of the authors' lists.
 
     Raises:
-        PipelineError: If they are not in the cache and cannot be downloaded, or a checksum is wrong.
+        PipelineError: If the files are not cached and cannot be downloaded, or a checksum is wrong.
     """
     root = Path(datasets.config.HF_DATASETS_CACHE)
     if not _is_complete(root):
@@ -40,25 +42,25 @@ def load_oxford_flowers() -> dict[str, datasets.Dataset]:
         image=datasets.Image(decode=False), label=datasets.ClassLabel(names=list(Flowers102.classes))
     )
     splits = {}
-    for name, official in _SPLITS.items():
-        listed = Flowers102(root, split=official)
-        # The public way to a row would decode its image.
-        rows = {"image": [str(path) for path in listed._image_files], "label": listed._labels}
+    for name, torchvision_name in _TORCHVISION_SPLITS.items():
+        split = Flowers102(root, split=torchvision_name)
+        # The public `__getitem__` would decode every image, so the private lists are read.
+        rows = {"image": [str(path) for path in split._image_files], "label": split._labels}
         splits[name] = datasets.Dataset.from_dict(rows, features=features)
     return splits
 
 
 def _is_complete(root: Path) -> bool:
     try:
-        listed = [path for split in _SPLITS.values() for path in Flowers102(root, split=split)._image_files]
-    except RuntimeError:  # something is missing, or not what it should be
+        expected = [path for name in _TORCHVISION_SPLITS.values() for path in Flowers102(root, split=name)._image_files]
+    except RuntimeError:  # a file is missing or has a wrong checksum
         return False
-    # torchvision only asks for their folder, which an interrupted unpacking leaves as well.
-    return {path.name for path in listed} <= set(os.listdir(_folder(root) / "jpg"))  # noqa: PTH208 (names are all we need)
+    # torchvision checks only that the image folder exists. An interrupted extraction leaves an incomplete folder.
+    return {path.name for path in expected} <= set(os.listdir(_folder(root) / "jpg"))  # noqa: PTH208 (only the names are needed)
 
 
 def _download(root: Path) -> None:
-    """Download what is missing, and unpack the images."""
+    """Download the missing files and extract the images."""
     folder = _folder(root)
     archive, checksum = Flowers102._file_dict["image"]
     bar_on_terminal_only = (
@@ -67,30 +69,31 @@ def _download(root: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(root / "flowers-102.lock"):
-            if _is_complete(root):  # meanwhile, by another process
+            if _is_complete(root):  # another process downloaded it while this one waited
                 return
-            if _missing(folder):
+            if _missing_files(folder):
                 logger.info("oxford-flowers-102: downloading 345 MB into %s", folder)
             with bar_on_terminal_only:
                 download_and_extract_archive(Flowers102._download_url_prefix + archive, str(folder), md5=checksum)
-                Flowers102(root, download=True)  # the rest
-    except (OSError, http.client.HTTPException, RuntimeError) as error:  # the last is a wrong checksum
-        raise PipelineError(_remedy(folder, error)) from error
+                Flowers102(root, download=True)  # the labels and the official splits
+    except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: wrong checksum
+        raise PipelineError(_describe_failure(folder, error)) from error
 
 
-def _remedy(folder: Path, error: Exception) -> str:
-    if missing := _missing(folder):
+def _describe_failure(folder: Path, error: Exception) -> str:
+    reason = str(error).rstrip(".")
+    if missing := _missing_files(folder):
         return (
-            f"oxford-flowers-102 cannot be downloaded: {error}\n"
-            f"Repeat the command, or put {', '.join(missing)} of {Flowers102._download_url_prefix} into {folder}"
+            f"oxford-flowers-102 cannot be downloaded: {reason}\n"
+            f"repeat the command, or copy {', '.join(missing)} from {Flowers102._download_url_prefix} into {folder}"
         )
-    return f"oxford-flowers-102 cannot be unpacked: {error}"
+    return f"oxford-flowers-102 cannot be extracted: {reason}"
 
 
-def _missing(folder: Path) -> list[str]:
-    """Return which of the published files are not there, or damaged."""
+def _missing_files(folder: Path) -> list[str]:
+    """Return the names of the published files that are missing or corrupt."""
     return [name for name, checksum in Flowers102._file_dict.values() if not check_integrity(folder / name, checksum)]
 
 
 def _folder(root: Path) -> Path:
-    return root / "flowers-102"  # torchvision's name
+    return root / "flowers-102"  # the folder name that torchvision expects

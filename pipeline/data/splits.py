@@ -1,7 +1,7 @@
-"""Which split is which, and which rows go where: names, the cut of a validation split, balanced limits.
+"""Splits: recognize split names, hold out a validation split, and limit the number of rows.
 
-Owns the aliases of split names and every random choice of rows. It knows neither images nor class names:
-all is decided from integer labels and a seed, whatever the numbering of the classes.
+Owns the aliases of split names and every random selection of rows. The selections depend only on the integer labels
+and a seed, and stay the same when the classes are renumbered.
 """
 
 import difflib
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 Integers = npt.NDArray[np.int64]
 T = TypeVar("T")
 
-# The program's split names in their order, and what folders, files and data sets call them.
+# Our split names in order, with the names that folders, files and datasets use for them.
 SPLIT_ALIASES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
@@ -29,39 +29,42 @@ SPLIT_ALIASES: dict[str, tuple[str, ...]] = {
 }
 
 
-def split_of(name: str) -> str | None:
-    """Return which of the program's splits a name means, if any."""
+def canonical_split(name: str) -> str | None:
+    """Return train, validation or test for any alias of it, and None for other names."""
     return next((split for split, aliases in SPLIT_ALIASES.items() if name.lower() in aliases), None)
 
 
-def split_within(name: str) -> str | None:
-    """Return the word of a name that means a split: ``train`` of ``train-00000-of-00002``."""
-    return next((word for word in _words(name) if split_of(word)), None)
+def find_split_word(name: str) -> str | None:
+    """Return the first word of a file name that is a split name: ``train`` for ``train-00000-of-00002``."""
+    return next((word for word in _words(name) if canonical_split(word)), None)
 
 
-def reject_misspelled(names: Iterable[str], *, taken: Collection[str], where: Path) -> None:
-    """Refuse ``trian`` or ``test_set`` beside splits: it would be trained on as a class, or left out.
+def reject_misspelled_splits(names: Iterable[str], *, split_names: Collection[str], folder: Path) -> None:
+    """Raise an error for names such as ``trian`` or ``test_set``.
+
+    Without the error, such a folder would be treated as a class or ignored.
 
     Args:
-        names: What could be a split and is not called so.
-        taken: The names that are splits. Without any, two suspects are needed: one, as ``terrain``, is a class.
-        where: The folder, for the message.
+        names: Names of files or folders that are not split names.
+        split_names: The split names that were found. If there are none, at least two misspelled names are needed,
+            because a single similar name, such as ``terrain``, can be a class.
+        folder: The folder, for the message.
 
     Raises:
-        PipelineError: Naming each, and which split it seems to be. What is already there is not looked for.
+        PipelineError: If a name looks like a split that is missing. The message lists all such names.
     """
-    there = {split_of(name) for name in taken}
-    suspects = {name: meant for name in names if (meant := _split_nearly(name)) and meant not in there}
-    if taken or len(suspects) > 1:
-        refuse(f"{where}: {name!r} looks like {meant}; call it so." for name, meant in suspects.items())
+    present = {canonical_split(name) for name in split_names}
+    suspects = {name: split for name in names if (split := _similar_split(name)) and split not in present}
+    if split_names or len(suspects) > 1:
+        refuse(f"{folder}: {name!r} looks like {split}: rename it to {split!r}" for name, split in suspects.items())
 
 
-def _split_nearly(name: str) -> str | None:
+def _similar_split(name: str) -> str | None:
     aliases = [alias for names in SPLIT_ALIASES.values() for alias in names]
     for word in _words(name.lower()):
-        swapped = [alias for alias in aliases if sorted(alias) == sorted(word)]
-        if near := swapped or difflib.get_close_matches(word, aliases, n=1, cutoff=0.8):
-            return split_of(near[0])
+        anagrams = [alias for alias in aliases if sorted(alias) == sorted(word)]
+        if near := anagrams or difflib.get_close_matches(word, aliases, n=1, cutoff=0.8):
+            return canonical_split(near[0])
     return None
 
 
@@ -70,67 +73,78 @@ def _words(name: str) -> list[str]:
 
 
 def name_splits(found: Mapping[str, T]) -> dict[str, T]:
-    """Return the splits under the program's names, in its order; a single one of any other name is train.
+    """Return the splits with our split names, in the order train, validation, test.
+
+    A single split with an unknown name becomes train.
 
     Raises:
-        PipelineError: If two splits mean the same, or none has a known name.
+        PipelineError: If two splits have aliases of the same name, or no split has a known name.
     """
-    if len(found) == 1 and split_of(next(iter(found))) is None:
+    if len(found) == 1 and canonical_split(next(iter(found))) is None:
         return {"train": next(iter(found.values()))}
-    named: dict[str, T] = {}
+    splits: dict[str, T] = {}
     for split, aliases in SPLIT_ALIASES.items():
-        meant = [name for name in found if name.lower() in aliases]
-        if len(meant) > 1:
-            raise PipelineError(f"Several splits mean {split}: {', '.join(meant)}. Leave one of them.")
-        if meant:
-            named[split] = found[meant[0]]
-    if not named:
-        raise PipelineError(f"No split is called train, validation or test; there are: {', '.join(found)}.")
-    if ignored := [name for name in found if split_of(name) is None]:
-        logger.warning("splits left out, their names are not known here: %s", ", ".join(ignored))
-    return named
+        matching = [name for name in found if name.lower() in aliases]
+        if len(matching) > 1:
+            raise PipelineError(
+                f"several splits are named like {split} ({', '.join(matching)}): remove or rename all but one"
+            )
+        if matching:
+            splits[split] = found[matching[0]]
+    if not splits:
+        raise PipelineError(f"no split is named train, validation or test, only {', '.join(found)}: rename the splits")
+    if ignored := [name for name in found if canonical_split(name) is None]:
+        logger.warning("ignoring splits with unknown names: %s", ", ".join(ignored))
+    return splits
 
 
 def hold_out_rows(labels: Integers, *, fraction: float, seed: int) -> tuple[Integers, Integers]:
-    """Return the rows of train and of validation: stratified, at least one of each class in either part.
+    """Split rows into train and validation: stratified, with at least one row of each class in both parts.
 
-    The size is the fraction of all rows, as near as those minimums let it; the shares of the classes are
-    rounded by largest remainder. Every class must have two rows (`classes_of_one`).
+    The validation part has ``fraction`` of all rows, or as close to it as the minimum of one row allows. The numbers
+    of rows per class are rounded by the largest-remainder method. Every class must have at least two rows
+    (see `classes_with_one_row`).
+
+    Returns:
+        The sorted row numbers of train and of validation.
     """
-    keys = _keys(len(labels), seed=seed)
+    keys = _random_keys(len(labels), seed=seed)
     counts = np.bincount(labels)
     smallest_key = np.ones(len(counts))
     np.minimum.at(smallest_key, labels, keys)
-    # A class that has no rows keeps none: its maximum is 0.
+    # A class without rows has a maximum of 0.
     most = np.maximum(counts - 1, 0)
     quota = np.clip(np.floor(counts * fraction).astype(np.int64), np.minimum(1, most), most)
-    # Ties go by the smallest key of a class, so that the numbering of the classes decides nothing.
+    # The smallest key of a class breaks ties, so the result does not depend on how the classes are numbered.
     for label in np.lexsort((smallest_key, quota - counts * fraction)):
         if quota.sum() >= round(len(labels) * fraction):
             break
         quota[label] = min(quota[label] + 1, most[label])
-    in_validation = _ranks(labels, keys) < quota[labels]
+    in_validation = _ranks_within_class(labels, keys) < quota[labels]
     return np.flatnonzero(~in_validation), np.flatnonzero(in_validation)
 
 
 def classes_with_one_row(labels: Integers) -> Integers:
-    """Return the classes with a single row, which no cut can put in both parts."""
+    """Return the indices of the classes with a single row, which cannot be in both train and validation."""
     return np.flatnonzero(np.bincount(labels) == 1)
 
 
 def limit_rows(labels: Integers, *, limit: int, seed: int) -> Integers:
-    """Return at most ``limit`` rows in their order: one of each class in turn until there are enough."""
-    keys = _keys(len(labels), seed=seed)
-    return np.sort(np.lexsort((keys, _ranks(labels, keys)))[:limit])
+    """Return at most ``limit`` sorted row numbers, sampled at random and balanced across classes.
+
+    Rows are taken from all classes in rounds, one row per class and round, until there are enough.
+    """
+    keys = _random_keys(len(labels), seed=seed)
+    return np.sort(np.lexsort((keys, _ranks_within_class(labels, keys)))[:limit])
 
 
-def _keys(num_rows: int, *, seed: int) -> npt.NDArray[np.float64]:
-    """Return one random number a row: rows are chosen in the order of these."""
+def _random_keys(num_rows: int, *, seed: int) -> npt.NDArray[np.float64]:
+    """Return one random number per row. Rows with smaller numbers are selected first."""
     return np.random.default_rng(seed).random(num_rows)
 
 
-def _ranks(labels: Integers, keys: npt.NDArray[np.float64]) -> Integers:
-    """Return each row's place among the rows of its class, in the order of their keys."""
+def _ranks_within_class(labels: Integers, keys: npt.NDArray[np.float64]) -> Integers:
+    """Return the rank of each row among the rows of its class, sorted by key."""
     order = np.lexsort((keys, labels))
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
     lengths = np.diff(starts, append=len(labels))

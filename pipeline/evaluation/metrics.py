@@ -1,9 +1,8 @@
-"""The metrics: `evaluate.Metric` subclasses in the package, so that none is downloaded and run.
+"""The metrics: `evaluate.Metric` subclasses in the package, so that no metric code is downloaded and run.
 
-All are computed on gathered predictions; every accuracy comes with its count and a 95 % interval.
+All of them are computed from the predictions of a complete split; every accuracy has its count and a 95% interval.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,14 +11,14 @@ import evaluate
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from torch.nn import functional
 
-Z95 = 1.959963984540054
-"""97.5 % quantile of the normal distribution: two-sided 95 %."""
+TOP_K = 5
 
 
 class _Metric(evaluate.Metric):
-    """A metric that writes nothing into the cache of `evaluate`, which need not be writable."""
+    """A metric that writes nothing into the cache of `evaluate`, which may be read-only."""
 
     def __init__(self) -> None:
         super().__init__(keep_in_memory=True)
@@ -29,33 +28,34 @@ class _Metric(evaluate.Metric):
 
 
 class Accuracy(_Metric):
-    """Share of right predictions, with Wilson's 95 % interval."""
+    """Fraction of correct predictions, with Wilson's 95% interval."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _info(datasets.Value("int32"), self.__doc__)
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
-        right = int((np.asarray(predictions) == np.asarray(references)).sum())
-        return _with_interval("accuracy", right, len(references))
+        correct = int((np.asarray(predictions) == np.asarray(references)).sum())
+        return _with_interval("accuracy", correct, len(references))
 
 
 class TopKAccuracy(_Metric):
-    """Share of images whose class is among the `k` that rank highest; predictions are rows of ranked classes."""
+    """Fraction of images whose class is among the `k` most likely; predictions are rows of ranked classes."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _info(datasets.Sequence(datasets.Value("int32")), self.__doc__)
 
     def _compute(self, predictions: Sequence[Sequence[int]], references: Sequence[int]) -> dict[str, float]:
         ranked = np.asarray(predictions)
-        right = int((ranked == np.asarray(references)[:, None]).any(axis=1).sum())
-        return _with_interval(f"top{ranked.shape[1]}_accuracy", right, len(references))
+        correct = int((ranked == np.asarray(references)[:, None]).any(axis=1).sum())
+        return _with_interval(f"top{ranked.shape[1]}_accuracy", correct, len(references))
 
 
 class MacroAccuracy(_Metric):
-    """Mean over the classes of their accuracies: each class counts the same, however many images it has.
+    """Mean of the accuracies of the classes: each class counts equally, whatever its number of images.
 
-    Its interval is the 2.5 and 97.5 % quantiles of 2,000 redraws of every class's count of right predictions
-    (parametric bootstrap, seeded), the classes' shares smoothed by Jeffreys' prior, so that 10 of 10 is not certain.
+    The interval is the 2.5% and 97.5% quantile of 2,000 samples of every class's count of correct predictions
+    (parametric bootstrap with a fixed seed). The class accuracies are smoothed by Jeffreys' prior, so that 10 of 10
+    correct images is not taken for certainty.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -63,14 +63,14 @@ class MacroAccuracy(_Metric):
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         truth = np.asarray(references)
-        right = np.bincount(truth, weights=np.asarray(predictions) == truth)
+        correct = np.bincount(truth, weights=np.asarray(predictions) == truth)
         count = np.bincount(truth)
-        right, count = right[count > 0], count[count > 0]
-        smoothed = (right + 0.5) / (count + 1)
-        redrawn = np.random.default_rng(0).binomial(count, smoothed, (2000, len(count))) / count
-        # Smoothing pulls towards one half: the spread is taken around the accuracy that was measured.
-        macro, spread = float(np.mean(right / count)), np.mean(redrawn, axis=1)
-        low, high = np.quantile(spread - spread.mean(), [0.025, 0.975]) + macro
+        correct, count = correct[count > 0], count[count > 0]
+        smoothed = (correct + 0.5) / (count + 1)
+        sampled = np.random.default_rng(0).binomial(count, smoothed, (2000, len(count))) / count
+        # Smoothing pulls towards one half, so only the spread is used, around the accuracy that was measured.
+        macro, means = float(np.mean(correct / count)), np.mean(sampled, axis=1)
+        low, high = np.quantile(means - means.mean(), [0.025, 0.975]) + macro
         return {
             "macro_accuracy": macro,
             "macro_accuracy_low": max(0.0, float(low)),
@@ -78,60 +78,54 @@ class MacroAccuracy(_Metric):
         }
 
 
-def wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """Wilson's score interval for `right` of `count`, at 95 %.
-
-    Wilson (1927), J. Am. Stat. Assoc. 22, 209-212: it holds near 0 and 1 and for small counts, where the normal
-    interval does not.
-    """
-    share, z2 = right / count, Z95**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def wilson_interval(correct: int, count: int) -> tuple[float, float]:
+    """Return Wilson's 95% score interval for `correct` of `count` (Wilson 1927, J. Am. Stat. Assoc. 22, 209-212)."""
+    interval = binomtest(correct, count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def split_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
-    """Every figure of one split.
+    """Return every metric of one split.
 
     Args:
-        logits: (images, classes).
-        labels: (images,) class numbers.
-        class_names: In label order.
+        logits: Shape (images, classes).
+        labels: True classes, shape (images,).
+        class_names: Names of the classes, in the order of the logits.
 
     Returns:
-        `accuracy`, `top5_accuracy` (where there are more than five classes) and `macro_accuracy`, each with `_low` and
-        `_high` of its 95 % interval; `loss` (mean cross-entropy, nats); `samples`; `per_class`: name -> accuracy,
-        interval, samples.
+        `accuracy`, `top5_accuracy` (if there are more than five classes) and `macro_accuracy`, each with `_low` and
+        `_high` of its 95% interval; `loss` (mean cross-entropy in nats); `samples`; `per_class`: name -> accuracy,
+        interval and samples.
     """
     predicted = logits.argmax(axis=1)
-    answers: dict[str, Any] = {"samples": len(labels), "loss": cross_entropy(logits, labels)}
-    answers |= compute(Accuracy(), predicted, labels)
-    if logits.shape[1] > (k := 5):
-        answers |= compute(TopKAccuracy(), np.argsort(-logits, axis=1, kind="stable")[:, :k], labels)
-    answers |= compute(MacroAccuracy(), predicted, labels)
+    results: dict[str, Any] = {"samples": len(labels), "loss": cross_entropy(logits, labels)}
+    results |= compute(Accuracy(), predicted, labels)
+    if logits.shape[1] > TOP_K:
+        results |= compute(TopKAccuracy(), np.argsort(-logits, axis=1, kind="stable")[:, :TOP_K], labels)
+    results |= compute(MacroAccuracy(), predicted, labels)
     per_class = {}
     for number, name in enumerate(class_names):
-        mine = labels == number
-        if mine.any():
-            right = int((predicted[mine] == number).sum())
-            per_class[name] = _with_interval("accuracy", right, int(mine.sum())) | {"samples": int(mine.sum())}
-    return answers | {"per_class": per_class}
+        in_class = labels == number
+        if in_class.any():
+            correct, count = int((predicted[in_class] == number).sum()), int(in_class.sum())
+            per_class[name] = _with_interval("accuracy", correct, count) | {"samples": count}
+    return results | {"per_class": per_class}
 
 
 def compute(metric: evaluate.Metric, predictions: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
-    """Compute one metric on gathered predictions."""
+    """Return the values of one metric."""
     result: dict[str, float] = metric.compute(predictions=predictions, references=labels)
     return result
 
 
 def cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Mean cross-entropy in nats, in double precision."""
+    """Return the mean cross-entropy in nats, computed in double precision."""
     return float(functional.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels)))
 
 
-def _with_interval(name: str, right: int, count: int) -> dict[str, float]:
-    low, high = wilson_interval(right, count)
-    return {name: right / count, f"{name}_low": low, f"{name}_high": high}
+def _with_interval(name: str, correct: int, count: int) -> dict[str, float]:
+    low, high = wilson_interval(correct, count)
+    return {name: correct / count, f"{name}_low": low, f"{name}_high": high}
 
 
 def _info(prediction: Any, description: str | None) -> evaluate.MetricInfo:

@@ -1,4 +1,4 @@
-"""`Predictions`: the labels and logits of one scored split, and their file."""
+"""`Predictions`: the labels and logits of one scored split, and the file that holds them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -18,26 +16,28 @@ from pipeline.runs.files import atomic_write
 
 @dataclass(frozen=True)
 class Predictions:
-    """One scored split: row names and numbers, labels (images,), logits (images, classes)."""
+    """The predictions of one split, in the order of its rows.
+
+    Attributes:
+        split: Name of the split.
+        ids: Path or row number of each image.
+        labels: True classes, shape (images,).
+        logits: Shape (images, classes), float32.
+    """
 
     split: str
     ids: Sequence[str]
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
 
-
-def row_ids(split: datasets.Dataset) -> list[str]:
-    """The path of each row where it has one, else its number in the source split."""
-    plain = split.with_format("arrow").select_columns(["image", "index"])
-    names: list[str] = []
-    for batch in plain.iter(batch_size=1000):
-        found = pc.struct_field(batch.column("image"), "path").to_pylist()
-        names += [path or str(index) for path, index in zip(found, batch.column("index").to_pylist(), strict=True)]
-    return names
+    @property
+    def accuracy(self) -> float:
+        """Fraction of images whose predicted class is the true one."""
+        return float((self.logits.argmax(axis=1) == self.labels).mean())
 
 
 def write_predictions(path: Path, predictions: Sequence[Predictions], class_names: Sequence[str]) -> None:
-    """Write every prediction as parquet: `split`, `id`, `label`, `logits` (float32); class names in the metadata.
+    """Write every prediction as Parquet: `split`, `id`, `label`, `logits` (float32); class names in the metadata.
 
     Raises:
         PipelineError: If the file cannot be written.
@@ -59,7 +59,7 @@ def write_predictions(path: Path, predictions: Sequence[Predictions], class_name
 
 
 def read_predictions(path: Path) -> tuple[list[Predictions], list[str]]:
-    """Read back what `write_predictions` wrote: the splits in their order, and the class names."""
+    """Read what `write_predictions` wrote: the splits in their order, and the class names."""
     table = pq.read_table(path)
     names: list[str] = json.loads(table.schema.metadata[b"class_names"])
     column: Mapping[str, Any] = {name: table.column(name).to_pylist() for name in ("split", "id", "label")}

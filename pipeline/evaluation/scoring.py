@@ -1,58 +1,57 @@
-"""Classifier x split -> predictions -> figures; order kept, every row once."""
+"""An `ImageClassifier` and a split -> predictions -> metrics."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import numpy as np
-from torch.utils.data import DataLoader
-from tqdm import tqdm
+import pyarrow.compute as pc
 
-from pipeline import distributed
 from pipeline.data.labels import read_integers
 from pipeline.evaluation import metrics
-from pipeline.evaluation.predictions import Predictions, row_ids
-from pipeline.images.transforms import EvalTransform, collate
+from pipeline.evaluation.predictions import Predictions
+from pipeline.images.transforms import EvalTransform
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.inference import LoaderOptions, run_inference
 
 PREFIXES = {"validation": "eval"}
-"""The Trainer's ecosystem calls figures on validation `eval_*`; other splits carry their own names."""
+"""Prefix of the metrics of a split where it is not the name of the split; the Trainer's name for validation is eval."""
 
 
-def score(
-    classifier: ImageClassifier,
-    split: datasets.Dataset,
-    *,
-    name: str,
-    batch_size: int,
-    num_workers: int,
-    progress: bool,
-) -> Predictions:
-    """Run the classifier over a split with columns `image`, `label` and `index`, in its order.
+def score(classifier: ImageClassifier, split: datasets.Dataset, options: LoaderOptions, *, name: str) -> Predictions:
+    """Return the fp32 predictions of a split, in the order of its rows. All ranks must call it.
 
-    Several processes deal out the batches that one would make, so that each is computed from the same images.
+    Args:
+        classifier: The model.
+        split: Rows with `image`, `label` and `index`.
+        options: How the images are loaded.
+        name: Name of the split.
 
     Raises:
         BadImageError: If an image cannot be read.
     """
-    rows = split.with_transform(EvalTransform(classifier.processor))
-    batches = [list(range(start, min(start + batch_size, len(rows)))) for start in range(0, len(rows), batch_size)]
-    loader = DataLoader(rows, batch_sampler=distributed.shard(batches), num_workers=num_workers, collate_fn=collate)
-    bar = tqdm(
-        loader,
-        desc=f"score {name}",
-        unit="batch",
-        disable=not (progress and distributed.is_main_process()),
-        leave=False,
+    logits = run_inference(
+        classifier.model,
+        split.with_transform(EvalTransform(classifier.processor)),
+        lambda batch: classifier.logits(batch["pixel_values"]),
+        options,
+        description=f"score {name}",
     )
-    with distributed.fail_together():
-        share = [classifier.logits(batch["pixel_values"]) for batch in bar]
-    logits = np.concatenate(distributed.all_gather_shards(share))
-    return Predictions(name, row_ids(split), read_integers(split), logits)
+    return Predictions(name, row_ids(split), read_integers(split), np.concatenate(logits))
+
+
+def row_ids(split: datasets.Dataset) -> list[str]:
+    """Return the path of each row, or its number in the source split if its image has no path."""
+    plain = split.with_format("arrow").select_columns(["image", "index"])
+    names: list[str] = []
+    for batch in plain.iter(batch_size=1000):
+        paths = pc.struct_field(batch.column("image"), "path").to_pylist()
+        names += [path or str(index) for path, index in zip(paths, batch.column("index").to_pylist(), strict=True)]
+    return names
 
 
 def all_metrics(predictions: Sequence[Predictions], class_names: Sequence[str]) -> dict[str, Any]:
-    """`eval_*` for validation and `test_*` for test, as `all_results.json` stores them."""
+    """Return the metrics of all splits as in `all_results.json`: `eval_*` for validation, `test_*` for test."""
     return {
         f"{PREFIXES.get(p.split, p.split)}_{key}": value
         for p in predictions

@@ -1,1 +1,1 @@
-"""Bytes of an image -> upright RGB -> pixel values: decoding, transforms, augmentation, cache."""
+"""Image files -> upright RGB images -> pixel tensors: decoding, transforms, augmentation, disk cache."""

@@ -1,95 +1,137 @@
-"""What is drawn for a training image: a crop, a flip, one of torchvision's policies, a blank. uint8 in, uint8 out.
+"""Random augmentation of training images: crop, flip, one of torchvision's policies, random erasing.
 
-Every draw is a function of the seed that comes with the image. The policies draw from torch's global generator, which
-is seeded for them and put back; one that draws from `random` or NumPy does not belong here.
+Sampling is separate from applying: `Augment.sample` turns a seed into parameters, and `Augment.apply` turns an image
+and its parameters into pixels (uint8 in, uint8 out). Every random choice is a function of the seed of the image.
+
+The policies sample from torch's global generator, so `apply` seeds it for each image and then restores it. A policy
+that samples from `random` or NumPy is not supported here.
 """
 
 import hashlib
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments.images import ImageArguments
 
-# With torchvision's own settings, which are the papers'.
-_POLICIES = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "auto": v2.AutoAugment}
-_MODES = {0: "nearest-exact", 2: "bilinear"}  # Pillow's numbers; bicubic for the others, the finest that torch has
-_MAX_LOG_RATIO = math.log(4 / 3)  # of a crop, width over height, and the other way round; torchvision's own
-_MAX_TRIES = 10  # to draw a crop that fits, before the largest in the centre is taken; torchvision's own
+# torchvision's default settings of these policies are those of the papers.
+POLICIES = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment, "auto": v2.AutoAugment}
+# Pillow's resampling number -> torch's mode. All other numbers become bicubic, the best that torch offers.
+_MODES = {0: "nearest-exact", 2: "bilinear"}
+_MAX_LOG_RATIO = math.log(4 / 3)  # Largest aspect ratio of a crop (and its inverse), as in torchvision.
+_MAX_TRIES = 10  # If no crop fits after this many tries, the largest center crop is used, as in torchvision.
 
-Box = tuple[int, int, int, int]
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+@dataclass(frozen=True)
+class AugmentationParams:
+    """The random choices for one training image.
+
+    Attributes:
+        top: First row of the crop, in pixels.
+        left: First column of the crop, in pixels.
+        height: Height of the crop, in pixels.
+        width: Width of the crop, in pixels.
+        flip: Whether the crop is flipped horizontally.
+        policy_seed: Random seed of the policy and of random erasing.
+    """
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+    policy_seed: int
 
 
 class Augment:
-    """Draws for one image (3, height, width) uint8, by a seed, what comes out: (3, *size) uint8."""
+    """Random augmentation of single images, in two steps: `sample`, then `apply`."""
 
-    def __init__(self, args: AugmentationArguments, *, interpolation: int, fill: Sequence[int]) -> None:
-        """Make it ready.
+    def __init__(self, args: ImageArguments, *, interpolation: int, fill: Sequence[int]) -> None:
+        """Prepare the augmentation.
 
         Args:
-            args: What is drawn; `augmentation` is not none.
-            interpolation: Of the crop, in Pillow's numbers.
-            fill: Colour, 0 to 255, of what a rotation, a shift or an erasure leaves empty.
+            args: Crop, flip, policy and erasing. `augmentation` is not "none".
+            interpolation: Resampling filter of the crop, as Pillow's number.
+            fill: RGB color (0 to 255) of pixels that a rotation, a translation or an erasure leaves empty.
         """
         self.crop_scale, self.hflip = args.crop_scale, args.hflip
         self.mode = _MODES.get(interpolation, "bicubic")
-        more: list[v2.Transform] = []
-        if args.augmentation in _POLICIES:
-            # Bilinear whatever the crop takes: torchvision turns tensors by no finer one.
-            policy = _POLICIES[args.augmentation]
-            more.append(policy(interpolation=v2.InterpolationMode.BILINEAR, fill=list(fill)))
+        steps: list[v2.Transform] = []
+        if args.augmentation in POLICIES:
+            # torchvision rotates tensors with nearest or bilinear interpolation only.
+            policy = POLICIES[args.augmentation]
+            steps.append(policy(interpolation=v2.InterpolationMode.BILINEAR, fill=list(fill)))
         if args.random_erasing:
-            more.append(v2.RandomErasing(args.random_erasing, value=list(fill)))
-        self.more = v2.Compose(more) if more else None
+            steps.append(v2.RandomErasing(args.random_erasing, value=list(fill)))
+        self.policy = v2.Compose(steps) if steps else None
 
-    def __call__(self, image: Tensor, seed: int, size: list[int]) -> Tensor:
-        """Draw; `size` is height and width in pixels of what comes out."""
-        draw = random.Random(seed)  # a tenth of the time of torch's generator
-        top, left, height, width = sample_crop(draw, image.shape[-2:], smallest=self.crop_scale)
-        image = self._resize(image[:, top : top + height, left : left + width], size)
-        if draw.random() < self.hflip:
-            image = image.flip(-1)
-        if self.more is None:
-            return image
+    def sample(self, seed: int, image_size: Sequence[int]) -> AugmentationParams:
+        """Return the random choices for one image.
+
+        Args:
+            seed: Random seed of this image in this epoch (`derive_seed`).
+            image_size: Height and width of the image in pixels.
+        """
+        generator = random.Random(seed)  # ten times as fast as torch's generator
+        top, left, height, width = sample_crop(generator, image_size, min_area=self.crop_scale)
+        return AugmentationParams(top, left, height, width, flip=generator.random() < self.hflip, policy_seed=seed)
+
+    def apply(self, image: Tensor, params: AugmentationParams, size: list[int]) -> Tensor:
+        """Return the augmented image (3, *size) uint8.
+
+        Args:
+            image: Pixels (3, height, width) uint8.
+            params: What `sample` returned for an image of this height and width.
+            size: Height and width of the result in pixels.
+        """
+        rows, columns = slice(params.top, params.top + params.height), slice(params.left, params.left + params.width)
+        pixels = self._resize(image[:, rows, columns], size)
+        if params.flip:
+            pixels = pixels.flip(-1)
+        if self.policy is None:
+            return pixels
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would seed the generators of the GPUs too, and nothing restores those.
-            torch.default_generator.manual_seed(seed)
-            drawn: Tensor = self.more(image)
-        return drawn
+            # torch.manual_seed would also seed the generators of the GPUs, and nothing would restore them.
+            torch.default_generator.manual_seed(params.policy_seed)
+            augmented: Tensor = self.policy(pixels)
+        return augmented
 
     def _resize(self, crop: Tensor, size: list[int]) -> Tensor:
-        # Not torchvision's, which goes through float32 where the processor has AVX-512: at half the speed.
+        # torchvision's resize converts to float32 on CPUs with AVX-512, which is half as fast.
         antialias = self.mode != "nearest-exact"
         return torch.nn.functional.interpolate(crop[None], size, mode=self.mode, antialias=antialias)[0]
 
 
-def sample_crop(draw: random.Random, size: Sequence[int], *, smallest: float) -> Box:
-    """Draw a crop as torchvision's RandomResizedCrop does, which takes several times as long.
+def sample_crop(generator: random.Random, image_size: Sequence[int], *, min_area: float) -> Box:
+    """Sample a crop with the distribution of torchvision's RandomResizedCrop, several times as fast.
 
     Args:
-        draw: Where the numbers come from.
-        size: Height and width of the image in pixels.
-        smallest: Share of its area, above 0 and at most 1.
+        generator: Source of the random numbers.
+        image_size: Height and width of the image in pixels.
+        min_area: Smallest area of the crop, as a fraction of the image, above 0 and at most 1.
 
     Returns:
         Top, left, height and width in pixels.
     """
-    height, width = size
+    height, width = image_size
     for _ in range(_MAX_TRIES):
-        area = height * width * draw.uniform(smallest, 1.0)
-        ratio = math.exp(draw.uniform(-_MAX_LOG_RATIO, _MAX_LOG_RATIO))
+        area = height * width * generator.uniform(min_area, 1.0)
+        ratio = math.exp(generator.uniform(-_MAX_LOG_RATIO, _MAX_LOG_RATIO))
         h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < h <= height and 0 < w <= width:
-            return draw.randint(0, height - h), draw.randint(0, width - w), h, w
+            return generator.randint(0, height - h), generator.randint(0, width - w), h, w
     h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
     return (height - h) // 2, (width - w) // 2, h, w
 
 
 def derive_seed(seed: int, epoch: int, index: int) -> int:
-    """63 bits that mix the three numbers, so that neighbouring ones share nothing."""
+    """Return a 63-bit hash of the three numbers, so that the seeds of neighbors are unrelated."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1

@@ -2,7 +2,6 @@
 
 import functools
 import io
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ import PIL.Image
 from pipeline.errors import BadImageError
 from pipeline.images.pixels import UNREADABLE, to_rgb
 
-logger = logging.getLogger(__name__)
-
-# What we let Pillow open, whatever a file calls itself: format -> the extensions by which images are found.
-# EPS and PS stay out: Pillow hands them to Ghostscript, and foreign bytes start no interpreter here.
+# The formats that Pillow may open, whatever the extension of a file: format -> extensions by which images are found.
+# EPS and PS are missing because Pillow passes them to Ghostscript, and untrusted bytes must not start an interpreter.
 IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -29,51 +26,54 @@ IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG2000": (".jp2", ".j2k"),
 }
 IMAGE_EXTENSIONS = frozenset(extension for extensions in IMAGE_FORMATS.values() for extension in extensions)
-_NARROWEST = 5000  # times as long as wide; scaled to 256 pixels of width, such an image takes 3 GB for a second
+# Longer side over shorter side. Such an image, resized to a shorter side of 256 pixels, takes 3 GB for a second.
+_MAX_ASPECT_RATIO = 5000
 
 
-def open_image(value: dict[str, Any] | str | Path | None, *, name: str, at_least: int | None = None) -> PIL.Image.Image:
+def open_image(value: dict[str, Any] | str | Path | None, *, name: str, min_side: int | None = None) -> PIL.Image.Image:
     """Return one image, upright and in RGB.
 
     Args:
-        value: A path, or a row of a `datasets.Image(decode=False)` column: its bytes, or else its path.
-        name: The file or row, as an error shall name it.
-        at_least: Pixels of its shorter side that suffice: a JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of
-            its size that has as many. None: every image as it is.
+        value: A path, or a value of a `datasets.Image(decode=False)` column. Its bytes are used if it has any, else
+            its path.
+        name: Name of the file or row in the error.
+        min_side: Smallest acceptable shorter side in pixels. A JPEG is decoded at the smallest of 1, 1/2, 1/4 and 1/8
+            of its size that is large enough. None: full size.
 
     Raises:
-        BadImageError: If it cannot be read whole: missing, empty, truncated, damaged, too big, no image.
+        BadImageError: If the image is missing, empty, truncated, corrupt, too large or in an unsupported format. The
+            text is `name: reason`.
     """
     try:
-        return _read(value, at_least)
+        return _read(value, min_side)
     except UNREADABLE as error:
         raise BadImageError(f"{name}: {_reason(error)}") from error
 
 
-def _read(value: dict[str, Any] | str | Path | None, at_least: int | None) -> PIL.Image.Image:
+def _read(value: dict[str, Any] | str | Path | None, min_side: int | None) -> PIL.Image.Image:
     data = _read_bytes(value)
-    # An image is either read or refused. Pillow's warnings, of its size or of damaged metadata, are no third way.
+    # An image is either read or rejected, so Pillow's warnings about its size or corrupt metadata are not shown.
     with warnings.catch_warnings(action="ignore"):
-        return _decode(data, at_least)
+        return _decode(data, min_side)
 
 
-def _decode(data: bytes, at_least: int | None) -> PIL.Image.Image:
-    image = PIL.Image.open(io.BytesIO(data), formats=_readable_formats())
+def _decode(data: bytes, min_side: int | None) -> PIL.Image.Image:
+    image = PIL.Image.open(io.BytesIO(data), formats=_supported_formats())
     if image.format == "PNG":
-        # Pillow decodes a PNG with a wrong checksum into wrong pixels without a word. Only verify() sees it,
-        # and it leaves the image unusable.
+        # Pillow decodes a PNG with a wrong checksum into wrong pixels without a warning. Only verify() detects it,
+        # and the image cannot be used afterwards.
         image.verify()
         image = PIL.Image.open(io.BytesIO(data), formats=("PNG",))
-    if max(image.size) > _NARROWEST * min(image.size):
-        raise ValueError(f"{image.width} x {image.height} pixels are too narrow to be resized")
-    if at_least is not None:
-        image.draft(image.mode, (at_least, at_least))  # the stream of a JPEG is still read to its end
+    if max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
+        raise ValueError(f"the aspect ratio of {image.width} x {image.height} pixels exceeds {_MAX_ASPECT_RATIO}:1")
+    if min_side is not None:
+        image.draft(image.mode, (min_side, min_side))  # The JPEG data are still read to the end.
     return to_rgb(image)
 
 
 @functools.cache
-def _readable_formats() -> tuple[str, ...]:
-    """Return our formats less those that this build of Pillow lacks: it would stumble over their names."""
+def _supported_formats() -> tuple[str, ...]:
+    """Return our formats without those that this build of Pillow lacks: Pillow fails on unknown names."""
     PIL.Image.init()
     return tuple(name for name in IMAGE_FORMATS if name in PIL.Image.OPEN)
 
@@ -93,7 +93,7 @@ def _read_bytes(value: dict[str, Any] | str | Path | None) -> bytes:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, PIL.UnidentifiedImageError):
-        return "not an image, or of a kind that is not read here"
+        return "not an image, or an unsupported format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""What a split's images are, as a key: for what is computed from them once and kept."""
+"""A key for the images of a split: it names cached results that depend on these images only."""
 
 from pathlib import Path
 
@@ -10,21 +10,22 @@ from pipeline.errors import PipelineError
 
 
 def content_key(split: datasets.Dataset) -> str:
-    """Return a hash (hex) of the images of a split in their order: of the bytes stored in it, or else of the files.
+    """Return a hash (hex) of the images of a split, in their order.
 
-    A file counts by its name, its size and the time of its last change, and wherever it lies. Labels do not count.
+    Images stored in the split are hashed by their bytes. Files are hashed by name, size and modification time, not by
+    folder. Labels are not part of the hash.
 
     Args:
-        split: Rows with `image` (`datasets.Image(decode=False)`). Stored bytes are read where they are mapped.
+        split: Rows with `image` (`datasets.Image(decode=False)`). Stored bytes are read in place, without a copy.
 
     Raises:
-        PipelineError: If a file is gone.
+        PipelineError: If a file is missing.
     """
     images = split.data.column("image")
     contents, paths = (pyarrow.compute.struct_field(images, name) for name in ("bytes", "path"))
-    # No public way leads from the rows of a selection to those of its table but reading every image.
+    # There is no public way to map the rows of a selection to the rows of its table without reading every image.
     rows = range(len(images)) if split._indices is None else split._indices.column(0).to_pylist()
-    digest = xxhash.xxh3_128()  # ten times as fast as SHA-256, and nobody gains from a collision
+    digest = xxhash.xxh3_128()  # ten times as fast as SHA-256; protection against attackers is not needed here
     for row in rows:
         content = contents[row].as_buffer()
         if content is None:
@@ -42,5 +43,8 @@ def _file_key(path: str | None) -> bytes:
     try:
         status = Path(path).stat()
     except OSError as error:
-        raise PipelineError(f"{path}: {error.strerror}: it was there when the data were listed") from error
+        raise PipelineError(
+            f"{path} cannot be read ({error.strerror}), but it was there when the dataset was listed: restore the file "
+            "or run the command again"
+        ) from error
     return f"{Path(path).name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")

@@ -1,7 +1,7 @@
-"""Decoded pixels of any format, however the camera was held -> upright RGB.
+"""Decoded pixels in any mode and orientation -> upright RGB.
 
-Owns orientation, transparency, and the scale of grey beyond 8 bits. It knows neither files nor what is done about
-bad ones (`images`).
+This module handles EXIF orientation, transparency, and the scale of grayscale images with more than 8 bits. It does not
+read files (`decode`) and does not decide what happens to bad images (`data.bad_images`).
 """
 
 import struct
@@ -12,7 +12,7 @@ import numpy as np
 import PIL.ExifTags
 import PIL.Image
 
-# What Pillow's decoders raise on damaged bytes: these share no base class below Exception.
+# What Pillow's decoders raise on corrupt bytes. These exceptions have no common base class below Exception.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -26,7 +26,7 @@ UNREADABLE = (
     zlib.error,
     PIL.Image.DecompressionBombError,
 )
-_TURNS: dict[Any, PIL.Image.Transpose] = {  # EXIF orientation -> what undoes it
+_UPRIGHT: dict[Any, PIL.Image.Transpose] = {  # EXIF orientation -> the operation that makes the image upright
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
     4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
@@ -38,56 +38,60 @@ _TURNS: dict[Any, PIL.Image.Transpose] = {  # EXIF orientation -> what undoes it
 
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Return the image upright and in RGB: alpha on white, 16-bit and float grey scaled, never clipped.
+    """Return the image upright and in RGB: transparency on white, 16-bit and float grayscale rescaled, never clipped.
 
-    RGB, grey and CMYK images come out exactly as `transformers.pipeline` sees them. An image that is so already is
-    returned itself, without what it carried beside its pixels.
+    RGB, 8-bit grayscale and CMYK images come out exactly as `transformers.pipeline` sees them. An image that is already
+    upright RGB is returned itself, without its metadata.
 
     Raises:
-        ValueError: If grey goes beyond 16 bits, or float grey beyond 0..255, so that its scale is unknown.
+        ValueError: If integer grayscale exceeds 16 bits or float grayscale is outside 0 to 255: the scale is unknown.
     """
-    upright = _turn_upright(image)
+    upright = _make_upright(image)
     if upright.mode == "I" or upright.mode.startswith("I;16"):
         upright = _scale_integers(upright)
     elif upright.mode == "F":
         upright = _scale_floats(upright)
     elif upright.has_transparency_data:
         upright = _composite_on_white(upright)
-    rgb = upright if upright.mode == "RGB" else upright.convert("RGB")  # which would copy
-    rgb.info.clear()  # whoever read the orientation in it would turn the image again
+    rgb = upright if upright.mode == "RGB" else upright.convert("RGB")  # convert() always copies.
+    rgb.info.clear()  # A reader of the orientation in it would rotate the image again.
     return rgb
 
 
-def _turn_upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Return the image as its EXIF data say it was held, or as it lies if they are damaged.
+def _make_upright(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Apply the EXIF orientation. If the EXIF data are corrupt, return the image as it is stored.
 
-    Pillow's `exif_transpose` also writes all the EXIF data anew, and raises what it likes where they are damaged.
+    Pillow's `exif_transpose` also rewrites all EXIF data, and raises various exceptions if they are corrupt.
     """
     image.load()
     try:
         orientation = image.getexif().get(PIL.ExifTags.Base.Orientation)
     except UNREADABLE:
         return image
-    turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
+    operation = _UPRIGHT.get(orientation)
+    return image if operation is None else image.transpose(operation)
 
 
 def _composite_on_white(image: PIL.Image.Image) -> PIL.Image.Image:
-    # convert("RGB") alone would show whatever colour hides below the transparent pixels.
-    coloured = image.convert("RGBA")
-    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), coloured)
+    # convert("RGB") alone would show the colors hidden below transparent pixels.
+    rgba = image.convert("RGBA")
+    return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), rgba)
 
 
 def _scale_integers(image: PIL.Image.Image) -> PIL.Image.Image:
     pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > 0xFFFF:
-        raise ValueError(f"grey from {pixels.min()} to {pixels.max()} has no known scale; save it in 8 bits")
+        raise ValueError(
+            f"unknown scale of grayscale values from {pixels.min()} to {pixels.max()}: save the image with 8 bits"
+        )
     return PIL.Image.fromarray((pixels >> 8).astype(np.uint8))
 
 
 def _scale_floats(image: PIL.Image.Image) -> PIL.Image.Image:
     pixels = np.asarray(image)
     low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= 0xFF):  # written so that NaN is refused as well
-        raise ValueError(f"float grey from {low:g} to {high:g} has no known scale; save it in 8 bits")
+    if not (low >= 0 and high <= 0xFF):  # This form of the comparison also rejects NaN.
+        raise ValueError(
+            f"unknown scale of float grayscale values from {low:g} to {high:g}: save the image with 8 bits"
+        )
     return PIL.Image.fromarray(np.rint(pixels * (0xFF if high <= 1 else 1)).astype(np.uint8))

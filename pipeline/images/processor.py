@@ -12,9 +12,11 @@ from torch import Tensor
 
 from pipeline.errors import PipelineError
 
+logger = logging.getLogger(__name__)
+
 
 class ImageProcessor(Protocol):
-    """What we rely on in an image processor of transformers, which sets these attributes at run time."""
+    """The part of a transformers image processor that we use. transformers sets these attributes at run time."""
 
     size: Any
     crop_size: Any
@@ -27,19 +29,19 @@ class ImageProcessor(Protocol):
     image_std: Sequence[float]
 
     def __call__(self, images: Sequence[Image], *, return_tensors: str, **steps: bool) -> Any:
-        """Transform upright RGB images into `pixel_values` (batch, 3, height, width), fp32 after the last step."""
+        """Transform upright RGB images into `pixel_values` (batch, 3, height, width), usually fp32."""
 
     def save_pretrained(self, save_directory: Path) -> Any:
         """Write preprocessor_config.json."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of its settings."""
+        """Return all settings."""
 
 
 class Normalize:
-    """uint8 pixels -> what the network gets: times the processor's factor, less its mean, over its deviation.
+    """Normalization of uint8 pixels with the processor's rescale factor, mean and standard deviation.
 
-    Once a batch, on the device that the batch is on.
+    It runs once per batch, on the device of the batch.
     """
 
     def __init__(self, processor: ImageProcessor) -> None:
@@ -49,66 +51,66 @@ class Normalize:
         self.scale, self.shift = (factor / std).float(), (mean / std).float()
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Normalise (batch, 3, height, width) uint8 to fp32; what is floating-point was normalised before."""
+        """Return normalized fp32 pixels for (batch, 3, height, width) uint8.
+
+        Floating-point pixels are already normalized and are returned unchanged.
+        """
         if pixels.dtype != torch.uint8:
             return pixels
         self.scale, self.shift = self.scale.to(pixels.device), self.shift.to(pixels.device)
-        # In place: on a CPU, fresh memory for each of these steps would take ten times as long as they do.
+        # In place, because on a CPU the new memory for each step would take ten times as long as the step itself.
         return pixels.float().mul_(self.scale).sub_(self.shift)
 
 
 def input_size(processor: ImageProcessor) -> tuple[int, int]:
-    """Height and width in pixels of what the network gets: of what the processor really makes.
+    """Return height and width in pixels of the images that the processor produces.
 
-    Its attributes do not tell: each family has its own rule of resize, crop and their ratio.
+    The size is measured, because each model family combines resize, crop and their ratio by different rules.
     """
     pixels = processor(images=[PIL.Image.new("RGB", (64, 64))], return_tensors="pt")["pixel_values"]
     height, width = pixels.shape[-2:]
     return height, width
 
 
-logger = logging.getLogger(__name__)
-
-
 def set_input_size(processor: ImageProcessor, image_size: int) -> None:
-    """Make the processor produce squares of `image_size`; where it crops, the resize keeps its ratio to the crop."""
-    old, size = processor.size, {"height": image_size, "width": image_size}
+    """Make the processor produce squares of `image_size` pixels. A center crop keeps its ratio to the resize."""
+    resize, square = processor.size, {"height": image_size, "width": image_size}
     if getattr(processor, "do_center_crop", False):
         ratio = image_size / processor.crop_size["height"]
-        old = {side: round(pixels * ratio) for side, pixels in dict(old).items()}
-        processor.crop_size, processor.size = size, old
+        processor.size = {side: round(pixels * ratio) for side, pixels in dict(resize).items()}
+        processor.crop_size = square
     else:
-        processor.size = {"shortest_edge": image_size} if "shortest_edge" in old else size
+        processor.size = {"shortest_edge": image_size} if "shortest_edge" in resize else square
 
 
 def ensure_one_size(processor: ImageProcessor, *, name: str) -> None:
-    """See to it that images of any shape come out alike; where only their shorter side is fixed, crop the centre.
+    """Make the processor return one size for images of any shape, with a center crop if only the shorter side is fixed.
 
-    The crop is saved with the run, so that what is deployed does the same.
+    The crop is saved with the run, so the deployed model applies it too.
 
     Raises:
-        PipelineError: If they cannot be made so.
+        PipelineError: If the processor cannot return one size.
     """
     if makes_one_size(processor, name=name):
         return
     if edge := dict(processor.size).get("shortest_edge"):
         processor.do_center_crop, processor.crop_size = True, {"height": edge, "width": edge}
-        logger.info("%s: its processor keeps the shape of an image, so the centre is cropped: %dx%d", name, edge, edge)
+        logger.info("the image processor of %s keeps the aspect ratio; adding a center crop of %dx%d", name, edge, edge)
     if not makes_one_size(processor, name=name):
         raise PipelineError(
-            f"the image processor of {name} makes images of several sizes: give its preprocessor_config.json a "
-            '"size" with height and width'
+            f"the image processor of {name} returns images of different sizes: add "
+            '"size": {"height": ..., "width": ...} to its preprocessor_config.json'
         )
 
 
 def makes_one_size(processor: ImageProcessor, *, name: str) -> bool:
-    """Whether a wide and a tall image come out in one size.
+    """Return whether the processor gives a wide and a tall image the same size.
 
     Raises:
-        PipelineError: If what comes out are no images, but patches or tokens.
+        PipelineError: If the processor returns patches or tokens, not images.
     """
     outputs = [processor(images=[PIL.Image.new("RGB", size)], return_tensors="pt") for size in ((60, 40), (40, 60))]
     shapes = [tuple(output["pixel_values"].shape) if "pixel_values" in output else () for output in outputs]
     if any(len(shape) != 4 for shape in shapes):
-        raise PipelineError(f"the image processor of {name} makes no images of pixels: name another model")
+        raise PipelineError(f"the image processor of {name} does not return images: choose another model")
     return shapes[0] == shapes[1]

@@ -1,7 +1,6 @@
-"""Transforms applied on the fly: image rows -> pixel values, and the collator."""
+"""Transforms that run on the fly (rows with images -> pixel tensors), and the collate function."""
 
 import io
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,72 +10,81 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments.images import ImageArguments
 from pipeline.errors import PipelineError
-from pipeline.images import disk_cache
+from pipeline.images import pixel_files
 from pipeline.images.augmentation import Augment, derive_seed
 from pipeline.images.decode import open_image
 from pipeline.images.processor import ImageProcessor, Normalize, input_size
 
 Batch = dict[str, list[Any]]
 
-_ROOM = 1.1  # of the shorter side at which training images are decoded, over the input's: room for the crop
-_CLEARLY = 1.25  # times that shorter side: below it, a resize costs more than its pixels save
+_DECODE_MARGIN = 1.1  # Default decode size as a multiple of the shorter input side: it leaves room for the crop.
+_SHRINK_RATIO = 1.25  # Smallest ratio of shorter side to decode size at which a resize saves more than it costs.
 
 
 class EvalTransform:
-    """Upright RGB, then exactly what the processor does: so scores are those of `transformers.pipeline`."""
+    """The evaluation transform: upright RGB, then the image processor itself, as in `transformers.pipeline`."""
 
     def __init__(self, processor: ImageProcessor) -> None:
         self.processor = processor
 
     def __call__(self, batch: Batch) -> Batch:
-        """Transform columns `image`, `label`, `index` into `pixel_values` (3, height, width) fp32, and `labels`.
+        """Transform the columns `image` and `index`, and `label` if it exists.
+
+        Returns:
+            `pixel_values` (3, height, width) fp32 for each image, and `labels` if the batch has `label`.
 
         Raises:
             BadImageError: If an image cannot be read.
         """
-        images = [_open(row, index) for row, index in zip(batch["image"], batch["index"], strict=True)]
+        images = [_open_row(row, index) for row, index in zip(batch["image"], batch["index"], strict=True)]
         pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
-        return {"pixel_values": list(pixels.float()), "labels": batch["label"]}
+        labels = {"labels": batch["label"]} if "label" in batch else {}
+        return {"pixel_values": list(pixels.float()), **labels}
 
 
 class TrainTransform(EvalTransform):
-    """An augmentation whose draw is, for every image, a function of (seed, epoch, index).
+    """The training transform: an augmentation that is a function of (seed, epoch, index) for every image.
 
-    The same pixels whatever the workers, the processes, the resumes and the cache. The epoch lies in shared
-    memory, because persistent workers keep their copy of this object.
+    The pixels do not depend on the number of workers and processes, on a resume, or on the cache. The epoch is in
+    shared memory, because persistent workers keep their copy of this object.
 
-    Images are decoded at a reduced size first, always in the same way: `decode_size` pixels of the shorter side, or
-    up to a quarter more. By default that is 1.1 times the input's, so of a larger photograph most crops are enlarged:
-    one of 8 % of the area has 0.3 of the side, and what it shows is softer than in a crop of the full photograph.
-    With a larger `--decode_size` they are sharper, and the images kept take the square of it on the disk.
+    Images are first decoded at a reduced size that is the same in every epoch: a shorter side of `decode_size` pixels,
+    or up to 25% more. The default is 1.1 times the input resolution, so most crops of a large photo are enlarged: a
+    crop of 8% of the area has 0.3 of the side, and is less sharp than the same crop of the full photo. A larger
+    `--decode_size` gives sharper crops; the disk cache grows with its square.
 
-    Size, resampling, scale, mean and standard deviation are the processor's.
+    Input size, resampling filter, rescale factor, mean and standard deviation are those of the processor.
+
+    Attributes:
+        epoch: int64 scalar in shared memory; set it before each epoch.
+        augment: The augmentation, or None if training images are transformed as in evaluation.
     """
 
-    def __init__(self, processor: ImageProcessor, args: AugmentationArguments, *, seed: int) -> None:
+    def __init__(self, processor: ImageProcessor, args: ImageArguments, *, seed: int) -> None:
         super().__init__(processor)
         self.seed = seed
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         size = input_size(processor)
         self.size = list(size)
-        self.augment: Augment | None = None  # then there is nothing of it that could be done once
+        self.augment: Augment | None = None
         if args.augmentation == "none":
             return
-        self.decode_size = round(_ROOM * min(size)) if args.decode_size is None else args.decode_size
+        self.decode_size = round(_DECODE_MARGIN * min(size)) if args.decode_size is None else args.decode_size
         normalize = Normalize(processor)
         self.augment = Augment(
             args,
             interpolation=int(processor.resample),
-            # 0 to the network, as a border that says nothing
+            # The color that normalization turns into 0, so that empty pixels are neutral.
             fill=(normalize.shift / normalize.scale).flatten().round().int().tolist(),
         )
 
     def __call__(self, batch: Batch) -> Batch:
-        """Transform columns `image`, `label`, `index` into `pixel_values` (3, *size) uint8, and `labels`.
+        """Transform the columns `image`, `label` and `index`.
 
-        Without an augmentation, as `EvalTransform` does.
+        Returns:
+            `pixel_values` (3, *size) uint8 for each image, and `labels`. Without augmentation: as `EvalTransform`.
 
         Raises:
             BadImageError: If an image cannot be read.
@@ -86,67 +94,69 @@ class TrainTransform(EvalTransform):
         epoch, pixels = int(self.epoch), []
         for row, index in zip(batch["image"], batch["index"], strict=True):
             image = (
-                disk_cache.read(row)
-                if disk_cache.is_cached(row)
-                else disk_cache.as_tensor(self.decode(row, index)).permute(2, 0, 1)
+                pixel_files.read(row)
+                if pixel_files.is_cached(row)
+                else pixel_files.as_tensor(self.decode(row, index)).permute(2, 0, 1)
             )
-            pixels.append(self.augment(image, derive_seed(self.seed, epoch, index), self.size))
+            params = self.augment.sample(derive_seed(self.seed, epoch, index), image.shape[-2:])
+            pixels.append(self.augment.apply(image, params, self.size))
         return {"pixel_values": pixels, "labels": batch["label"]}
 
     @property
-    def work(self) -> str:
-        """Names what `decode` does: where that is the same, so are its pixels."""
+    def decode_key(self) -> str:
+        """Return a description of `decode`: transforms with equal keys decode to equal pixels."""
         return f"shorter side {self.decode_size}"
 
-    def decode(self, row: dict[str, Any], index: int) -> disk_cache.Pixels:
-        """Do for one image what is the same in every epoch: (height, width, 3) uint8, of any size.
+    def decode(self, row: dict[str, Any], index: int) -> pixel_files.Pixels:
+        """Return one decoded image (height, width, 3) uint8: the part of the transform that is the same in every epoch.
 
         Raises:
             BadImageError: If the image cannot be read.
         """
-        return np.asarray(shrink(_open(row, index, at_least=self.decode_size or None), self.decode_size))
+        return np.asarray(shrink(_open_row(row, index, min_side=self.decode_size or None), self.decode_size))
 
 
 def shrink(image: Image, shorter_side: int) -> Image:
-    """Resize an image that is clearly larger to this shorter side in pixels; 0 leaves any as it is."""
+    """Return the image resized to a shorter side in pixels, or itself if it is not much larger or the side is 0."""
     shorter = min(image.size)
-    if not shorter_side or shorter <= _CLEARLY * shorter_side:
+    if not shorter_side or shorter <= _SHRINK_RATIO * shorter_side:
         return image
     width, height = (round(side * shorter_side / shorter) for side in image.size)
     return image.resize((width, height), PIL.Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Stack rows into `pixel_values` (batch, 3, height, width), fp32 or uint8, and `labels` (batch,) int64."""
-    return {
-        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
-        "labels": torch.tensor([row["labels"] for row in rows], dtype=torch.int64),
-    }
+    """Stack transformed rows into a batch.
 
-
-def _open(row: dict[str, Any], index: int, *, at_least: int | None = None) -> Image:
-    return open_image(row, name=row["path"] or f"row {index}", at_least=at_least)
-
-
-logger = logging.getLogger(__name__)
+    Returns:
+        `pixel_values` (batch, 3, height, width) fp32 or uint8, and `labels` (batch,) int64 if the rows have labels.
+    """
+    batch = {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
+    if "labels" in rows[0]:
+        batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=torch.int64)
+    return batch
 
 
 def check_training_pixels(processor: ImageProcessor, *, name: str) -> None:
-    """Refuse a processor that does to pixels what the training transform does not know, as to swap the channels.
+    """Reject a processor with a step that the training transform lacks, such as swapping the color channels.
 
     Raises:
-        PipelineError: If a plain image comes out of training otherwise than out of evaluation.
+        PipelineError: If the training and the evaluation transform give a uniform image different pixels.
     """
     content = io.BytesIO()
     PIL.Image.new("RGB", (64, 64), (50, 100, 200)).save(content, "PNG")
     rows: Batch = {"image": [{"bytes": content.getvalue(), "path": None}], "label": [0], "index": [0]}
-    seen, scored = (
+    training, evaluation = (
         transform(rows)["pixel_values"][0]
-        for transform in (TrainTransform(processor, AugmentationArguments(), seed=0), EvalTransform(processor))
+        for transform in (TrainTransform(processor, ImageArguments(), seed=0), EvalTransform(processor))
     )
-    seen = Normalize(processor)(seen)
-    if seen.shape != scored.shape or not torch.allclose(seen, scored, atol=1e-2):
+    training = Normalize(processor)(training)
+    if training.shape != evaluation.shape or not torch.allclose(training, evaluation, atol=1e-2):
         raise PipelineError(
-            f"the image processor of {name} does more than resize, crop, scale and normalise: training would see "
-            "other colours than evaluation, so name another model"
+            f"the image processor of {name} does more than resize, crop, rescale and normalize, so colors would differ "
+            "between training and evaluation: choose another model"
         )
+
+
+def _open_row(row: dict[str, Any], index: int, *, min_side: int | None = None) -> Image:
+    return open_image(row, name=row["path"] or f"row {index}", min_side=min_side)

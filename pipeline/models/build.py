@@ -1,7 +1,4 @@
-"""A checkpoint made ready for other classes: new head, label maps, resolution, and its image processor.
-
-Files are found by `pipeline.hub` and read by `checkpoint`; sizes belong to `resolution` and `processor`.
-"""
+"""Build an `ImageClassifier` for new classes from a checkpoint: new head, label names, resolution, image processor."""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -15,30 +12,30 @@ from transformers import AutoModelForImageClassification, PreTrainedConfig, PreT
 from pipeline import hub
 from pipeline.arguments.model import ModelArguments
 from pipeline.errors import PipelineError
-from pipeline.images.processor import ImageProcessor, ensure_one_size, set_input_size
+from pipeline.images.processor import ensure_one_size, set_input_size
 from pipeline.images.transforms import check_training_pixels
 from pipeline.models import resolution
 from pipeline.models.checkpoint import is_timm, read_config, read_model, read_processor
+from pipeline.models.classifier import ImageClassifier
 from pipeline.models.head import head_names
 
 logger = logging.getLogger(__name__)
 
 
-def build_model(
-    args: ModelArguments, *, class_names: Sequence[str], seed: int
-) -> tuple[ImageProcessor, PreTrainedModel]:
-    """The image processor and the network, in fp32, with one output for each class.
+def build_classifier(args: ModelArguments, *, class_names: Sequence[str], seed: int) -> ImageClassifier:
+    """Return a classifier in fp32 with one output for each class.
 
-    The head is the checkpoint's own only where its classes are exactly these, in this order; else it is new.
-    Every other weight must come from the checkpoint.
+    The checkpoint's head is kept only if its classes are the same in the same order; otherwise the head is new. Every
+    other weight must come from the checkpoint.
 
     Args:
         args: Which checkpoint, and what to change in it.
-        class_names: Names of the classes, in label order.
-        seed: Of the weights that are drawn.
+        class_names: Names of the classes, in the order of the logits.
+        seed: Random seed of new weights.
 
     Raises:
-        PipelineError: If the checkpoint is missing, is not for images, does not fit, or cannot take `--image_size`.
+        PipelineError: If the checkpoint is missing, is not an image classifier, lacks weights, or does not support
+            `--image_size`.
     """
     name = args.model_name_or_path
     folder = hub.find_model(name, revision=args.model_revision)
@@ -71,23 +68,23 @@ def build_model(
         head,
         len(class_names),
     )
-    return processor, model
+    return ImageClassifier(model, processor)
 
 
 def _set_labels(config: PreTrainedConfig, class_names: Sequence[str]) -> None:
-    """Put the classes into a config, and the loss that goes with them."""
+    """Store the class names in a config, and the loss that single-label classification needs."""
     config.num_labels = len(class_names)
     config.id2label = dict(enumerate(class_names))
     config.label2id = {name: i for i, name in enumerate(class_names)}
-    config.problem_type = "single_label_classification"  # else the first batch of another type decides, and is saved
+    config.problem_type = "single_label_classification"  # otherwise the dtype of the first labels decides, and is saved
     if is_timm(config):
-        config.label_names = list(class_names)  # what such a config is saved with: else the old names would stay
-    # DeiT's and LeViT's classes with a head for a teacher's labels have no loss; the plain one takes their backbone.
+        config.label_names = list(class_names)  # a timm config is saved with these, not with id2label
+    # The DeiT and LeViT classes with a distillation head have no loss; the plain classes have the same backbone.
     config.architectures = [a for a in config.architectures or [] if not a.endswith("WithTeacher")]
 
 
 def _from_scratch(config: PreTrainedConfig, image_size: int | None, class_names: Sequence[str]) -> PreTrainedModel:
-    """The architecture with random weights."""
+    """Return the architecture with random weights."""
     _set_labels(config, class_names)
     if image_size is not None and hasattr(resolution.vision_config(config), "image_size"):
         resolution.vision_config(config).image_size = image_size
@@ -98,28 +95,29 @@ def _from_scratch(config: PreTrainedConfig, image_size: int | None, class_names:
 def _from_checkpoint(
     folder: Path, config: PreTrainedConfig, class_names: Sequence[str], *, name: str
 ) -> tuple[PreTrainedModel, str]:
-    """The model with its checkpoint's backbone, and whose its head is."""
-    trained_for: dict[Any, str] = config.id2label or {}
+    """Return the model with the backbone of its checkpoint, and a description of its head."""
+    trained_classes: dict[Any, str] = config.id2label or {}
     _set_labels(config, class_names)
-    model, absent = read_model(folder, config, name=name)
+    model, missing = read_model(folder, config, name=name)
     head = head_names(model)
-    # A pooler that only classification has is a part of the head: BEiT's norm after its pre-training.
-    poolers = {key for key in absent if ".pooler." in key}
-    if lost := sorted(absent - head - poolers):
+    # A pooler that only the classifier has belongs to the head: BEiT's norm after its pre-training.
+    poolers = {key for key in missing if ".pooler." in key}
+    if lost := sorted(missing - head - poolers):
         raise PipelineError(
-            f"{name} does not fit a {type(model).__name__}: it lacks {len(lost)} weights, first {lost[0]}"
+            f"{name} does not fit a {type(model).__name__}: it lacks {len(lost)} weights, first {lost[0]}; choose "
+            "another --model_name_or_path, or add --from_scratch"
         )
-    if not absent and [trained_for.get(i) for i in range(len(trained_for))] == list(class_names):
+    if not missing and [trained_classes.get(i) for i in range(len(trained_classes))] == list(class_names):
         return model, "the checkpoint's head"
-    if not absent & head:  # as many classes, but others: the head of the old ones would stay
+    if not missing & head:  # the same number of classes with other names: the old head would stay
         _initialize(model, head)
     return model, "new head and pooler" if poolers else "new head"
 
 
 def _initialize(model: PreTrainedModel, names: Collection[str]) -> None:
-    """Initialise weights of a loaded model as a new model would."""
+    """Initialize weights of a loaded model as a new model initializes them."""
     for name in names:
-        # With this mark, `_init_weights` leaves a weight as it was loaded.
+        # With this mark, `_init_weights` would keep a weight as it was loaded.
         vars(model.get_parameter(name)).pop("_is_hf_initialized", None)
     for layer in sorted({name.rpartition(".")[0] for name in names}):
         model.get_submodule(layer).apply(model._init_weights)

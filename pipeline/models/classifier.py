@@ -1,74 +1,141 @@
-"""`Classifier`: a run or a Hub model, loaded once; images -> logits -> ranked labels. The one load path."""
+"""`ImageClassifier`: a network and its image processor in one value."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
+from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline import hub
 from pipeline.errors import PipelineError
-from pipeline.images.processor import ImageProcessor, makes_one_size
-from pipeline.models.checkpoint import read_config, read_model, read_processor
-from pipeline.models.head import head_names
+from pipeline.images.processor import ImageProcessor, input_size, makes_one_size
+from pipeline.models import checkpoint, prediction
+from pipeline.models.head import head_names, linear_head
+from pipeline.performance.device import pick_device
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class ImageClassifier:
-    """What people deploy, as they deploy it: the saved files, in fp32, through the saved processor."""
+    """A network that classifies images, and the image processor that prepares them.
+
+    What depends on the architecture only (the head, the input size) is found once and cached.
+
+    Attributes:
+        model: The network, an image classifier of transformers.
+        processor: Its image processor.
+    """
 
     model: PreTrainedModel
     processor: ImageProcessor
 
     @classmethod
-    def load(cls, name: str, *, revision: str = "main") -> "ImageClassifier":
-        """Load a run folder, a folder of a model, or a Hub id; on a GPU if there is one.
+    def load(cls, name: str | Path, *, revision: str = "main") -> "ImageClassifier":
+        """Load a run folder, a local model folder, or a Hub model, in fp32 on the accelerator if there is one.
+
+        Args:
+            name: The folder, or the Hub id.
+            revision: Branch, tag or commit of a Hub model.
 
         Raises:
-            PipelineError: If there is no such model, or it is no complete image classifier.
+            PipelineError: If the model is missing, is not an image classifier, or lacks any weight.
         """
+        name = str(name)
         folder = hub.find_model(name, revision=revision)
-        config = read_config(folder, name=name)
-        processor = read_processor(folder, name=name)
+        config = checkpoint.read_config(folder, name=name)
+        processor = checkpoint.read_processor(folder, name=name)
         if not makes_one_size(processor, name=name):
-            raise PipelineError(f"the image processor of {name} makes images of several sizes, and a batch has one")
-        model, absent = read_model(folder, config, name=name)
-        if lost := sorted(absent - head_names(model)):
             raise PipelineError(
-                f"{name} lacks {len(lost)} weights of its backbone, first {lost[0]}: get its files again"
+                f"the image processor of {name} makes images of different sizes, which cannot be batched: give its "
+                'preprocessor_config.json a "size" with height and width'
             )
-        if absent:
+        model, missing = checkpoint.read_model(folder, config, name=name)
+        if lost := sorted(missing - head_names(model)):
             raise PipelineError(
-                f"{name} has no trained head: fine-tune it first, with `train --model_name_or_path {name}`"
+                f"{name} lacks {len(lost)} weights of its backbone, first {lost[0]}: download or copy its files again"
             )
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-        network: Any = model  # whose `to` has lost its type in a decorator
-        return cls(network.to(device).eval(), processor)
+        if missing:
+            raise PipelineError(
+                f"{name} has no trained head: fine-tune it first with `train --model_name_or_path {name}`"
+            )
+        network: Any = model  # the decorated `to` of transformers has lost its type
+        return cls(network.to(pick_device()).eval(), processor)
+
+    def save(self, folder: Path) -> None:
+        """Write config, weights and image processor where `pipeline("image-classification", model=folder)` finds them.
+
+        Raises:
+            PipelineError: If the folder cannot be written, or the disk is full.
+        """
+        checkpoint.save_model(self.model, self.processor, folder)
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes, in label order."""
+        """Names of the classes, in the order of the logits."""
         names = self.model.config.id2label or {}
         return [str(name) for _, name in sorted(names.items())]
 
-    @torch.inference_mode()
+    @functools.cached_property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width, in pixels, of the images that the network receives."""
+        return input_size(self.processor)
+
+    @functools.cached_property
+    def head_names(self) -> set[str]:
+        """Names of the weights of the head."""
+        return head_names(self.model)
+
+    @functools.cached_property
+    def head(self) -> nn.Linear:
+        """The linear layer that computes the logits.
+
+        Raises:
+            PipelineError: If the head has several layers, or is not linear.
+        """
+        return linear_head(self.model, self.head_names)
+
+    @torch.no_grad()  # not inference_mode: some networks keep a tensor of their first forward pass
     def logits(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
-        """Images of shape (batch, 3, height, width), already transformed, to logits of shape (batch, classes)."""
+        """Return the logits (batch, classes) of pixel values (batch, 3, height, width) from the image processor."""
         output: Any = self.model(pixel_values=pixel_values.to(self.model.device, torch.float32))
         array: NDArray[np.float32] = output.logits.float().cpu().numpy()
         return array
 
-    def rank(self, images: Sequence[Image], *, top_k: int) -> list[list[tuple[str, float]]]:
-        """The `top_k` likeliest labels of upright RGB images, each with its probability, best first."""
-        pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
-        scores = torch.from_numpy(self.logits(pixels)).softmax(dim=1)
-        best = scores.topk(min(top_k, scores.shape[1]), dim=1)
-        names = self.class_names
-        return [
-            [(names[i], p) for i, p in zip(row, values, strict=True)]
-            for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+    def predict(
+        self,
+        images: "str | Path | Image | NDArray[Any] | Iterable[str | Path | Image | NDArray[Any]]",
+        *,
+        top_k: int = 5,
+        batch_size: int = 32,
+        bad_images: Literal["fail", "skip"] = "fail",
+        progress: bool = False,
+    ) -> "pd.DataFrame":
+        """Return the most likely classes of images.
+
+        Args:
+            images: One image or several: paths of files, folders (with all images below them) or glob patterns, PIL
+                images, or uint8 arrays with shape (height, width, 3) or (height, width).
+            top_k: Number of classes per image.
+            batch_size: Images per forward pass.
+            bad_images: What to do with images that cannot be read: raise an error, or skip them with a warning.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            One row for each image and rank: `image` (its path, or its position in `images`), `rank` (from 1), `label`,
+            `probability`.
+
+        Raises:
+            PipelineError: If no image is found, or an image cannot be read and `bad_images` is `fail`.
+        """
+        return prediction.predict(
+            self, images, top_k=top_k, batch_size=batch_size, bad_images=bad_images, progress=progress
+        )

@@ -1,7 +1,6 @@
-"""The classification head of a network: which weights it has, and its linear layer."""
+"""The classification head of a network: the names of its weights, and its linear layer."""
 
 import copy
-import logging
 
 import torch
 from torch import nn
@@ -10,37 +9,39 @@ from transformers import PreTrainedModel
 from pipeline.errors import PipelineError
 from pipeline.models.checkpoint import is_timm
 
-logger = logging.getLogger(__name__)
-
 
 def head_names(model: PreTrainedModel) -> set[str]:
-    """Names of the weights of the head: those whose shape depends on the number of classes.
+    """Return the names of the weights of the head: those whose shape depends on the number of classes.
 
-    So it is found wherever a family keeps it: beside the backbone, in a sequence, or inside, as timm does.
+    This finds the head wherever a family keeps it: next to the backbone, in a sequence, or inside it, as timm does. It
+    builds the network once without memory, so call it once for each network (`ImageClassifier.head_names`).
     """
     config = copy.deepcopy(model.config)
     config.num_labels = (config.num_labels or 0) + 1
-    with torch.device("meta"):  # shapes and no memory
+    with torch.device("meta"):
         other = type(model)(config).state_dict()
     return {name for name, weight in model.state_dict().items() if weight.shape != other[name].shape}
 
 
-def find_head(model: PreTrainedModel) -> nn.Linear:
-    """The one linear layer from which the logits come.
+def linear_head(model: PreTrainedModel, names: set[str]) -> nn.Linear:
+    """Return the linear layer that computes the logits.
+
+    Args:
+        model: The network.
+        names: The weights of its head, from `head_names`.
 
     Raises:
-        PipelineError: If there are several, or the head is something else.
+        PipelineError: If the head has several layers, or is not linear.
     """
-    layers = {name.rpartition(".")[0] for name in head_names(model)}
-    heads = [model.get_submodule(layer) for layer in sorted(layers)]
+    layers = sorted({name.rpartition(".")[0] for name in names})
+    heads = [model.get_submodule(layer) for layer in layers]
     if len(heads) == 1 and isinstance(heads[0], nn.Linear):
         return heads[0]
-    made_of = ", ".join(f"{type(head).__name__} {layer}" for layer, head in zip(sorted(layers), heads, strict=True))
-    raise _unsuitable(model, f"its head is no single linear layer ({made_of})")
+    found = ", ".join(f"{type(head).__name__} {layer}" for layer, head in zip(layers, heads, strict=True))
+    raise no_linear_head(model, f"its head is not a single linear layer ({found})")
 
 
-def _unsuitable(model: PreTrainedModel, reason: str) -> PipelineError:
+def no_linear_head(model: PreTrainedModel, reason: str) -> PipelineError:
+    """Return the error for a network on which a linear probe cannot be fitted."""
     family = model.config.architecture if is_timm(model.config) else model.config.model_type
-    return PipelineError(
-        f"a {family} has no frozen features to put a probe on: {reason}; train it with --strategy full"
-    )
+    return PipelineError(f"a linear probe cannot be fitted on a {family}: {reason}; use --strategy full")

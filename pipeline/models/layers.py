@@ -1,4 +1,4 @@
-"""Which weights of a network are trained, and at which rate. Adapters are in `lora`."""
+"""Frozen blocks, and the learning rate and weight decay of each parameter. Adapters are in `lora`."""
 
 import logging
 import re
@@ -15,37 +15,38 @@ from pipeline.models.head import head_names
 
 logger = logging.getLogger(__name__)
 
-# Tokens and tables: places in the input, not pulled to zero either. Biases and norms are known by their shape.
-_UNDECAYED = re.compile(r"(tokens?|pos_embed|position_embeddings?|relative_position_bias_table)(\.weight)?$")
+# Tokens and position embeddings are not decayed, as in timm. Biases and norms are not in this pattern: they are
+# recognized by their single dimension.
+_NO_WEIGHT_DECAY = re.compile(r"(tokens?|pos_embed|position_embeddings?|relative_position_bias_table)(\.weight)?$")
 
-_STEM = re.compile("embed|stem")  # lists that are no blocks, wherever they stand
+_NOT_BLOCKS = re.compile("embed|stem")  # a list of modules with such a name does not hold blocks
 
 
 def block_depths(model: PreTrainedModel) -> dict[str, int]:
-    """How deep in the network each parameter is: parameter name -> depth.
+    """Return the depth of each parameter: parameter name -> depth.
 
-    0 for what comes before the first block, 1 to n for the blocks, n + 1 for what comes after the last. A stage's
-    downsampling belongs to the block beside it. A position bias that all blocks share (BEiT's pre-training) counts as
-    before the first, like a position table: blocks that are frozen use it too.
+    With n blocks, the depth is 0 before the first block, 1 to n in the blocks, and n + 1 after the last block. The
+    downsampling layer of a stage has the depth of the block next to it. A position bias that all blocks share (as in
+    BEiT's pre-training) has depth 0, like position embeddings, because frozen blocks use it too.
 
     Raises:
-        PipelineError: If the network is no chain of blocks.
+        PipelineError: If the network is not a chain of blocks.
     """
     stages = _stages(model)
     if not stages:
         raise PipelineError(
-            f"the blocks of this {type(model).__name__} are not known: leave out --layer_decay and --freeze_blocks"
+            f"{type(model).__name__} is not a chain of blocks: remove --layer_decay and --freeze_blocks"
         )
-    numbers = {block: i for i, block in enumerate((b for blocks in stages.values() for b in blocks), start=1)}
+    block_numbers = {block: i for i, block in enumerate((b for blocks in stages.values() for b in blocks), start=1)}
     depths: dict[str, int] = {}
-    reached = 0
+    last_block = 0
     for name, _ in model.named_parameters():
-        if block := _owner(name, numbers):
-            depths[name] = reached = numbers[block]
-        elif stage := _owner(name, stages):
-            depths[name] = max(reached, numbers[stages[stage][0]])
+        if block := _module_of(name, block_numbers):
+            depths[name] = last_block = block_numbers[block]
+        elif stage := _module_of(name, stages):
+            depths[name] = max(last_block, block_numbers[stages[stage][0]])
         else:
-            depths[name] = reached + 1 if reached == len(numbers) else reached
+            depths[name] = last_block + 1 if last_block == len(block_numbers) else last_block
     return depths
 
 
@@ -57,63 +58,71 @@ def parameter_groups(
     layer_decay: float = 1.0,
     head_learning_rate: float | None = None,
 ) -> list[dict[str, Any]]:
-    """The parameters that are trained, for an optimizer: by rate and weight decay, always in the same order.
+    """Return the trained parameters as optimizer groups, one for each learning rate and weight decay.
 
-    A weight at depth d has the rate `learning_rate * layer_decay ** (n + 1 - d)`, as in BEiT (arXiv 2106.08254), MAE
-    and timm's `param_groups_layer_decay`. Nothing of one dimension (biases, norms), no token and no position table
-    decays. The first group has the rate nearest to `learning_rate`, which is the one that the Trainer logs.
+    With n blocks, a weight at depth d has the learning rate `learning_rate * layer_decay ** (n + 1 - d)`, as in BEiT
+    (arXiv 2106.08254), MAE and timm's `param_groups_layer_decay`. Parameters with one dimension (biases, norms),
+    tokens and position embeddings have no weight decay. The order of the groups is always the same. The first group
+    has the learning rate that is closest to `learning_rate`, because the Trainer logs the learning rate of this group.
 
     Args:
-        model: Plain, or with the adapters of `lora.add_lora`, which all have `learning_rate`.
-        learning_rate: Peak rate of what comes after the last block.
-        weight_decay: Of matrices and kernels.
-        layer_decay: The rate of each block as a share of the one above it.
-        head_learning_rate: Peak rate of the head, where not `learning_rate`.
+        model: A model of transformers, with or without the adapters of `lora.add_lora`. All adapters have
+            `learning_rate`.
+        learning_rate: Peak learning rate of the parameters after the last block.
+        weight_decay: Weight decay of matrices and convolution kernels.
+        layer_decay: Learning rate of each block as a fraction of the learning rate of the next block.
+        head_learning_rate: Peak learning rate of the head. Default: `learning_rate`.
 
     Raises:
-        PipelineError: If the layers decay, and the network is no chain of blocks.
+        PipelineError: If `layer_decay` is below 1 and the network is not a chain of blocks.
     """
     if isinstance(model, PeftModel):
         head = {name for name, _ in model.named_parameters() if ".modules_to_save." in name}
-        below: dict[str, int] = {}
+        decay_steps: dict[str, int] = {}
     else:
         head = head_names(model)
         depths = block_depths(model) if layer_decay < 1 else {}
-        below = {name: max(depths.values()) - depth for name, depth in depths.items()}
+        decay_steps = {name: max(depths.values()) - depth for name, depth in depths.items()}
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = learning_rate * layer_decay ** below.get(name, 0)
+        lr = learning_rate * layer_decay ** decay_steps.get(name, 0)
         if name in head and head_learning_rate is not None:
-            rate = head_learning_rate
-        decay = 0.0 if parameter.ndim <= 1 or _UNDECAYED.search(name) else weight_decay
-        group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
+            lr = head_learning_rate
+        decay = 0.0 if parameter.ndim <= 1 or _NO_WEIGHT_DECAY.search(name) else weight_decay
+        group = groups.setdefault((lr, decay), {"params": [], "lr": lr, "weight_decay": decay})
         group["params"].append(parameter)
     return sorted(groups.values(), key=lambda group: abs(group["lr"] - learning_rate))
 
 
 def count_blocks(model: PreTrainedModel, *, at_least: int) -> int:
-    """How many blocks the network has.
+    """Return the number of blocks of the network.
+
+    Args:
+        model: A model of transformers without adapters.
+        at_least: Number of blocks that will be frozen.
 
     Raises:
-        PipelineError: If there are fewer than can be frozen, or the network is no chain of blocks.
+        PipelineError: If there are fewer than `at_least` blocks, or the network is not a chain of blocks.
     """
     n = max(block_depths(model).values()) - 1
     if at_least > n:
-        raise PipelineError(f"--freeze_blocks {at_least}: this {type(model).__name__} has {n} blocks")
+        raise PipelineError(
+            f"--freeze_blocks {at_least} is more than the {n} blocks of {type(model).__name__}: use at most {n}"
+        )
     return n
 
 
 def freeze_blocks(model: PreTrainedModel, count: int) -> None:
-    """Leave what comes before the first block, and the lowest blocks, as they are; batch statistics too.
+    """Freeze the first blocks and everything before them, with the running statistics of their batch norms.
 
     Args:
-        model: Whose parameters are marked. What is frozen already stays so.
-        count: How many blocks; 0 freezes nothing.
+        model: Changed in place. Parameters that are already frozen stay frozen.
+        count: Number of blocks to freeze. With 0, nothing is frozen.
 
     Raises:
-        PipelineError: If there are fewer blocks, or the network is no chain of blocks.
+        PipelineError: If there are fewer than `count` blocks, or the network is not a chain of blocks.
     """
     if count == 0:
         return
@@ -125,7 +134,7 @@ def freeze_blocks(model: PreTrainedModel, count: int) -> None:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     logger.info(
-        "froze the lowest %d of %d blocks: %.1f M of %.1f M parameters are trained",
+        "froze the first %d of %d blocks; training %.1f M of %.1f M parameters",
         count,
         n,
         trained / 1e6,
@@ -134,9 +143,9 @@ def freeze_blocks(model: PreTrainedModel, count: int) -> None:
 
 
 def freeze_batch_statistics(model: nn.Module) -> None:
-    """Keep the batch norms whose weights are frozen in evaluation mode, whatever mode the network is set to.
+    """Keep every batch norm whose weights are frozen in evaluation mode, even when the network is set to train mode.
 
-    Else every step would move their running statistics, and normalise by those of the batch.
+    Otherwise every training step would normalize by the statistics of the batch and update the running statistics.
     """
     for module in model.modules():
         if isinstance(module, _BatchNorm) and {p.requires_grad for p in module.parameters()} == {False}:
@@ -145,20 +154,21 @@ def freeze_batch_statistics(model: nn.Module) -> None:
 
 
 def _keep_mode(module: nn.Module, mode: bool = True) -> nn.Module:
-    """In place of `nn.Module.train`: the Trainer calls that at every step, below any hook or callback of ours."""
+    """Replace `nn.Module.train`, which the Trainer calls in every training step, where no callback can undo it."""
     del mode
     return module
 
 
 def _stages(model: nn.Module) -> dict[str, list[str]]:
-    """Name of a stage -> names of its blocks, in order; a network without stages has stages of one block.
+    """Return the names of the blocks of each stage, in order: stage name -> block names.
 
-    Blocks are elements of a list of modules; where such an element is a list, or has one as a child, it is a stage.
-    That is the structure of the networks of transformers and timm, whatever they call their lists.
+    The blocks are the elements of a list of modules. If such an element is itself a list, or has a list as a child,
+    it is a stage. If a network has no stages, each block is returned as a stage of one block. The networks of
+    transformers and timm have this structure, and only the names of the lists differ.
     """
     stages: dict[str, list[str]] = {}
     for name, module in model.named_modules():
-        if _owner(f"{name}.", stages) or _STEM.search(name):
+        if _module_of(f"{name}.", stages) or _NOT_BLOCKS.search(name):
             continue
         for key, stage in _elements(module):
             inner = [key, *(f"{key}.{child}" for child, _ in stage.named_children())]
@@ -168,13 +178,16 @@ def _stages(model: nn.Module) -> dict[str, list[str]]:
 
 
 def _elements(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The elements of a list of modules that are made of modules themselves; nothing where they are plain layers."""
+    """Return the elements of a list of modules that have parameters, or an empty list if one of them has no children.
+
+    An element without children is a plain layer, so the list cannot be a list of blocks.
+    """
     if not isinstance(module, nn.ModuleList | nn.Sequential):
         return []
     elements = [(key, child) for key, child in module.named_children() if next(child.parameters(), None) is not None]
     return elements if all(next(child.children(), None) is not None for _, child in elements) else []
 
 
-def _owner(name: str, modules: dict[str, Any]) -> str | None:
-    """The one of these modules in which something lies."""
+def _module_of(name: str, modules: dict[str, Any]) -> str | None:
+    """Return the name of the first of these modules that contains the given parameter or module, or None."""
     return next((module for module in modules if name.startswith(f"{module}.")), None)

@@ -1,6 +1,6 @@
-"""PatchDropout (arXiv:2208.07220): while it is trained, a ViT sees a random part of each image's patches.
+"""PatchDropout (arXiv:2208.07220): drop a random part of the patches of each training image.
 
-What it costs falls with the share that is left, and it learns not to lean on single patches.
+The cost of a training step falls with the number of patches, and the network learns not to depend on single patches.
 """
 
 from typing import Any
@@ -9,77 +9,99 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.models.resolution import REFUSALS, patch_size
+from pipeline.models.resolution import UNSUPPORTED_INPUT_ERRORS, patch_size
 from pipeline.performance import flops
 
 
 class PatchDropout(nn.Module):
-    """Tokens (batch, prefix + patches, width) -> fewer of them: the prefix, and a draw of the patches of each image.
+    """Layer that drops randomly sampled patches of each image in training. Evaluation uses all patches.
 
-    Draws are of torch's generator of the device. In evaluation all are left.
+    The patches are sampled from torch's random generator of the device.
     """
 
-    def __init__(self, rate: float, *, prefix: int) -> None:
-        """Take the share of the patches that are dropped, and how many tokens in front of them are no patches."""
+    def __init__(self, rate: float, *, num_prefix_tokens: int) -> None:
+        """Set the dropout rate.
+
+        Args:
+            rate: Fraction of the patches that are dropped.
+            num_prefix_tokens: Number of tokens before the patches, such as the class token. They are never dropped.
+        """
         super().__init__()
-        self.rate, self.prefix = rate, prefix
+        self.rate, self.num_prefix_tokens = rate, num_prefix_tokens
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Keep at least one patch."""
+        """Drop patches, but at least one patch of each image remains.
+
+        Args:
+            tokens: Shape (batch, prefix tokens + patches, hidden size).
+
+        Returns:
+            The prefix tokens and the remaining patches: shape (batch, prefix tokens + remaining patches, hidden size).
+        """
         if not self.training:
             return tokens
-        count, patches, width = len(tokens), tokens.shape[1] - self.prefix, tokens.shape[2]
-        kept = max(1, round(patches * (1 - self.rate)))
-        places = torch.rand(count, patches, device=tokens.device).argsort(dim=1)[:, :kept] + self.prefix
-        drawn = tokens.gather(1, places.unsqueeze(-1).expand(-1, -1, width))
-        return torch.cat([tokens[:, : self.prefix], drawn], dim=1)
+        prefix = self.num_prefix_tokens
+        batch, patches, width = len(tokens), tokens.shape[1] - prefix, tokens.shape[2]
+        remaining = max(1, round(patches * (1 - self.rate)))
+        positions = torch.rand(batch, patches, device=tokens.device).argsort(dim=1)[:, :remaining] + prefix
+        sampled = tokens.gather(1, positions.unsqueeze(-1).expand(-1, -1, width))
+        return torch.cat([tokens[:, :prefix], sampled], dim=1)
 
 
 def drop_patches(model: Any, rate: float, size: tuple[int, int]) -> None:
-    """Let the network drop patches while it is trained, from behind its embeddings on, which add their positions.
+    """Make the network drop patches in training, after its embeddings, which add the positions.
 
     Args:
-        model: Of transformers. Changed in place; its weights and their names are not.
-        rate: Share of the patches that are dropped, above 0 and below 1.
-        size: Height and width of its images in pixels.
+        model: A model of transformers. It is changed in place, but its weights and their names are not.
+        rate: Fraction of the patches that are dropped, above 0 and below 1.
+        size: Height and width of the images in pixels.
 
     Raises:
-        PipelineError: If it needs all patches in their grid, as a convolutional network or a Swin does.
+        PipelineError: If the network needs the complete grid of patches, as a convolutional network or a Swin does.
     """
-    refusal = PipelineError(f"--patch_drop_rate: a {model.config.model_type} needs all of its patches: leave it out")
+    unsupported = PipelineError(
+        f"--patch_drop_rate does not support {model.config.model_type}, which needs all patches: "
+        "remove --patch_drop_rate"
+    )
     if (found := _find_embeddings(model, size)) is None:
-        raise refusal
-    name, prefix = found
+        raise unsupported
+    name, num_prefix_tokens = found
     embeddings = model.get_submodule(name)
-    embeddings.add_module("patch_dropout", PatchDropout(rate, prefix=prefix).train(embeddings.training))
+    dropout = PatchDropout(rate, num_prefix_tokens=num_prefix_tokens)
+    embeddings.add_module("patch_dropout", dropout.train(embeddings.training))
     hook = embeddings.register_forward_hook(_drop)
     try:
         flops.training_flops(model, size)
-    except REFUSALS as error:
+    except UNSUPPORTED_INPUT_ERRORS as error:
         hook.remove()
         del embeddings.patch_dropout
-        raise refusal from error
+        raise unsupported from error
 
 
 def _drop(embeddings: Any, _: Any, tokens: Tensor) -> Tensor:
-    """A hook that finds what it calls in the module that it is given, which may be a copy."""
+    """Apply the dropout layer of the module that the hook receives, so that the hook also works in a deep copy."""
     dropped: Tensor = embeddings.patch_dropout(tokens)
     return dropped
 
 
 def _find_embeddings(model: Any, size: tuple[int, int]) -> tuple[str, int] | None:
-    """The outermost module that turns images into a grid of tokens, and how many tokens stand in front of the grid."""
+    """Find the outermost module that turns images into a grid of tokens.
+
+    Returns:
+        The name of the module and the number of its prefix tokens, or None if there is no such module.
+    """
     patch = patch_size(model.config)
     grid = (size[0] // patch) * (size[1] // patch)
     found: list[tuple[str, int]] = []
 
-    def look(name: str, inputs: tuple[Any, ...], tokens: Any) -> None:
+    def record(name: str, inputs: tuple[Any, ...], tokens: Any) -> None:
         if isinstance(tokens, Tensor) and tokens.ndim == 3 and inputs and inputs[0].ndim == 4 and patch > 1:
             found.append((name, tokens.shape[1] - grid))
 
-    shadow: Any = flops.meta_copy(model).eval()
-    for name, module in shadow.named_modules():
-        module.register_forward_hook(lambda _, inputs, tokens, name=name: look(name, inputs, tokens))
+    meta_model: Any = flops.meta_copy(model).eval()
+    for name, module in meta_model.named_modules():
+        module.register_forward_hook(lambda _, inputs, tokens, name=name: record(name, inputs, tokens))
     with torch.no_grad():
-        shadow(pixel_values=torch.zeros(1, 3, *size, device="meta"))
-    return next((place for place in reversed(found) if place[1] >= 0), None)
+        meta_model(pixel_values=torch.zeros(1, 3, *size, device="meta"))
+    # A module's hook runs after the hooks of its children, so the outermost module comes last.
+    return next((candidate for candidate in reversed(found) if candidate[1] >= 0), None)

@@ -1,1 +1,1 @@
-"""FLOPs, matmul rate, throughput, batch size, and what the machine decides."""
+"""FLOPs, matmul rate, throughput, batch size, and defaults that depend on the machine."""

@@ -1,4 +1,4 @@
-"""The largest batch that fits a device, tried before training; and what to type where training ran out of memory."""
+"""The largest batch size that fits in device memory, and the error for running out of memory."""
 
 import contextlib
 import logging
@@ -18,98 +18,105 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Load:
-    """What a device bears in training beside weights, gradients and activations.
+class TrainingMemory:
+    """What training stores on a device in addition to weights, gradients and activations.
 
     Attributes:
-        precision: fp32, bf16 or fp16: what training computes in.
-        copies: Tensors in fp32 for each trained weight: 2 of Adam, 1 more for the gradients' buckets of several
-            processes, 1 more for a moving average.
+        precision: fp32, bf16 or fp16. It decides the size of the activations.
+        copies: fp32 copies of each trained weight: 2 for Adam, 1 more for the gradient buckets of several processes, 1
+            more for a moving average.
     """
 
     precision: str
     copies: int = 2
 
 
-def find_batch_size(model: nn.Module, size: tuple[int, int], *, batch: int, device: torch.device, load: Load) -> int:
-    """The largest divisor of the batch, at least halved each time, whose training step fits all devices.
+def find_batch_size(
+    model: nn.Module, size: tuple[int, int], *, requested: int, device: torch.device, memory: TrainingMemory
+) -> int:
+    """Return the largest batch size whose training step fits in the memory of every device.
 
-    Each process tries on its own device, with zeros; the smallest result counts. Whoever divides the batch by
-    something accumulates as many times more steps: the global batch stays. All processes must call it.
+    It tries the requested size first, then divisors of it, each at most half of the previous one. Every rank tries on
+    its own device, and the smallest result is returned. The caller multiplies the gradient accumulation steps, so that
+    the global batch size does not change. Every rank must call this function.
 
     Args:
-        model: Moved to the device; otherwise left as it was, as are the random number generators.
+        model: Model to train. It is moved to the device. Everything else, including random states, is restored.
         size: Height and width of the images in pixels.
-        batch: Images a device that were asked for: the first try.
-        device: Of this process.
-        load: What memory holds besides.
+        requested: Requested batch size per device.
+        device: Device of this rank.
+        memory: What training stores in addition.
 
     Raises:
-        PipelineError: In every process, if not even one image fits.
+        PipelineError: On every rank, if a single image does not fit.
     """
     with distributed.fail_together():
-        found = _largest_that_fits(model.to(device), size, batch, device, load)
-    fits = min(distributed.all_gather(found, same={"the batch of a device": batch}))
-    if fits < batch:
+        found = _largest_that_fits(model.to(device), size, requested, device, memory)
+    fitting = min(distributed.all_gather(found, same={"the per-device batch size": requested}))
+    if fitting < requested:
         logger.info(
-            "a batch of %d a device does not fit, %d do: accumulating %d times more", batch, fits, batch // fits
+            "per-device batch size %d does not fit in memory; using %d with %dx gradient accumulation",
+            requested,
+            fitting,
+            requested // fitting,
         )
-    return fits
+    return fitting
 
 
 @contextlib.contextmanager
 def out_of_memory_explained(*, global_batch: int, per_device: int) -> Iterator[None]:
-    """Turn running out of memory into what to type.
+    """Convert an out-of-memory error into a `PipelineError` that suggests flags.
 
     Args:
-        global_batch: Images a step over all devices.
-        per_device: Images a device, without those accumulated.
+        global_batch: Global batch size.
+        per_device: Per-device batch size.
 
     Raises:
-        PipelineError: In place of `torch.OutOfMemoryError`, and of its likes on other devices.
+        PipelineError: If the block raised `torch.OutOfMemoryError` or a similar error of another device.
     """
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        ways = ["--activation_checkpointing", "a smaller --image_size"]
+        remedies = ["--activation_checkpointing", "a smaller --image_size"]
         if per_device > 1:
             half = f"--global_batch_size {global_batch} --per_device_train_batch_size {per_device // 2}"
-            ways = ["--auto_find_batch_size", half, *ways]
+            remedies = ["--auto_find_batch_size", half, *remedies]
         raise PipelineError(
-            f"training a batch of {per_device} images does not fit into the memory of the device: "
-            f"type {', or '.join(ways)}"
+            f"training with per-device batch size {per_device} does not fit in memory: use {', or '.join(remedies)}"
         ) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was short, on whichever device."""
+    """Return whether an error means that a device ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
-def _largest_that_fits(model: nn.Module, size: tuple[int, int], batch: int, device: torch.device, load: Load) -> int:
-    tried = batch
-    while not _fits(model, torch.Size((tried, 3, *size)), device, load):
-        if tried == 1:
+def _largest_that_fits(
+    model: nn.Module, size: tuple[int, int], requested: int, device: torch.device, memory: TrainingMemory
+) -> int:
+    candidate = requested
+    while not _fits(model, torch.Size((candidate, 3, *size)), device, memory):
+        if candidate == 1:
             raise PipelineError(
-                "not even one image fits into the memory of the device: type --activation_checkpointing, or a smaller "
-                "--image_size"
+                "a training step with a single image does not fit in memory: use --activation_checkpointing, or a "
+                "smaller --image_size"
             )
-        tried = next(n for n in range(tried // 2, 0, -1) if batch % n == 0)
-    return tried
+        candidate = next(n for n in range(candidate // 2, 0, -1) if requested % n == 0)
+    return candidate
 
 
-def _fits(model: nn.Module, shape: torch.Size, device: torch.device, load: Load) -> bool:
-    """Whether two passes fit, the second beside the gradients of the first, as it is when they are accumulated."""
-    with _left_as_it_was(model, device):
+def _fits(model: nn.Module, shape: torch.Size, device: torch.device, memory: TrainingMemory) -> bool:
+    """Return whether a training step fits. It runs two passes, because gradient accumulation keeps gradients."""
+    with _restored(model, device):
         try:
             trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-            # What the optimizer will allocate at its first step.
-            held = torch.empty(load.copies, trained, device=device)
+            # Stands for the memory that the optimizer allocates in its first step.
+            optimizer_state = torch.empty(memory.copies, trained, device=device)
             for _ in range(2):
-                _pass(model, torch.zeros(shape, device=device), DTYPES[load.precision])
-            del held
+                _forward_backward(model, torch.zeros(shape, device=device), DTYPES[memory.precision])
+            del optimizer_state
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -117,16 +124,16 @@ def _fits(model: nn.Module, shape: torch.Size, device: torch.device, load: Load)
     return True
 
 
-def _pass(model: nn.Module, pixels: Tensor, dtype: torch.dtype) -> None:
+def _forward_backward(model: nn.Module, pixels: Tensor, dtype: torch.dtype) -> None:
     with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits: Any = model(pixel_values=pixels).logits
     logits.float().logsumexp(dim=-1).mean().backward()
 
 
 @contextlib.contextmanager
-def _left_as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Train mode within; then no gradients, and the mode, buffers, generators and free memory of before."""
-    training, before = model.training, [buffer.clone() for buffer in model.buffers()]
+def _restored(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Run the block in training mode. Then restore mode, buffers and random states, and free gradients and caches."""
+    training, buffers = model.training, [buffer.clone() for buffer in model.buffers()]
     try:
         with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
             model.train()
@@ -134,6 +141,6 @@ def _left_as_it_was(model: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         model.train(training).zero_grad()
         with torch.no_grad():
-            for buffer, value in zip(model.buffers(), before, strict=True):
+            for buffer, value in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(value)
         clear_device_cache(garbage_collection=True)

@@ -1,4 +1,4 @@
-"""The device, the data types it computes in, and waiting for it."""
+"""The device, its data types and its synchronization."""
 
 from typing import Literal
 
@@ -9,7 +9,12 @@ Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def pick_device() -> torch.device:
+    """Return the current accelerator, or the CPU if there is none."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what was queued; the processor queues nothing."""
+    """Synchronize the device. Does nothing on a CPU."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

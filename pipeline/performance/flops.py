@@ -1,7 +1,7 @@
-"""What one image costs in matrix products: counted on the architecture without weights, never by running the model.
+"""FLOPs of a model for one image, counted on the meta device without running the model.
 
-Products of matrices, convolutions and attention count, two operations for a multiplication and an addition; what is
-done element by element does not, nor what activation checkpointing computes twice.
+Matrix products, convolutions and attention are counted: one multiplication and one addition are two FLOPs.
+Element-wise operations and the recomputation of activation checkpointing are not counted.
 """
 
 import copy
@@ -15,35 +15,37 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 
 def forward_flops(model: nn.Module, size: tuple[int, int], **options: Any) -> int:
-    """Operations of the forward pass of one image.
+    """Return the FLOPs of the forward pass for one image.
 
     Args:
-        model: With `pixel_values` as its input and `logits` as its output; left as it is.
+        model: Model with the input `pixel_values` and the output `logits`. It is not changed.
         size: Height and width of the image in pixels.
-        options: Of its forward method.
+        options: Further arguments of the model's forward method.
     """
     with torch.no_grad():
         return _count(model, size, options, training=False)
 
 
 def training_flops(model: nn.Module, size: tuple[int, int], **options: Any) -> int:
-    """Operations of the forward and backward pass of one image, with those weights trained that need a gradient.
+    """Return the FLOPs of the forward and backward pass for one image.
 
-    Where all are trained that is three times the forward pass, less the gradient of the pixels; below the lowest
-    trained weight there is no backward pass, and a frozen weight costs no gradient of its own. Patches that are
-    dropped cost nothing.
+    If all weights are trained, this is three times the forward pass minus the gradient of the pixels. Frozen weights
+    need no gradient, and there is no backward pass below the first trained weight. Dropped patches cost nothing.
 
     Args:
-        model: As for `forward_flops`; `requires_grad` of its parameters says what is trained.
+        model: As for `forward_flops`. `requires_grad` decides which parameters are trained.
         size: Height and width of the image in pixels.
-        options: Of its forward method.
+        options: Further arguments of the model's forward method.
     """
     with torch.enable_grad():
         return _count(model, size, options, training=True)
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """The same network, wrapped and frozen alike, whose parameters and buffers have shapes and no memory."""
+    """Return a copy of the model on the meta device: its tensors have shapes, but no memory.
+
+    Wrappers and `requires_grad` stay the same.
+    """
     memo: dict[int, Any] = {
         id(weight): nn.Parameter(weight.detach().to("meta"), requires_grad=weight.requires_grad)
         for weight in model.parameters()
@@ -53,17 +55,17 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
 
 def _count(model: nn.Module, size: tuple[int, int], options: dict[str, Any], *, training: bool) -> int:
-    shadow: Any = meta_copy(model).train(training)
-    for module in shadow.modules():
+    counted: Any = meta_copy(model).train(training)
+    for module in counted.modules():
         if isinstance(module, _BatchNorm):
-            module.eval()  # else it would not take a batch of one
+            module.eval()  # In training mode, batch norm rejects a batch of one value per channel.
         if getattr(module, "gradient_checkpointing", False):
             module.gradient_checkpointing = False
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward_flops}
     )
     with counter:
-        logits = shadow(pixel_values=torch.zeros(1, 3, *size, device="meta"), **options).logits
+        logits = counted(pixel_values=torch.zeros(1, 3, *size, device="meta"), **options).logits
         if logits.requires_grad:
             logits.sum().backward()
     total: int = counter.get_total_flops()
@@ -73,10 +75,11 @@ def _count(model: nn.Module, size: tuple[int, int], options: dict[str, Any], *, 
 def _convolution_backward_flops(
     gradient: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any
 ) -> int:
-    """Each gradient, of the input and of the weight, costs what the forward pass does.
+    """Return the FLOPs of the backward pass: the gradients of input and weight cost one forward pass each.
 
-    The counter's own formula multiplies the weight's by the number of groups, 384 in a depthwise convolution.
+    The formula of `FlopCounterMode` multiplies the cost of the weight gradient by the number of groups, which is 384 in
+    a depthwise convolution with 384 channels.
     """
-    transposed, wanted = rest[4], rest[7]
-    once: int = conv_flop_count(list(x), list(weight), list(gradient), transposed=transposed)
-    return int(sum(wanted[:2])) * once
+    transposed, output_mask = rest[4], rest[7]
+    forward: int = conv_flop_count(list(x), list(weight), list(gradient), transposed=transposed)
+    return int(sum(output_mask[:2])) * forward

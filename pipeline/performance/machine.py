@@ -1,4 +1,4 @@
-"""What the machine decides where a flag leaves it open: precision, attention, memory, data workers."""
+"""Defaults that depend on the machine: precision, attention implementation, memory allocation, data workers."""
 
 import ctypes
 import os
@@ -9,23 +9,25 @@ import torch
 
 from pipeline import distributed
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # Constants from glibc's malloc.h.
+
 
 def usable_cores() -> int:
-    """Cores this process may use: in a container often fewer than the machine has, which only Linux tells."""
+    """Return the number of CPU cores that this process may use.
+
+    In a container this can be fewer cores than the machine has. Only Linux reports it.
+    """
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
-
-
 def best_precision(*, on_cpu: bool) -> Literal["fp32", "bf16", "fp16"]:
-    """What training computes in: Accelerate's setting, or else what the machine does best.
+    """Return the precision of training: the setting of Accelerate, or the best one that the machine supports.
 
-    `accelerate launch` says "no" both for a wish and for its own default, so "no" does not count as a wish.
+    `accelerate launch` sets "no" both if the user asks for it and by default, so "no" is ignored.
     """
     match os.environ.get("ACCELERATE_MIXED_PRECISION"):
-        case "bf16" | "fp16" as wished:
-            return wished
+        case "bf16" | "fp16" as requested:
+            return requested
     if on_cpu:
         return "bf16" if _cpu_has_bf16() else "fp32"
     if not torch.cuda.is_available():
@@ -34,14 +36,17 @@ def best_precision(*, on_cpu: bool) -> Literal["fp32", "bf16", "fp16"]:
 
 
 def best_attention(device: torch.device, precision: str) -> Literal["eager", "sdpa"]:
-    """How training computes attention: by torch's fused kernel, whose backward pass takes longer in bf16 on a CPU."""
+    """Return the fastest attention implementation for training.
+
+    This is SDPA except for bf16 on a CPU, where its backward pass is slower than that of eager attention.
+    """
     return "eager" if device.type == "cpu" and precision == "bf16" else "sdpa"
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for the rest of the process; does nothing where it is not glibc.
+    """Make glibc's allocator reuse freed memory for the rest of the process. Does nothing without glibc.
 
-    By default it returns each large tensor to the system, and the next step gets its memory back page by page, zeroed.
+    By default, glibc returns the memory of each large tensor to the system. The next step then waits for page faults.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is not None and hasattr(libc, "gnu_get_libc_version"):
@@ -50,14 +55,15 @@ def keep_freed_memory() -> None:
 
 
 def default_workers(*, on_cpu: bool) -> int:
-    """Processes that prepare images: beside a GPU the cores less one, at most 8.
+    """Return the number of data loader workers per process.
 
-    On a CPU they take their time from the network: a quarter of the cores, none where there are fewer than four.
+    With a GPU, this is the number of cores minus one, at least 1 and at most 8. On a CPU, the model needs the same
+    cores, so this is a quarter of the cores, at most 4. It is 0 if there are fewer than four cores.
     """
     cores = usable_cores() // distributed.local_world_size()
     return min(4, cores // 4) if on_cpu else max(1, min(8, cores - 1))
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 matrices itself; emulated, it would be slower than fp32."""
+    """Return whether the CPU has native bf16 matrix instructions (emulated bf16 is slower than fp32)."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

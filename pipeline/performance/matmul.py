@@ -1,4 +1,4 @@
-"""The matmul rate of this machine, measured: the upper limit of training throughput."""
+"""The measured matmul rate of this machine, an upper limit of the training throughput."""
 
 import functools
 import time
@@ -7,28 +7,28 @@ import torch
 
 from pipeline.performance.device import DTYPES, synchronize
 
-_SIDES = {"cpu": (1024, 1536), "cuda": (4096, 8192)}  # below, starting a product costs a share of it
+_MATRIX_SIZES = {"cpu": (1024, 1536), "cuda": (4096, 8192)}  # The launch overhead dominates for smaller matrices.
 _REPETITIONS = 15
 
 
 @functools.cache
 def matmul_rate(device: torch.device, precision: str) -> float:
-    """Operations a second of large matrix products of one process, measured once: the fastest of several.
+    """Return the FLOPs per second of large matrix products in one process: the best of several sizes.
 
-    It takes a second at most on two cores, and a part of it on a GPU.
+    It is measured once per process, which takes at most one second on two cores and less on a GPU.
 
     Args:
-        device: What training computes on.
-        precision: fp32, bf16 or fp16: what training computes in.
+        device: Device of the training.
+        precision: fp32, bf16 or fp16, as in the training.
     """
-    sides = _SIDES.get(device.type, _SIDES["cuda"])
-    return max(2 * side**3 / _seconds(side, device, DTYPES[precision]) for side in sides)
+    sizes = _MATRIX_SIZES.get(device.type, _MATRIX_SIZES["cuda"])
+    return max(2 * size**3 / _fastest_seconds(size, device, DTYPES[precision]) for size in sizes)
 
 
-def _seconds(side: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Time of one product of two square matrices, where nothing else disturbed it."""
-    draw = torch.Generator(device).manual_seed(0)  # a GPU multiplies ones faster than numbers that differ
-    a, b = (torch.randn(side, side, generator=draw, device=device, dtype=dtype) for _ in range(2))
+def _fastest_seconds(size: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Return the shortest of several times, in seconds, for one product of two square matrices."""
+    generator = torch.Generator(device).manual_seed(0)  # Use random matrices: GPUs multiply constant ones faster.
+    a, b = (torch.randn(size, size, generator=generator, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
     times = []
     for _ in range(1 + _REPETITIONS):
@@ -37,4 +37,4 @@ def _seconds(side: int, device: torch.device, dtype: torch.dtype) -> float:
         torch.mm(a, b, out=out)
         synchronize(device)
         times.append(time.perf_counter() - start)
-    return min(times[1:])  # the first one chooses a kernel and packs
+    return min(times[1:])  # The first product is warmup.

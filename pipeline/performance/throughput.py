@@ -1,4 +1,8 @@
-"""Throughput of training: images per second, data wait, and the share of the measured matmul rate (MFU)."""
+"""Throughput of training: images per second, data wait, and model FLOPs utilization (MFU).
+
+- Data wait: fraction of the time that a step waits for its images.
+- MFU: FLOPs per second of the model's matrix products, as a fraction of the matmul rate measured on the same machine.
+"""
 
 import time
 from dataclasses import dataclass, field
@@ -6,12 +10,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second of training, and what they make of the processors.
+    """Throughput of training, compared with the matmul rate of the machine.
 
     Attributes:
-        images_per_second: Over all processes.
-        flops_per_second: Of the matrix products of their forward and backward pass (`models.flops.training_flops`).
-        matmul_rate: Operations a second that large matrix products reach, over all processes.
+        images_per_second: Images per second of all processes.
+        flops_per_second: FLOPs per second of all processes, counted by `performance.flops.training_flops`.
+        matmul_rate: FLOPs per second that large matrix products reach in all processes.
     """
 
     images_per_second: float
@@ -20,18 +24,18 @@ class Speed:
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs utilisation: the rate as a share of what large matrix products reach on this machine."""
+        """Model FLOPs utilization: FLOPs per second as a fraction of the matmul rate."""
         return self.flops_per_second / self.matmul_rate
 
     def __str__(self) -> str:
-        """A phrase for a line of the log."""
+        """Return a phrase for a log line."""
         return (
-            f"{self.images_per_second:.4g} images/s, {self.flops_per_second / 1e12:.3g} TFLOP/s, {self.mfu:.0%} of the "
-            f"{self.matmul_rate / 1e12:.3g} that matrix products reach here"
+            f"{self.images_per_second:.4g} images/s, {self.flops_per_second / 1e12:.3g} TFLOP/s "
+            f"(MFU {self.mfu:.0%}: large matrix products reach {self.matmul_rate / 1e12:.3g} TFLOP/s)"
         )
 
-    def figures(self) -> dict[str, float]:
-        """What goes into `run.json`."""
+    def metrics(self) -> dict[str, float]:
+        """Return the rounded values for `run.json`."""
         return {
             "images_per_second": round(self.images_per_second, 2),
             "gflops_per_image": round(self.flops_per_second / self.images_per_second / 1e9, 3),
@@ -42,70 +46,88 @@ class Speed:
 
 
 @dataclass
-class Span:
-    """A stretch of training without its evaluations: images, their cost, seconds in all and of them waiting."""
+class Interval:
+    """Training steps of a period of time, without evaluations and checkpoints.
+
+    Attributes:
+        images: Images of all processes.
+        flops: FLOPs of the matrix products for these images.
+        seconds: Duration of the steps.
+        wait_seconds: Part of the duration in which the steps waited for data.
+    """
 
     images: int = 0
-    flops: float = 0.0  # of their matrix products
+    flops: float = 0.0
     seconds: float = 0.0
-    waited: float = 0.0
+    wait_seconds: float = 0.0
 
     @property
-    def wait(self) -> float:
-        """Share of the time spent waiting for data."""
-        return self.waited / self.seconds if self.seconds else 0.0
-
-    @property
-    def rate(self) -> float:
-        """Images a second, over all processes."""
+    def images_per_second(self) -> float:
+        """Images per second of all processes, or 0 before the first measured step."""
         return self.images / self.seconds if self.seconds else 0.0
 
     @property
-    def flops_rate(self) -> float:
-        """Operations a second, over all processes."""
-        return self.flops / self.seconds if self.seconds else 0.0
+    def data_wait(self) -> float:
+        """Fraction of the time in which the steps waited for data."""
+        return self.wait_seconds / self.seconds if self.seconds else 0.0
+
+    def speed(self, matmul_rate: float) -> Speed:
+        """Return the throughput, compared with a matmul rate in FLOPs per second of all processes."""
+        flops_per_second = self.flops / self.seconds if self.seconds else 0.0
+        return Speed(self.images_per_second, flops_per_second, matmul_rate)
 
 
 @dataclass
 class Clock:
-    """Measures each step from asking for its images to its end; the first step, which warms up, is left out.
+    """Measures each training step from the request for its data to its end. The first step is warmup and is ignored.
 
-    On a GPU the wait is the host's: while it waits, work that was queued before may still run.
+    On a GPU, the data wait is the wait of the host: the GPU may still compute queued work during it.
+
+    Attributes:
+        total: All measured steps.
+        recent: The measured steps since the last call of `take_recent`.
+        started: Value of `time.perf_counter` at the start of training.
+        seconds_before_resume: Elapsed seconds of the calls before a resume.
     """
 
-    whole: Span = field(default_factory=Span)
-    lately: Span = field(default_factory=Span)
+    total: Interval = field(default_factory=Interval)
+    recent: Interval = field(default_factory=Interval)
     started: float = field(default_factory=time.perf_counter)
-    before: float = 0.0
-    _asked: float = 0.0
-    _got: float = 0.0
+    seconds_before_resume: float = 0.0
+    _requested_at: float = 0.0
+    _received_at: float = 0.0
     _images: int = 0
     _flops: float = 0.0
     _warm: bool = False
 
-    def ask(self) -> None:
-        """Note that a step asks for its images."""
-        self._asked = time.perf_counter()
+    def data_requested(self) -> None:
+        """Record that a step requests its data."""
+        self._requested_at = time.perf_counter()
 
-    def get(self, images: int, flops: float) -> None:
-        """Note that it has them: how many over all processes, and what they cost."""
-        self._got, self._images, self._flops = time.perf_counter(), images, flops
+    def data_received(self, images: int, flops: float) -> None:
+        """Record that a step has its data.
 
-    def end_step(self) -> None:
-        """Note that the step is done."""
+        Args:
+            images: Number of images of all processes.
+            flops: FLOPs of the forward and backward pass for these images.
+        """
+        self._received_at, self._images, self._flops = time.perf_counter(), images, flops
+
+    def step_ended(self) -> None:
+        """Record the end of a step."""
         now = time.perf_counter()
-        for span in (self.whole, self.lately) if self._warm else ():
-            span.images += self._images
-            span.flops += self._flops
-            span.seconds += now - self._asked
-            span.waited += self._got - self._asked
+        for interval in (self.total, self.recent) if self._warm else ():
+            interval.images += self._images
+            interval.flops += self._flops
+            interval.seconds += now - self._requested_at
+            interval.wait_seconds += self._received_at - self._requested_at
         self._warm = True
 
-    def take_latest(self) -> Span:
-        """Return what was measured since the last call."""
-        span, self.lately = self.lately, Span()
-        return span
+    def take_recent(self) -> Interval:
+        """Return the measured steps since the last call."""
+        interval, self.recent = self.recent, Interval()
+        return interval
 
     def elapsed(self) -> float:
-        """Seconds since training began, evaluations and the calls before a resume (`before`) included."""
-        return self.before + time.perf_counter() - self.started
+        """Return the seconds since training began, including evaluations and the time before a resume."""
+        return self.seconds_before_resume + time.perf_counter() - self.started

@@ -5,93 +5,88 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import datasets
-from transformers import PreTrainedModel
 
 from pipeline import distributed
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.data.labels import read_integers
-from pipeline.images.processor import ImageProcessor
-from pipeline.probing import learning_curve, linear, neighbors
-from pipeline.probing.features import Features, Precision, extract
+from pipeline.models.classifier import ImageClassifier
+from pipeline.models.inference import LoaderOptions
+from pipeline.performance.device import Precision
+from pipeline.probing.features import Features, extract
+from pipeline.probing.learning_curve import learning_curve
+from pipeline.probing.linear import Labels, LinearProbe, fit_probe
+from pipeline.probing.neighbors import knn_accuracy
 from pipeline.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 
 def fit_baseline(
-    model: PreTrainedModel,
-    processor: ImageProcessor,
-    splits: datasets.DatasetDict,
-    *,
-    args: FineTuningArguments,
-    run: RunFolder,
-    takes_head: bool,
-) -> dict[str, Any]:
-    """Fit a linear probe on `train`, choose its regularisation on `validation`.
+    classifier: ImageClassifier, splits: datasets.DatasetDict, *, args: FineTuningArguments, run: RunFolder
+) -> tuple[LinearProbe, dict[str, Any]]:
+    """Fit a linear probe on `train`, choose its regularization on `validation`, and measure what it can reach.
 
     Args:
-        model: Its backbone is left as it is.
-        processor: Of the model.
-        splits: With columns `image`, `label` and `index`.
-        args: Precision, batch and workers of the forward passes.
-        run: Its timings get `features` and `probe`.
-        takes_head: Whether the probe becomes the head of the model; else it is only said what it reaches.
+        classifier: The network, which is not changed.
+        splits: Rows with `image`, `label` and `index`.
+        args: Precision, batch size and data workers of the forward passes; the random seed of the learning curve.
+        run: Its record gets the seconds of `features` and `probe`.
 
     Returns:
-        `probe_eval_accuracy`, `knn_eval_accuracy`, how they were chosen, and `learning_curve`.
+        The probe; and `probe_eval_accuracy`, `probe_eval_loss`, `probe_C`, `knn_eval_accuracy`, `knn_k` and
+        `learning_curve`.
 
     Raises:
-        PipelineError: If the network has no linear head, or there is one class only.
+        PipelineError: If the head is not a single linear layer, or all training images are of one class.
     """
     with run.timed("features"):
-        features = extract_for(model, processor, splits, args)
+        features = training_features(classifier, splits, args)
     with run.timed("probe"):
-        # One process computes: all would come to the same, at the cost of each other's cores.
-        (found, *_) = distributed.all_gather(
-            _fit(features, splits, seed=args.seed) if distributed.is_main_process() else None
-        )
-    assert found is not None
-    head, figures = found
+        # Every rank would compute the same, and slow the others of its machine down.
+        fitted = _fit(features, splits, seed=args.seed) if distributed.is_main_process() else None
+        probe, metrics = distributed.broadcast(fitted)
     logger.info(
-        "on frozen features, validation accuracy of %d nearest neighbours is %.2f %%, of a linear probe %.2f %%",
-        figures["knn_k"],
-        100 * figures["knn_eval_accuracy"],
-        100 * figures["probe_eval_accuracy"],
+        "frozen features: validation accuracy %.2f%% with %d nearest neighbors, %.2f%% with a linear probe",
+        100 * metrics["knn_eval_accuracy"],
+        metrics["knn_k"],
+        100 * metrics["probe_eval_accuracy"],
     )
-    if takes_head:
-        linear.install_head(model, head)
-    return figures
+    return probe, metrics
 
 
-def extract_for(
-    model: PreTrainedModel, processor: ImageProcessor, splits: datasets.DatasetDict, args: FineTuningArguments
+def training_features(
+    classifier: ImageClassifier, splits: datasets.DatasetDict, args: FineTuningArguments
 ) -> dict[str, Features]:
-    """Return the features of `train` and `validation`."""
+    """Return the features of `train` and `validation` in the precision of the training."""
     return extract(
-        model,
-        processor,
+        classifier,
         {name: splits[name] for name in ("train", "validation")},
+        LoaderOptions.of(args),
         precision=cast(Precision, args.precision),
-        batch_size=args.per_device_eval_batch_size,
-        num_workers=args.dataloader_num_workers,
-        progress=not args.disable_tqdm,
     )
+
+
+def training_labels(splits: datasets.DatasetDict) -> tuple[Labels, Labels, int]:
+    """Return the labels of `train`, those of `validation`, and the number of classes."""
+    names = splits["train"].features["label"].names
+    return read_integers(splits["train"]), read_integers(splits["validation"]), len(names)
 
 
 def _fit(
     features: Mapping[str, Features], splits: datasets.DatasetDict, *, seed: int
-) -> tuple[linear.LinearProbe, dict[str, Any]]:
-    """The probe on what the head reads, and the figures."""
-    train, valid = features["train"], features["validation"]
-    train_y, valid_y = (read_integers(splits[name]) for name in ("train", "validation"))
-    classes = len(splits["train"].features["label"].names)
-    head = linear.fit_probe(train.head, train_y, valid.head, valid_y, classes)
-    neighbours, accuracy = neighbors.knn_accuracy(train.both, train_y, valid.both, valid_y)
-    return head, {
-        "knn_k": neighbours,
+) -> tuple[LinearProbe, dict[str, Any]]:
+    """Return the probe on what the head reads, and the metrics."""
+    train, validation = features["train"], features["validation"]
+    train_y, valid_y, num_classes = training_labels(splits)
+    probe = fit_probe(train.head, train_y, validation.head, valid_y, num_classes)
+    neighbors, accuracy = knn_accuracy(
+        train.class_token_and_patches, train_y, validation.class_token_and_patches, valid_y
+    )
+    return probe, {
+        "knn_k": neighbors,
         "knn_eval_accuracy": accuracy,
-        "probe_C": head.chosen["C"],
-        "probe_eval_accuracy": head.chosen["accuracy"],
-        "probe_eval_loss": head.chosen["loss"],
-        "learning_curve": learning_curve.learning_curve(head, train.head, train_y, valid.head, valid_y, seed=seed),
+        "probe_C": probe.chosen["C"],
+        "probe_eval_accuracy": probe.chosen["accuracy"],
+        "probe_eval_loss": probe.chosen["loss"],
+        "learning_curve": learning_curve(probe, train.head, train_y, validation.head, valid_y, seed=seed),
     }

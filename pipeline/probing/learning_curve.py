@@ -20,24 +20,24 @@ def learning_curve(
     seed: int,
     counts: Sequence[int] = COUNTS,
 ) -> list[dict[str, float]]:
-    """Validation accuracy of probes fitted on ever more images, the smaller sets within the larger ones.
+    """Return the validation accuracy of linear probes fitted on nested subsets of increasing size.
 
-    Every second C of the grid is tried for each.
+    Every second C of the grid is tried for each subset.
 
     Args:
-        probe: The one fitted on all the images: the last point.
+        probe: The probe fitted on all images, which is the last point.
         train_x: Features (images, width).
         train_y: Labels (images,).
         valid_x: Features (images, width).
         valid_y: Labels (images,).
-        seed: Of the choice of images.
-        counts: Images of each class, ascending; of a class that has fewer, all.
+        seed: Random seed of the subsets.
+        counts: Images per class, ascending; a class with fewer images contributes all of them.
 
     Returns:
-        `images_per_class` (at most so many of each), `images`, `accuracy`.
+        One row for each subset: `images_per_class` (at most), `images`, `accuracy`.
     """
     order = np.random.default_rng(seed).permutation(len(train_y))
-    place = np.empty(len(train_y), dtype=np.int64)  # of each image among those of its class
+    place = np.empty(len(train_y), dtype=np.int64)  # position of each image within its class
     for label in np.unique(train_y):
         rows = order[train_y[order] == label]
         place[rows] = np.arange(len(rows))
@@ -45,8 +45,8 @@ def learning_curve(
     curve = []
     for count in (count for count in counts if count < largest):
         chosen = place < count
-        part = fit_probe(train_x[chosen], train_y[chosen], valid_x, valid_y, len(probe.bias), GRID[::2])
-        curve.append(_point(count, int(chosen.sum()), part))
+        smaller = fit_probe(train_x[chosen], train_y[chosen], valid_x, valid_y, len(probe.bias), GRID[::2])
+        curve.append(_point(count, int(chosen.sum()), smaller))
     return [*curve, _point(largest, len(train_y), probe)]
 
 

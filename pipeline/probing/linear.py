@@ -15,18 +15,17 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
-from transformers import PreTrainedModel
 
 from pipeline.errors import PipelineError
-from pipeline.models.head import find_head
+from pipeline.models.classifier import ImageClassifier
 from pipeline.probing.features import Array
 
 Labels = NDArray[np.int64]
 
 GRID = tuple(10 ** (exponent / 2) for exponent in range(-8, 3))
-"""Strengths C of a probe, from strong to weak regularisation: 1e-4 to 10, two a decade."""
+"""Values of C, the inverse of the regularization strength: 1e-4 to 10, two per decade."""
 
-_MANY_THREADS_FROM = 5e9  # multiplications of a pass over the images; on two cores, one thread is faster below
+_MULTITHREADED_FROM = 5e9  # multiplications per pass over the images; with fewer, one thread is faster on two cores
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class LinearProbe:
     """A linear classifier of raw features: logits = x @ weight.T + bias.
 
     Attributes:
-        weight: (classes, width).
-        bias: (classes,).
-        chosen: The row of `grid` that it is.
+        weight: Shape (classes, width).
+        bias: Shape (classes,).
+        chosen: The row of `grid` with the chosen C.
         grid: `C`, `accuracy` and `loss` on validation, for every C that was tried.
     """
 
@@ -46,7 +45,7 @@ class LinearProbe:
     grid: list[dict[str, float]]
 
     def logits(self, features: Array) -> Array:
-        """Features (images, width) to logits (images, classes)."""
+        """Return the logits (images, classes) of features (images, width)."""
         return features @ self.weight.T + self.bias
 
 
@@ -58,33 +57,33 @@ def fit_probe(
     num_classes: int,
     grid: Sequence[float] = GRID,
 ) -> LinearProbe:
-    """Fit a multinomial logistic regression on standardised features, its C the best on validation.
+    """Fit a multinomial logistic regression on standardized features, with the C that is best on validation.
 
-    Of several that are equally accurate the most regularised is taken. A class without a train image is never the
-    answer, and its probability is about that of half an image among all.
+    Among equally accurate values of C the smallest wins (the strongest regularization). A class without a training
+    image is never predicted; its probability is about that of half an image among all.
 
     Args:
         train_x: Features (images, width).
         train_y: Labels (images,).
         valid_x: Features (images, width).
         valid_y: Labels (images,).
-        num_classes: Classes of the probe, those without an image included.
-        grid: Values of C, ascending.
+        num_classes: Number of classes, including those without an image.
+        grid: Values of C to try, ascending.
 
     Raises:
-        PipelineError: If train has images of one class only.
+        PipelineError: If all training images are of one class.
     """
     if len(np.unique(train_y)) < 2:
-        raise PipelineError("a linear probe needs train images of two classes or more: add images, or another class")
+        raise PipelineError("a linear probe needs training images of at least two classes: add images of another class")
     scaler = StandardScaler().fit(train_x)
     scaled = scaler.transform(train_x).astype(np.float32)
-    # Each fit starts where the one before has ended, so the weakly regularised ones, alone the slowest, are short.
+    # Each fit starts from the previous solution, which shortens the weakly regularized fits, the slowest ones.
     regression = LogisticRegression(solver="lbfgs", tol=1e-4, max_iter=1000, warm_start=True)
     rows: list[dict[str, float]] = []
     best: LinearProbe | None = None
     for strength in grid:
         regression.set_params(C=strength)
-        with _solver_settings(len(train_y) * scaled.shape[1] * num_classes):
+        with _quiet_solver(len(train_y) * scaled.shape[1] * num_classes):
             regression.fit(scaled, train_y)
         weight, bias = _fold(regression, scaler, num_classes=num_classes, images=len(train_y))
         row = {"C": float(strength)} | _metrics(valid_x @ weight.T + bias, valid_y)
@@ -96,13 +95,13 @@ def fit_probe(
 
 
 def calibrate(probe: LinearProbe, valid_x: Array, valid_y: Labels) -> LinearProbe:
-    """Divide the logits by the temperature at which the loss on validation is least; their order stays.
+    """Return the probe with its logits divided by the temperature that minimizes the loss on validation.
 
-    The regularisation that is the most accurate leaves logits small, and so too little confidence (temperature
-    scaling, arXiv:1706.04599).
+    The most accurate C usually leaves the logits too small, and so the confidence too low (temperature scaling,
+    arXiv:1706.04599). The predicted classes do not change.
 
     Args:
-        probe: Its weight and bias are divided.
+        probe: The probe.
         valid_x: Features (images, width).
         valid_y: Labels (images,).
     """
@@ -118,46 +117,45 @@ def calibrate(probe: LinearProbe, valid_x: Array, valid_y: Labels) -> LinearProb
 
 
 @contextlib.contextmanager
-def _solver_settings(multiplications: int) -> Iterator[None]:
-    """Small products on one thread: the pools of NumPy and SciPy, in turn, take each other's cores."""
+def _quiet_solver(multiplications: int) -> Iterator[None]:
+    """Silence expected warnings, and use one thread for small products: the thread pools of NumPy and SciPy compete."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=ConvergenceWarning)
         warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
-        with threadpool_limits(1 if multiplications < _MANY_THREADS_FROM else None, user_api="blas"):
+        with threadpool_limits(1 if multiplications < _MULTITHREADED_FROM else None, user_api="blas"):
             yield
 
 
-def install_head(model: PreTrainedModel, probe: LinearProbe) -> None:
-    """Write a probe that was fitted on the `head` features into the head of the network.
+def install_head(classifier: ImageClassifier, probe: LinearProbe) -> None:
+    """Copy a probe that was fitted on the `head` features into the head of the network.
 
     Raises:
-        PipelineError: If the head is no single linear layer, or has no bias.
+        PipelineError: If the head is not a single linear layer, or has no bias.
     """
-    head = find_head(model)
+    head = classifier.head
     bias: Any = head.bias
     if bias is None:
-        raise PipelineError(
-            f"the head of a {model.config.model_type} has no bias to hold a probe's: pass --head_init random"
-        )
+        family = classifier.model.config.model_type
+        raise PipelineError(f"the head of a {family} has no bias, which a linear probe needs: pass --head_init random")
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(probe.weight))
         bias.copy_(torch.from_numpy(probe.bias))
 
 
-def head_accuracy(model: PreTrainedModel, x: Array, y: Labels) -> float:
-    """The share of `head` features (images, width) to which the present head of the network gives their label."""
-    head, device = find_head(model), model.device
+def head_accuracy(classifier: ImageClassifier, x: Array, y: Labels) -> float:
+    """Return the accuracy of the network's current head on `head` features (images, width)."""
+    head, device = classifier.head, classifier.model.device
     with torch.no_grad():
         classes = head(torch.from_numpy(x).to(device)).argmax(dim=1).cpu()
     return float((classes.numpy() == y).mean())
 
 
 def _fold(regression: Any, scaler: Any, *, num_classes: int, images: int) -> tuple[Array, Array]:
-    """Weight and bias for raw features and all classes."""
+    """Return weight and bias for features that are not standardized, and for all classes."""
     coefficients, intercepts = (np.asarray(a, dtype=np.float64) for a in (regression.coef_, regression.intercept_))
-    if len(coefficients) == 1:  # of two classes, scikit-learn gives the second one's
+    if len(coefficients) == 1:  # for two classes, scikit-learn returns only the second one
         coefficients, intercepts = np.concatenate([-coefficients, coefficients]) / 2, np.r_[-intercepts, intercepts] / 2
-    # With logits whose mean is 0, whatever the image, one is positive: an absent class below 0 is never the answer.
+    # One of the centered logits is positive, so a class without images, whose logit is negative, is never predicted.
     coefficients -= coefficients.mean(axis=0)
     intercepts -= intercepts.mean()
     weight = np.zeros((num_classes, coefficients.shape[1]))

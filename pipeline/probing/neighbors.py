@@ -11,13 +11,19 @@ NEIGHBORS = (1, 5, 10, 20)
 
 
 def knn_accuracy(train_x: Array, train_y: Labels, valid_x: Array, valid_y: Labels) -> tuple[int, float]:
-    """The accuracy on validation of a vote of the k nearest train images by cosine, and the k that is best.
+    """Return the best number of neighbors and its validation accuracy, by majority vote and cosine similarity.
+
+    Args:
+        train_x: Features (images, width).
+        train_y: Labels (images,).
+        valid_x: Features (images, width).
+        valid_y: Labels (images,).
 
     Returns:
-        The k, of those in `NEIGHBOURS` the smallest of the best ones, and its accuracy.
+        The k in `NEIGHBORS` with the highest accuracy (the smallest of several), and that accuracy.
     """
     numbers = [k for k in NEIGHBORS if k <= len(train_y)]
-    # Of vectors of length 1, the nearest are those of the smallest angle, and scikit-learn finds them block by block.
+    # Among vectors of length 1, the nearest have the highest cosine similarity, and scikit-learn searches in blocks.
     search = NearestNeighbors(n_neighbors=max(numbers), algorithm="brute").fit(normalize(train_x))
     votes = train_y[search.kneighbors(normalize(valid_x), return_distance=False)]
     accuracies = {k: float((mode(votes[:, :k], axis=1).mode == valid_y).mean()) for k in numbers}

@@ -1,1 +1,1 @@
-"""Model card and text tables, from the files of a run folder and nothing else."""
+"""Model card, text tables and `Run`, computed only from the files of a run folder."""

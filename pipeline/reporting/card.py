@@ -1,6 +1,5 @@
-"""The model card, from the files of a run folder and nothing else. Its text is `assets/model_card.md`."""
+"""The model card of a run, rendered from the template `assets/model_card.md` and the files of the run folder."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,38 +8,28 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pipeline import hub
-from pipeline.arguments.images import AugmentationArguments
-from pipeline.images.augmentation import _POLICIES
 from pipeline.reporting import summary
 from pipeline.runs.files import read_json, remove_absolute_path, write_text
 from pipeline.runs.folder import CARD, RESULTS, TRAINER_STATE, RunFolder, public_recipe
 
-
-def _describe_augmentation(args: AugmentationArguments) -> str:
-    """Say in words what is drawn."""
-    unseen = f", {100 * args.patch_drop_rate:g} % of the patches not seen" if args.patch_drop_rate else ""
-    if args.augmentation == "none":
-        return f"no augmentation{unseen}"
-    flip = f", flipped with probability {args.hflip:g}" if args.hflip else ", not flipped"
-    more = f", then {_POLICIES[args.augmentation].__name__}" if args.augmentation in _POLICIES else ""
-    blank = f", a rectangle blanked with probability {args.random_erasing:g}" if args.random_erasing else ""
-    return f"random resized crops of {100 * args.crop_scale:g} % of the area or more{flip}{more}{blank}{unseen}"
-
-
 TEMPLATE = hub.ASSETS / "model_card.md"
-HARDEST = 10
-CURVE_ROWS = 12
+MAX_HARDEST = 10
+MAX_CURVE_ROWS = 12
+
+# Value of --augmentation -> class name in torchvision.transforms.v2. `images.augmentation` imports the classes, which
+# is slow.
+_POLICY_NAMES = {"trivial": "TrivialAugmentWide", "rand": "RandAugment", "auto": "AutoAugment"}
 
 
 def write(folder: Path, *, repo_id: str | None = None) -> None:
-    """Write README.md of a run.
+    """Write the model card of a run to README.md.
 
     Args:
-        folder: Run folder with results, state, recipe and record.
-        repo_id: The Hub repository it goes to, for the code sample; the folder's name where there is none yet.
+        folder: Run folder with results, Trainer state, recipe and record.
+        repo_id: Hub repository for the code example. Default: the name of the folder.
 
     Raises:
-        PipelineError: If the folder cannot be written.
+        PipelineError: If the file cannot be written.
     """
     run = RunFolder(folder)
     results = read_json(folder / RESULTS)
@@ -48,7 +37,7 @@ def write(folder: Path, *, repo_id: str | None = None) -> None:
     base, data_id = (
         recipe[key] if hub.is_hub_id(recipe[key]) else None for key in ("model_name_or_path", "dataset_name")
     )
-    data = ModelCardData(
+    metadata = ModelCardData(
         model_name=folder.name,
         base_model=None if recipe.get("from_scratch") else base,
         datasets=data_id,
@@ -59,55 +48,55 @@ def write(folder: Path, *, repo_id: str | None = None) -> None:
         eval_results=_eval_results(results, record["data"], data_id),
     )
     card = ModelCard.from_template(
-        data,
+        metadata,
         template_path=str(TEMPLATE),
         title=escape(repo_id.partition("/")[2] if repo_id else folder.name),
         repo=repo_id or folder.name,
-        **_body(folder, results, record, recipe),
+        **_template_values(folder, results, record, recipe),
     )
     write_text(folder / CARD, str(card))
 
 
 def escape(text: str) -> str:
-    """A class name as Markdown shows it literally: folder names are input, and may hold markup."""
+    """Escape Markdown and HTML in a text of the user, such as a class name, so that it is shown literally."""
     return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
 
 
-def _body(
+def _template_values(
     folder: Path, results: Mapping[str, Any], record: Mapping[str, Any], recipe: Mapping[str, Any]
 ) -> dict[str, Any]:
     model = read_json(folder / "config.json")
     hardest_prefix = "test" if "test_per_class" in results else "eval"
-    adapted = "a linear probe on" if recipe.get("strategy") == "head" else "fine-tuned from"
-    origin = "trained from scratch" if recipe.get("from_scratch") else f"{adapted} `{_name(recipe)}`"
+    method = "a linear probe on" if recipe.get("strategy") == "head" else "fine-tuned from"
+    origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} `{_model_name(recipe)}`"
     return {
         "architecture": model["architectures"][0],
         "origin": origin,
         "data_name": escape(Path(str(recipe["dataset_name"])).name),
         "num_classes": record["data"]["classes"],
         "samples": record["data"]["samples"],
-        "scores": [_scores(results, prefix) for prefix in ("eval", "test") if f"{prefix}_accuracy" in results],
+        "scores": [_score_cells(row) for row in summary.summarize(results)],
         "has_test": "test_accuracy" in results,
         "hardest_split": summary.SPLITS[hardest_prefix],
-        "hardest": _hardest(results[f"{hardest_prefix}_per_class"]),
-        "fitted": _fitted(folder / TRAINER_STATE),
+        "hardest": _hardest_classes(results[f"{hardest_prefix}_per_class"]),
+        "training": _training(folder / TRAINER_STATE),
         "probe": _probe(results),
-        "speed": _speed(record.get("speed")),
-        "refit": _refit(results),
-        "chosen_by": recipe.get("metric_for_best_model", "accuracy"),
-        "machine": _machine(record["machine"]),
+        "speed": _describe_speed(record.get("speed")),
+        "refit": _describe_refit(results),
+        "best_metric": recipe.get("metric_for_best_model", "accuracy"),
+        "machine": _describe_machine(record["machine"]),
         "precision": record["machine"]["precision"],
         "minutes": f"{record['timings']['train'] / 60:.1f}",
         "train_image_size": results.get("train_image_size"),
-        "image_size": _input_side(read_json(folder / "preprocessor_config.json")),
-        "augmentation": _describe_augmentation(_augmentation(recipe)),
+        "image_size": _image_size(read_json(folder / "preprocessor_config.json")),
+        "augmentation": _describe_augmentation(recipe),
         "recipe": public_recipe(folder).strip(),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
 
 
-def _fitted(file: Path) -> dict[str, Any] | None:
-    """What the Trainer did, where it did anything."""
+def _training(file: Path) -> dict[str, Any] | None:
+    """Return epochs, steps and the validation curve, or None if the Trainer did not run (`--strategy head`)."""
     if not file.exists():
         return None
     state = read_json(file)
@@ -115,71 +104,88 @@ def _fitted(file: Path) -> dict[str, Any] | None:
         "epochs": f"{state['epoch']:g}",
         "steps": state["global_step"],
         "best_step": state["best_global_step"],
-        "curve": _curve(state["log_history"]),
+        "curve": _validation_curve(state["log_history"]),
     }
 
 
 def _probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a linear probe reached, and with how many labels."""
+    """Return accuracy, regularization and label curve of the linear probe, or None if there was no probe."""
     if "probe_eval_accuracy" not in results:
         return None
-    curve = [row | {"accuracy": f"{100 * row['accuracy']:.2f} %"} for row in results["learning_curve"]]
-    return {"accuracy": f"{100 * results['probe_eval_accuracy']:.2f} %", "C": f"{results['probe_C']:g}", "curve": curve}
+    curve = [row | {"accuracy": summary.format_percent(row["accuracy"])} for row in results["learning_curve"]]
+    return {
+        "accuracy": summary.format_percent(results["probe_eval_accuracy"]),
+        "C": f"{results['probe_C']:g}",
+        "curve": curve,
+    }
 
 
-def _refit(results: Mapping[str, Any]) -> str:
-    """What the head that was fitted anew reached, and whether it was taken."""
+def _describe_refit(results: Mapping[str, Any]) -> str:
+    """Return a sentence about refitting the head, or an empty string if it was not refitted."""
     if "refit_eval_accuracy" not in results:
         return ""
-    before, after = (results[f"{name}_eval_accuracy"] for name in ("trained_head", "refit"))
+    before, after = results["trained_head_eval_accuracy"], results["refit_eval_accuracy"]
     return (
-        "A head fitted anew on the features of the trained network, by logistic regression, reached "
-        f"{100 * after:.2f} % on validation against {100 * before:.2f} %, and was "
-        f"{'taken' if after > before else 'not taken'}."
+        "The head was refitted by logistic regression on the trained features: validation accuracy "
+        f"{summary.format_percent(after)}, compared with {summary.format_percent(before)} for the trained head. "
+        f"The {'refitted' if after > before else 'trained'} head was kept."
     )
 
 
-def _speed(speed: Mapping[str, Any] | None) -> str:
-    """How fast the training was, against what the machine can."""
+def _describe_speed(speed: Mapping[str, Any] | None) -> str:
+    """Return a sentence with throughput, MFU and data wait, or an empty string if they were not measured."""
     if not speed:
         return ""
-    share = f", {100 * speed['mfu']:.0f} % of the machine's matrix products" if speed.get("mfu") else ""
-    wait = f"{100 * speed['data_wait']:.1f} % of the time it waited for data"
-    return f"{speed['images_per_second']:.4g} images a second{share}; {wait}."
+    mfu = f", {100 * speed['mfu']:.0f}% of the measured matmul rate (MFU)" if speed.get("mfu") else ""
+    return f"Throughput: {speed['images_per_second']:.4g} images/s{mfu}, data wait {100 * speed['data_wait']:.1f}%."
 
 
-def _scores(results: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    figures = {key: summary.percent(results, f"{prefix}_{key}", "").strip() or "-" for key in summary.ACCURACIES}
-    return {"split": summary.SPLITS[prefix], "samples": results[f"{prefix}_samples"]} | figures
+def _describe_augmentation(recipe: Mapping[str, Any]) -> str:
+    """Return the augmentation of the training images as a list in one line, or `none`."""
+    steps = []
+    if (policy := recipe["augmentation"]) != "none":
+        steps.append(f"random resized crop (at least {100 * recipe['crop_scale']:g}% of the area)")
+        steps.append(f"horizontal flip (probability {recipe['hflip']:g})" if recipe["hflip"] else "no horizontal flip")
+        if policy in _POLICY_NAMES:
+            steps.append(_POLICY_NAMES[policy])
+        if recipe.get("random_erasing"):
+            steps.append(f"random erasing (probability {recipe['random_erasing']:g})")
+    steps += [f"{name} (alpha {recipe[name]:g})" for name in ("mixup", "cutmix") if recipe.get(name)]
+    if recipe.get("patch_drop_rate"):
+        steps.append(f"patch dropout ({100 * recipe['patch_drop_rate']:g}%)")
+    return ", ".join(steps) or "none"
 
 
-def _hardest(per_class: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    ranked = sorted(per_class.items(), key=lambda item: item[1]["accuracy"])[:HARDEST]
+def _score_cells(row: summary.SplitSummary) -> list[str]:
+    """Return the cells of one row in the table of metrics. A metric that was not computed is shown as `-`."""
+    return [row.split, str(row.images), *(row.accuracies.get(label, "-") for label in summary.ACCURACIES.values())]
+
+
+def _hardest_classes(per_class: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the classes with the lowest accuracies, lowest first."""
+    ranked = sorted(per_class.items(), key=lambda item: item[1]["accuracy"])[:MAX_HARDEST]
     return [
-        {
-            "name": escape(name),
-            "samples": row["samples"],
-            "accuracy": summary.percent(row, "accuracy", "").strip(),
-        }
+        {"name": escape(name), "samples": row["samples"], "accuracy": summary.format_accuracy(row, "accuracy")}
         for name, row in ranked
     ]
 
 
-def _input_side(processor: Mapping[str, Any]) -> int:
+def _image_size(processor: Mapping[str, Any]) -> int:
+    """Return the input resolution in pixels from the configuration of the image processor."""
     size = processor["crop_size"] if processor.get("do_center_crop") else processor["size"]
-    side: int = size.get("height") or size["shortest_edge"]
-    return side
+    pixels: int = size.get("height") or size["shortest_edge"]
+    return pixels
 
 
-def _curve(history: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """At most a dozen evaluations, evenly spread, the last among them."""
+def _validation_curve(history: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return at most `MAX_CURVE_ROWS` evaluations, evenly spaced. The last evaluation is always included."""
     rows = [row for row in history if "eval_accuracy" in row]
-    step = -(-len(rows) // CURVE_ROWS)
+    step = -(-len(rows) // MAX_CURVE_ROWS)
     return [
         {
             "epoch": f"{row['epoch']:g}",
             "loss": f"{row['eval_loss']:.3f}",
-            "accuracy": f"{100 * row['eval_accuracy']:.2f} %",
+            "accuracy": summary.format_percent(row["eval_accuracy"]),
         }
         for row in rows[::-1][::step][::-1]
     ]
@@ -202,15 +208,10 @@ def _eval_results(results: Mapping[str, Any], data: Mapping[str, Any], data_id: 
     ]
 
 
-def _machine(machine: Mapping[str, Any]) -> str:
-    several = f"{machine['processes']} x " if machine["processes"] > 1 else ""
-    return f"{several}{machine['device']}"
+def _describe_machine(machine: Mapping[str, Any]) -> str:
+    processes = f"{machine['processes']} x " if machine["processes"] > 1 else ""
+    return f"{processes}{machine['device']}"
 
 
-def _augmentation(recipe: Mapping[str, Any]) -> AugmentationArguments:
-    known = {f.name for f in dataclasses.fields(AugmentationArguments)}
-    return AugmentationArguments(**{key: value for key, value in recipe.items() if key in known})
-
-
-def _name(recipe: Mapping[str, Any]) -> str:
+def _model_name(recipe: Mapping[str, Any]) -> str:
     return remove_absolute_path(str(recipe["model_name_or_path"]))

@@ -1,26 +1,64 @@
-"""The figures of a run or an evaluation as text for a terminal."""
+"""Metrics of a run or an evaluation as text."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 SPLITS = {"eval": "validation", "test": "test", "train": "train", "all": "all images"}
+"""Prefix of the metrics of a split -> its name for people."""
 ACCURACIES = {"accuracy": "top-1", "top5_accuracy": "top-5", "macro_accuracy": "mean per class"}
+"""Name of an accuracy metric -> its label for people."""
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """The accuracies of one split as text.
+
+    Attributes:
+        split: Name of the split, such as `validation`.
+        accuracies: Label, such as `top-1` -> percentage with its 95% interval. It holds only computed metrics.
+        images: Number of images.
+    """
+
+    split: str
+    accuracies: Mapping[str, str]
+    images: int
+
+
+def summarize(results: Mapping[str, Any]) -> Iterator[SplitSummary]:
+    """Yield a summary for each split that the results contain.
+
+    Args:
+        results: Content of `all_results.json`.
+    """
+    for prefix, split in SPLITS.items():
+        if f"{prefix}_accuracy" in results:
+            texts = {label: format_accuracy(results, f"{prefix}_{key}") for key, label in ACCURACIES.items()}
+            computed = {label: text for label, text in texts.items() if text}
+            yield SplitSummary(split, computed, results[f"{prefix}_samples"])
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """A line for each scored split: accuracies in per cent with their 95 % intervals, and the count of images."""
+    """Return one line for each evaluated split: accuracies with their 95% intervals, and the number of images.
+
+    Args:
+        results: Content of `all_results.json`.
+    """
     lines = []
-    for prefix, name in SPLITS.items():
-        if f"{prefix}_accuracy" not in results:
-            continue
-        parts = [percent(results, f"{prefix}_{key}", label) for key, label in ACCURACIES.items()]
-        lines.append(f"{name:<10}  {'   '.join(p for p in parts if p)}   ({results[f'{prefix}_samples']} images)")
+    for row in summarize(results):
+        accuracies = "   ".join(f"{label} {text}" for label, text in row.accuracies.items())
+        lines.append(f"{row.split:<10}  {accuracies}   ({row.images} images)")
     return "\n".join(lines)
 
 
-def percent(results: Mapping[str, Any], key: str, label: str) -> str:
-    """`top-1 91.27 % [89.4, 92.9]`, or nothing where the figure is not there."""
+def format_accuracy(results: Mapping[str, Any], key: str) -> str:
+    """Return an accuracy with its 95% interval, such as `91.27% [89.4, 92.9]`, or an empty string if it is missing."""
     if key not in results:
         return ""
     low, high = results[f"{key}_low"], results[f"{key}_high"]
-    return f"{label} {100 * results[key]:.2f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{format_percent(results[key])} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def format_percent(fraction: float) -> str:
+    """Return a fraction as a percentage with two decimals, such as `91.27%`."""
+    return f"{100 * fraction:.2f}%"

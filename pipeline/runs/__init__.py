@@ -1,1 +1,1 @@
-"""The run folder: its files, its checkpoints, and what it records."""
+"""The run folder: its files, its checkpoints and its record."""

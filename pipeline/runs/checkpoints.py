@@ -1,4 +1,4 @@
-"""Checkpoints: which files a resume needs, and which checkpoint is complete."""
+"""Checkpoints: the files that a resume needs, and the newest complete checkpoint."""
 
 import contextlib
 import json
@@ -9,35 +9,35 @@ from pipeline.runs.files import read_json
 from pipeline.runs.folder import TRAINER_STATE
 
 TRAINING_WEIGHTS = "training_weights.safetensors"
-"""In a checkpoint: what a resume goes on from, where that is not `model.safetensors` itself."""
+"""The weights that a resume loads from a checkpoint, if they differ from `model.safetensors`."""
 
-# Files of a checkpoint without which a resumed run would differ. The Trainer writes its state last, but a
-# missing optimizer or scheduler restarts the learning rate without a word, so all of them are asked for.
+# A resume needs all of these files. The Trainer does not complain about a missing optimizer or scheduler: it silently
+# restarts the learning rate schedule.
 CHECKPOINT_FILES = ("config.json", "model.safetensors", "optimizer.pt", "scheduler.pt", TRAINER_STATE)
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest `checkpoint-<step>` with every file a resume needs, each of them whole; None if there is none."""
+    """Return the newest `checkpoint-<step>` whose files all exist and are complete, or None."""
     steps = {int(p.name.removeprefix("checkpoint-")): p for p in folder.glob("checkpoint-*") if p.name[11:].isdigit()}
     for _, path in sorted(steps.items(), reverse=True):
         with contextlib.suppress(OSError, ValueError):
-            random = list(path.glob("rng_state*.pth"))
-            own = list(path.glob(TRAINING_WEIGHTS))
-            if random and all(_is_whole(file) for file in (*random, *own, *(path / name for name in CHECKPOINT_FILES))):
+            random_states = list(path.glob("rng_state*.pth"))
+            files = [*random_states, *path.glob(TRAINING_WEIGHTS), *(path / name for name in CHECKPOINT_FILES)]
+            if random_states and all(map(_is_complete, files)):
                 return path
     return None
 
 
-def _is_whole(file: Path) -> bool:
-    """Whether a file of a checkpoint ends where it says: the Trainer flushes none of them to the disk.
+def _is_complete(file: Path) -> bool:
+    """Return whether a checkpoint file has its full length. A crash can truncate it: the Trainer does not flush files.
 
     Raises:
-        OSError, ValueError: If it is missing or has no readable beginning.
+        OSError, ValueError: If the file is missing or its header cannot be read.
     """
     if file.suffix == ".json":
         return bool(read_json(file))
     if file.suffix != ".safetensors":
-        return zipfile.is_zipfile(file)  # which looks for the directory at its end
+        return zipfile.is_zipfile(file)  # It checks the directory at the end of the file.
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(length))

@@ -1,4 +1,4 @@
-"""Files of a run: JSON and text, written atomically, and no path of this machine in what is published."""
+"""Files of a run: atomic writes, JSON, and removal of absolute paths."""
 
 import contextlib
 import json
@@ -12,38 +12,45 @@ from pipeline.errors import PipelineError
 
 
 def remove_absolute_path(text: str) -> str:
-    """Replace absolute paths in a word: below the current folder by the relative one, elsewhere by the last part."""
+    """Replace an absolute path in a command-line word, so that no path of this machine is published.
+
+    Args:
+        text: A path, a flag with a path (`--flag=path`), or any other word. Other words are returned unchanged.
+
+    Returns:
+        The path relative to the current folder if it is below it, otherwise its last part.
+    """
     flag, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
     path = Path(value).expanduser()
     if not path.is_absolute():
         return text
-    inside = path.is_relative_to(Path.cwd())
-    return f"{flag}{equals}{path.relative_to(Path.cwd()) if inside else path.name}"
+    below = path.is_relative_to(Path.cwd())
+    return f"{flag}{equals}{path.relative_to(Path.cwd()) if below else path.name}"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON object from a file."""
+    """Return the JSON object in a file."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object so that a reader sees the old file or the new one, never a part."""
+    """Write a JSON object atomically: a reader sees the old file or the new file, never a partial one."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: a temporary file beside it, flushed to the disk, then renamed."""
+    """Write a text file atomically, see `atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; when the block ends well it takes the place of `path`, durably.
+    """Yield a temporary path in the same folder. If the block succeeds, flush the file to disk and rename it to `path`.
 
     Raises:
-        PipelineError: If the folder cannot be written or is full.
+        PipelineError: If the file cannot be written, for example because the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -58,7 +65,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Create and write the folder for a moment, then leave everything as it was."""
+    """Check that files can be written into the folder. Everything that the check creates is removed.
+
+    Raises:
+        PipelineError: If the folder cannot be created or written.
+    """
     created = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

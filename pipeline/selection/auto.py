@@ -1,6 +1,6 @@
-"""`--recipe auto`: settings from the images, the network and the machine, each with its reason.
+"""`--auto`: settings chosen from the images, the model and the machine, each with its reason.
 
-What it chooses stands in front of the recipe's and the user's flags, so that any of them overrides it.
+The choices are placed in front of the flags of the recipe and of the user, so any flag overrides its choice.
 """
 
 import logging
@@ -22,48 +22,62 @@ from pipeline.performance.matmul import matmul_rate
 
 logger = logging.getLogger(__name__)
 
-MAX_LEARNING_RATE = 5e-4  # of Adam on all pre-trained weights alike
+MAX_LEARNING_RATE = 5e-4  # for Adam on all pre-trained weights; higher ones destroy the pre-trained features
 
-AFFORDABLE_HOURS = 1.0  # of a full fine-tune on a CPU; what would take longer gets a probe
-EXPECTED_MFU = 0.5  # of the machine's matrix products a second, as a training step gets them (README, Measured)
-BYTES_PER_WEIGHT = 16  # fp32 weight, gradient and two moments of AdamW
-SMALL_MODEL = 10e6  # parameters; what is chosen below was tried with 2.7 million
+AFFORDABLE_HOURS = 1.0  # for fully fine-tuning on a CPU; above it, --auto chooses a linear probe
+EXPECTED_MFU = 0.5  # fraction of the matmul rate that a training step reaches (tests/benchmarks/README.md)
+BYTES_PER_WEIGHT = 16  # an fp32 weight, its gradient, and the two moments of AdamW
+SMALL_MODEL = 10e6  # parameters; the choices for small models were tried with 2.7 million
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choice depends on."""
+    """What the choices depend on.
 
-    images: int  # for training
+    Attributes:
+        images: Number of training images.
+        classes: Number of classes.
+        parameters: Number of parameters of the network.
+        convolutional: Whether the network has no attention.
+        from_scratch: Whether it starts from random weights.
+        image_size: Input resolution in pixels, or None if it is fixed.
+        step_flops: FLOPs of training on one image.
+        flops_per_second: Matmul rate of the machine in the precision below.
+        precision: Precision of training.
+        device: Type of the device.
+        gpu_memory: Memory of the GPU in bytes, or None without a GPU.
+    """
+
+    images: int
     classes: int
     parameters: int
     convolutional: bool
     from_scratch: bool
-    image_size: int | None  # pixels a side, where it can be chosen
-    step_flops: float  # of training on one image
-    flops_a_second: float  # of large matrix products in the precision below
+    image_size: int | None
+    step_flops: float
+    flops_per_second: float
     precision: str
     device: str
-    gpu_memory: int | None = None  # bytes
+    gpu_memory: int | None = None
 
     @property
-    def per_class(self) -> float:
-        """Training images a class."""
+    def images_per_class(self) -> float:
+        """Training images per class."""
         return self.images / self.classes
 
     @property
-    def small(self) -> bool:
-        """Whether so few parameters need, and bear, higher rates."""
+    def is_small(self) -> bool:
+        """Whether the network is so small that higher learning rates are better."""
         return self.parameters < SMALL_MODEL
 
     def hours(self, epochs: int) -> float:
-        """What a full fine-tune takes."""
-        return epochs * self.images * self.step_flops / (EXPECTED_MFU * self.flops_a_second) / 3600
+        """Return the expected hours of fully fine-tuning."""
+        return epochs * self.images * self.step_flops / (EXPECTED_MFU * self.flops_per_second) / 3600
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A flag, its value, and why."""
+    """A flag, its chosen value, and the reason."""
 
     flag: str
     value: object
@@ -71,7 +85,7 @@ class Choice:
 
     @property
     def word(self) -> str:
-        """As on a command line."""
+        """The choice as a word of a command line."""
         return f"--{self.flag}={self.value}"
 
     def __str__(self) -> str:
@@ -79,28 +93,29 @@ class Choice:
 
 
 def gather(args: ModelArguments, training: FineTuningArguments, train: datasets.Dataset) -> Facts:
-    """Look at the images, the network and the machine. Weights are not read.
+    """Return the facts about the images, the network and the machine. The weights are not read.
 
     Raises:
-        PipelineError: If the checkpoint is missing or is not for images.
+        PipelineError: If the checkpoint is missing or is not an image classifier.
     """
     name = args.model_name_or_path
     config = read_config(hub.find_model(name, revision=args.model_revision), name=name)
+    own_size = getattr(resolution.vision_config(config), "image_size", None)
+    size = args.image_size or (own_size if isinstance(own_size, int) else 224)
+    if own_size is not None and not is_timm(config):
+        resolution.vision_config(config).image_size = size  # FLOPs are counted at the resolution of the training
     with torch.device("meta"):
         network = AutoModelForImageClassification.from_config(config)
-    own = getattr(resolution.vision_config(config), "image_size", None)
-    size = args.image_size or (own if isinstance(own, int) else 224)
+    modules = [name.lower() for name, _ in network.named_modules()]
     return Facts(
         images=len(train),
         classes=len(train.features["label"].names),
         parameters=sum(weight.numel() for weight in network.parameters()),
-        convolutional=not any(
-            "attention" in module.lower() or "attn" in module.lower() for module, _ in network.named_modules()
-        ),
+        convolutional=not any("attention" in module or "attn" in module for module in modules),
         from_scratch=args.from_scratch,
         image_size=None if is_timm(config) else size,
         step_flops=float(flops.training_flops(network, (size, size)) or 0),
-        flops_a_second=matmul_rate(training.device, training.precision),
+        flops_per_second=matmul_rate(training.device, training.precision),
         precision=training.precision,
         device=training.device.type,
         gpu_memory=torch.cuda.get_device_properties(0).total_memory if training.device.type == "cuda" else None,
@@ -108,13 +123,13 @@ def gather(args: ModelArguments, training: FineTuningArguments, train: datasets.
 
 
 def warn_of_high_learning_rate(settings: Settings) -> None:
-    """Say so where all pre-trained weights get a rate of Adam's that wrecks them, as the tutorial's notebook does."""
-    rate, adaptation = settings.trainer.learning_rate, settings.adaptation
-    full = adaptation.strategy == "full" and adaptation.layer_decay == 1 and not settings.model.from_scratch
+    """Warn if Adam updates all pre-trained weights at a learning rate that destroys their features."""
+    rate, strategy = settings.trainer.learning_rate, settings.strategy
+    full = strategy.strategy == "full" and strategy.layer_decay == 1 and not settings.model.from_scratch
     if full and "adam" in str(settings.trainer.optim).lower() and rate > MAX_LEARNING_RATE:
         logger.warning(
-            "--learning_rate %g with Adam on all pre-trained weights unlearns what they know: stay at or below %g, "
-            "or add --layer_decay 0.75",
+            "--learning_rate %g is high enough to destroy the pre-trained features when Adam updates all weights: use "
+            "at most %g, or add --layer_decay 0.75",
             rate,
             MAX_LEARNING_RATE,
         )
@@ -124,68 +139,69 @@ def choose(facts: Facts) -> list[Choice]:
     """Return the settings for these facts."""
     epochs = _epochs(facts)
     strategy = _strategy(facts, epochs.value)
-    precision = Choice("precision", facts.precision, f"{facts.device} computes fastest in it")
+    precision = Choice("precision", facts.precision, f"the fastest precision of this {facts.device}")
     if strategy.value == "head":
         return [strategy, precision]
-    return [strategy, epochs, *_batch(facts), *_rates(facts, str(strategy.value)), *_images(facts), precision]
+    return [strategy, epochs, *_batch(facts), *_learning_rates(facts, str(strategy.value)), *_images(facts), precision]
 
 
 def _epochs(facts: Facts) -> Choice:
-    per_class = facts.per_class
+    per_class = facts.images_per_class
     epochs = next(count for most, count in ((20, 30), (100, 20), (1000, 10), (float("inf"), 5)) if per_class <= most)
-    return Choice("num_train_epochs", epochs, f"{per_class:.3g} training images a class")
+    return Choice("num_train_epochs", epochs, f"{per_class:.3g} training images per class")
 
 
 def _strategy(facts: Facts, epochs: object) -> Choice:
     hours = facts.hours(int(str(epochs)))
     if facts.from_scratch:
-        return Choice("strategy", "full", "random weights have to be trained, all of them")
+        return Choice("strategy", "full", "random weights have to be trained completely")
     if facts.device == "cpu" and hours > AFFORDABLE_HOURS:
-        return Choice("strategy", "head", f"a full fine-tune of {epochs} epochs would take about {hours:.2g} h here")
+        return Choice("strategy", "head", f"fully fine-tuning for {epochs} epochs would take about {hours:.2g} h here")
     need = BYTES_PER_WEIGHT * facts.parameters
     if facts.gpu_memory is not None and need > facts.gpu_memory / 2 and not facts.convolutional:
-        return Choice("strategy", "lora", f"all weights would need {need / 1e9:.3g} GB of GPU memory for AdamW alone")
+        return Choice("strategy", "lora", f"AdamW on all weights would need {need / 1e9:.3g} GB of GPU memory")
     return Choice("strategy", "full", f"about {60 * hours:.2g} minutes on this machine")
 
 
 def _batch(facts: Facts) -> Iterator[Choice]:
     wanted = 32 if facts.images < 10_000 else 128
     size = next(size for size in (wanted, 16, 8, 4, 2) if size == 2 or 10 * size <= facts.images)
-    yield Choice("global_batch_size", size, f"{-(-facts.images // size)} steps an epoch")
-    if facts.gpu_memory is not None:  # on an H200, a ViT-B/16 took twice the images a second in one pass of 128
-        yield Choice("per_device_train_batch_size", size, "a GPU is faster in one pass than in several")
-        yield Choice("auto_find_batch_size", True, "and takes several where its memory is too small for one")
+    yield Choice("global_batch_size", size, f"{-(-facts.images // size)} steps per epoch")
+    if facts.gpu_memory is not None:
+        # On an H200, ViT-B/16 reached twice the images per second with one forward pass of 128 instead of four of 32.
+        yield Choice("per_device_train_batch_size", size, "a GPU is faster without gradient accumulation")
+        yield Choice("auto_find_batch_size", True, "gradient accumulation is used if memory is too small")
 
 
-def _rates(facts: Facts, strategy: str) -> Iterator[Choice]:
+def _learning_rates(facts: Facts, strategy: str) -> Iterator[Choice]:
     yield Choice("optim", "adamw_torch_fused", "the usual choice for transformers, and safe for CNNs")
-    yield Choice("weight_decay", 0.05, "as DeiT and MAE fine-tune")
+    yield Choice("weight_decay", 0.05, "as in fine-tuning DeiT and MAE")
     if facts.from_scratch:
-        yield Choice("learning_rate", 1e-3, "nothing is learnt yet that it could wreck")
+        yield Choice("learning_rate", 1e-3, "there are no pre-trained features to destroy")
         return
-    if facts.images < 10_000:  # with many more, the fit would take longer than it is worth
-        yield Choice("refit_head", True, "brought 1.5 to 3 points, after training on 1,020 images of 102 classes")
-    lower = "lower blocks, which are more general, move less (BEiT, MAE)"
-    if facts.small and strategy == "full":
-        yield Choice("learning_rate", 2e-3, f"so few pre-trained weights, {facts.parameters / 1e6:.3g} M, have to move")
-        yield Choice("layer_decay", 0.85, lower)
-        yield Choice("mixup", 0.5, "on a thousand photographs with 2.7 M weights, 0.2 brought two points, 0.5 one more")
-        yield Choice("label_smoothing_factor", 0.1, "as DeiT; without it, as good in that trial")
-        yield Choice("ema_decay", 0.99, "the mean of about the last hundred steps; without it, as good in that trial")
+    if facts.images < 10_000:  # with many more images, the fit takes too long
+        yield Choice("refit_head", True, "gained 1.5 to 3 points on 1,020 images of 102 classes")
+    decay_reason = "lower blocks are more general and need smaller updates (BEiT, MAE)"
+    if facts.is_small and strategy == "full":
+        yield Choice("learning_rate", 2e-3, f"a small network ({facts.parameters / 1e6:.3g} M parameters)")
+        yield Choice("layer_decay", 0.85, decay_reason)
+        yield Choice("mixup", 0.5, "0.2 gained two points and 0.5 one more on 1,020 photographs with 2.7 M parameters")
+        yield Choice("label_smoothing_factor", 0.1, "as in DeiT; made no difference in that trial")
+        yield Choice("ema_decay", 0.99, "averages about the last hundred steps; made no difference in that trial")
         return
-    yield Choice("head_init", "probe", "a head that fits the frozen features does not shake them in its first steps")
+    yield Choice("head_init", "probe", "a head that fits the frozen features keeps them intact in the first steps")
     if strategy == "lora":
-        yield Choice("learning_rate", 1e-3, "adapters start from nothing")
+        yield Choice("learning_rate", 1e-3, "adapters start from zero")
         return
-    yield Choice("learning_rate", 1e-4, f"{facts.parameters / 1e6:.3g} M pre-trained weights")
-    yield Choice("layer_decay", 0.75, lower)
+    yield Choice("learning_rate", 1e-4, f"{facts.parameters / 1e6:.3g} M pre-trained parameters")
+    yield Choice("layer_decay", 0.75, decay_reason)
 
 
 def _images(facts: Facts) -> Iterator[Choice]:
     if facts.image_size is not None:
-        yield Choice("image_size", facts.image_size, "the checkpoint's own; larger is better, and slower by its square")
-    if facts.per_class > 200:
-        yield Choice("augmentation", "trivial", "long training on many images bears a strong policy")
+        yield Choice("image_size", facts.image_size, "the checkpoint's; a larger one costs its square in time")
+    if facts.images_per_class > 200:
+        yield Choice("augmentation", "trivial", "strong augmentation pays with many images")
     else:
-        yield Choice("augmentation", "basic", "random crop and flip: mixing pays on large data (ViT paper, BiT)")
-    yield Choice("crop_scale", 0.4, "a crop of 8 % of a photograph often misses what it shows")
+        yield Choice("augmentation", "basic", "random crop and flip; stronger ones pay on large data (ViT paper, BiT)")
+    yield Choice("crop_scale", 0.4, "a crop of 8% of a photograph often misses its object")

@@ -1,6 +1,6 @@
-"""FixRes (arXiv:1906.06423): a network may score better on images larger than those that it was trained on.
+"""FixRes (arXiv:1906.06423): a network may score better at a higher resolution than that of its training.
 
-Random crops show things larger than whole images do. A larger image makes up for that, once, after the training.
+Random crops make objects look larger than they do in complete images. A higher test resolution compensates for it.
 """
 
 import copy
@@ -8,74 +8,58 @@ import logging
 from typing import Any
 
 import datasets
-from transformers import PreTrainedModel
 
+from pipeline.arguments.settings import Settings
 from pipeline.errors import PipelineError
-from pipeline.evaluation import scoring
-from pipeline.images.processor import ImageProcessor, input_size, set_input_size
+from pipeline.evaluation.scoring import score
+from pipeline.images.processor import set_input_size
 from pipeline.models import resolution
 from pipeline.models.checkpoint import is_timm
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.inference import LoaderOptions
+from pipeline.selection.improve import Proposal
 
 logger = logging.getLogger(__name__)
 
-_LARGER = 8 / 7  # 256 pixels for a network trained on 224; 4/3 scored lower on ten of twelve networks tried here
+_RATIO = 8 / 7  # 256 px for a network trained at 224 px; a ratio of 4/3 scored lower on ten of twelve networks
 
 
-def check(model: PreTrainedModel, processor: ImageProcessor) -> None:
-    """Refuse what has one size only, before the training.
+def check(classifier: ImageClassifier) -> None:
+    """Reject a network with a fixed resolution.
 
     Raises:
-        PipelineError: If the network is timm's, or its images are no squares.
+        PipelineError: If the network is a timm model, or its images are not square.
     """
-    height, width = input_size(processor)
-    if is_timm(model.config) or height != width:
-        raise PipelineError("--fixres: a timm model, or one whose images are no squares, has one size: leave it out")
+    height, width = classifier.input_size
+    if is_timm(classifier.model.config) or height != width:
+        raise PipelineError("--fixres does not support timm models and images that are not square: remove --fixres")
 
 
-def find_test_size(
-    model: PreTrainedModel, processor: ImageProcessor, split: datasets.Dataset, **loading: Any
-) -> tuple[PreTrainedModel, ImageProcessor]:
-    """Return network and processor for images of the size of training, or of 8/7 of it if those score better.
-
-    A network that takes no larger images stays as it is, with a warning. All processes of a job must call it.
-
-    Args:
-        model: Trained.
-        processor: Of the size that it was trained on.
-        split: Validation, with columns `image`, `label` and `index`.
-        loading: `batch_size`, `num_workers` and `progress` of `scoring.score`.
+def propose(classifier: ImageClassifier, splits: datasets.DatasetDict, settings: Settings) -> Proposal | None:
+    """Propose the network at 8/7 of its resolution; None, with a warning, if it does not support that.
 
     Raises:
         BadImageError: If an image cannot be read.
     """
-    side, patch = input_size(processor)[0], resolution.patch_size(model.config)
-    larger = round(_LARGER * side / patch) * patch
+    size = classifier.input_size[0]
+    patch = resolution.patch_size(classifier.model.config)
+    larger = round(_RATIO * size / patch) * patch
     try:
-        candidate = _at(model, processor, larger)
+        candidate = _at_resolution(classifier, larger)
     except PipelineError:
-        logger.warning("--fixres: this %s takes no images of %d pixels: %d stay", model.config.model_type, larger, side)
-        return model, processor
+        family = classifier.model.config.model_type
+        logger.warning("--fixres: %s does not support %d px input; keeping %d px", family, larger, size)
+        return None
+    options = LoaderOptions.of(settings.trainer)
     before, after = (
-        _accuracy(ImageClassifier(network.eval(), its), split, **loading)
-        for network, its in ((model, processor), candidate)
+        score(each, splits["validation"], options, name="validation").accuracy for each in (classifier, candidate)
     )
-    kept = larger if after > before else side
-    logger.info(
-        "FixRes: validation accuracy %.2f %% at %d pixels, %.2f %% at %d; %d is kept",
-        100 * before, side, 100 * after, larger, kept,
-    )  # fmt: skip
-    return candidate if after > before else (model, processor)
+    return Proposal(f"{larger} px input", before, after, lambda: candidate, {"train_image_size": size})
 
 
-def _at(model: PreTrainedModel, processor: ImageProcessor, side: int) -> tuple[PreTrainedModel, ImageProcessor]:
-    device, on_cpu = model.device, copy.deepcopy(model).cpu()
-    network: Any = resolution.resize(on_cpu, side)
-    processor = copy.deepcopy(processor)
-    set_input_size(processor, side)
-    return network.to(device), processor
-
-
-def _accuracy(classifier: ImageClassifier, split: datasets.Dataset, **loading: Any) -> float:
-    predictions = scoring.score(classifier, split, name="validation", **loading)
-    return float((predictions.logits.argmax(axis=1) == predictions.labels).mean())
+def _at_resolution(classifier: ImageClassifier, size: int) -> ImageClassifier:
+    device, on_cpu = classifier.model.device, copy.deepcopy(classifier.model).cpu()
+    network: Any = resolution.resize(on_cpu, size)
+    processor = copy.deepcopy(classifier.processor)
+    set_input_size(processor, size)
+    return ImageClassifier(network.to(device), processor)

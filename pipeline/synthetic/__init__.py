@@ -1,1 +1,1 @@
-"""The embedded data set: invented flower species, rendered from seeds."""
+"""The embedded dataset: images of invented flower species, rendered from seeds."""

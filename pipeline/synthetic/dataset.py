@@ -1,7 +1,7 @@
-"""The embedded data set `synthetic-flowers`: invented flower species, drawn, not downloaded.
+"""The embedded dataset `synthetic-flowers`: rendered images of invented flower species.
 
-It owns the names of the species, the splits and their cache. How a picture is drawn is in `flowers`; it is a
-function of (`VERSION`, species seed, image number, size).
+This module has the names of the species, the splits and their cache. `scene.py` renders the images. An image is a
+deterministic function of (`VERSION`, species seed, image number, size, day or dusk).
 """
 
 import io
@@ -15,12 +15,14 @@ from pipeline.distributed import progress_on_terminal_only
 from pipeline.errors import refuse
 from pipeline.performance import machine
 from pipeline.synthetic.genome import GENUS_SIZE
-from pipeline.synthetic.scene import draw
+from pipeline.synthetic.scene import render
 
-# `synthetic-flowers-pretrain`, which the shipped base saw: no species, and no genus, of `synthetic-flowers` is in it.
+# `synthetic-flowers-pretrain`, on which the shipped base was trained. It shares no species and no genus with
+# `synthetic-flowers`, and its images are taken by day. Those of `synthetic-flowers` are taken at dusk, so that
+# fine-tuning has something to adapt.
 PRETRAINING = {"num_species": 1530, "first_species": 999, "train": 30, "validation": 2, "test": 2}
 
-VERSION = 1  # raise it with any change to the pixels or the names: caches are keyed on it
+VERSION = 1  # Increase it with any change of the pixels or names, because it is part of the cache key.
 
 _HEADS = "Ros Vern Lil Cal Mel Sol Nym Aur Cor Dulc Flam Gal Hel Ir Jov Lun Mir Nel Or Pal Quer Sil Tal Ul"
 _MIDDLES = "and ell id im od or ov um ys ent ic ar"
@@ -30,21 +32,21 @@ _EPITHETS = (
     "insignis litoralis montana mirabilis nobilis orientalis palustris pratensis pulchella rivalis "
     "silvestris vernalis vulgaris hybrida"
 )
-# Steps that share no factor with the number of names: each name is met once, neighbours are far apart.
+# The steps share no factor with the number of names, so each name occurs once, and neighbors get different names.
 _NAME_STEP, _EPITHET_STEP, _RANK_STEP = 7919, 11, 13
-_LEAST = {"num_species": 1, "size": 8}  # for the other numbers it is 0
+_MINIMA = {"num_species": 1, "size": 8}  # The minimum of the other numbers is 0.
 
 
 def species_name(species: int) -> str:
-    """Return the invented botanical name of a species: its genus, shared by three, and an epithet."""
+    """Return the invented botanical name of a species: the name of its genus and an epithet."""
     genus, rank = divmod(species, GENUS_SIZE)
     heads, middles, tails, epithets = (words.split() for words in (_HEADS, _MIDDLES, _TAILS, _EPITHETS))
-    # When the names are used up, they come again with a longer middle.
-    again, place = divmod(genus, num_names := len(heads) * len(middles) * len(tails))
+    # After all names are used, they repeat with a longer middle part.
+    repeats, place = divmod(genus, num_names := len(heads) * len(middles) * len(tails))
     place, tail = divmod(place * _NAME_STEP % num_names, len(tails))
     head, middle = divmod(place, len(middles))
     epithet = (genus * _EPITHET_STEP + rank * _RANK_STEP) % len(epithets)
-    return f"{heads[head]}{middles[middle] * (again + 1)}{tails[tail]} {epithets[epithet]}"
+    return f"{heads[head]}{middles[middle] * (repeats + 1)}{tails[tail]} {epithets[epithet]}"
 
 
 def load_synthetic(
@@ -55,19 +57,21 @@ def load_synthetic(
     validation: int = 10,
     test: int = 20,
     size: int = 64,
+    dusk: bool = True,
 ) -> datasets.DatasetDict:
-    """Return the data set, drawn on all cores the first time and from the cache of `datasets` afterwards.
+    """Return the dataset. It is rendered on all cores in the first call, and loaded from the cache in later calls.
 
     Args:
-        num_species: Number of classes.
-        first_species: Seed of the first one; label 0 is this species.
-        train: Images of a species in this split, numbered from 0; 0 leaves the split out.
-        validation: The same, numbered on from `train`.
-        test: The same, numbered on from `validation`.
-        size: Pixels, width and height.
+        num_species: Number of species, which are the classes.
+        first_species: Seed of the species with label 0.
+        train: Images per species in the train split. With 0, the dataset does not have this split.
+        validation: Images per species in the validation split. Their numbers follow those of train.
+        test: Images per species in the test split. Their numbers follow those of validation.
+        size: Width and height in pixels.
+        dusk: Whether the images are taken at dusk, or the same scenes by day.
 
     Returns:
-        Splits with `image` (PNG bytes, not decoded) and `label`, species after species.
+        Splits with `image` (PNG bytes, not decoded) and `label`, sorted by species.
 
     Raises:
         PipelineError: If a number is out of range.
@@ -75,9 +79,9 @@ def load_synthetic(
     counts = {"train": train, "validation": validation, "test": test}
     numbers = {"num_species": num_species, "first_species": first_species, "size": size, **counts}
     refuse(
-        f"synthetic-flowers: {name} must be {least} or more, not {number}."
+        f"synthetic-flowers: {name} {number} is too small: use {minimum} or more"
         for name, number in numbers.items()
-        if number < (least := _LEAST.get(name, 0))
+        if number < (minimum := _MINIMA.get(name, 0))
     )
     seeds = list(range(first_species, first_species + num_species))
     features = datasets.Features(
@@ -87,13 +91,14 @@ def load_synthetic(
     splits, start = datasets.DatasetDict(), 0
     for name, count in counts.items():
         if count:
-            # The arguments are the cache key, which sees no source code: hence the version among them.
+            # The cache key depends on these arguments, but not on the source code, so they include the version.
             arguments = {
                 "species": seeds,
                 "first": first_species,
                 "images": range(start, start + count),
                 "size": size,
                 "version": VERSION,
+                "dusk": dusk,
             }
             with progress_on_terminal_only():
                 splits[name] = datasets.Dataset.from_generator(
@@ -107,10 +112,13 @@ def load_synthetic(
     return splits
 
 
-def _rows(*, species: list[int], first: int, images: range, size: int, version: int) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a split; `datasets` deals out `species`, the one list, to its processes."""
+def _rows(
+    *, species: list[int], first: int, images: range, size: int, version: int, dusk: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a split. `datasets` divides the list `species` among its processes."""
     for seed in species:
         for index in images:
             file = io.BytesIO()
-            Image.fromarray(draw(seed, index, size=size, version=version)).save(file, "png", compress_level=4)
+            image = render(seed, index, size=size, version=version, dusk=dusk)
+            Image.fromarray(image).save(file, "png", compress_level=4)
             yield {"image": {"bytes": file.getvalue(), "path": None}, "label": seed - first}

@@ -1,4 +1,4 @@
-"""Where chance comes from: one generator for each thing that is drawn by lot, none shared, none global."""
+"""Random generators. Everything that is sampled has a separate generator with its own seed; none is global."""
 
 from enum import IntEnum
 
@@ -6,16 +6,16 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What a generator is for; streams are independent of each other. The numbers are part of the pixels."""
+    """The purpose of a generator. Streams are independent of each other. Changing a number changes the pixels."""
 
-    PICTURE = 1  # of (species, image number): all that differs between pictures of a species
-    DIFFERENCES = 2  # of a species: which genes it does not share with its genus
-    SPECIES_GENES = 3  # of (species, group of genes)
-    GENUS_GENES = 4  # of (genus, group of genes)
-    PAINT = 5  # of a species: where the spots and stamens on its sheets are
+    IMAGE = 1  # for (species, image number): everything that differs between images of a species
+    DIFFERENCES = 2  # for a species: the groups of genes that it does not share with its genus
+    SPECIES_GENES = 3  # for (species, group of genes)
+    GENUS_GENES = 4  # for (genus, group of genes)
+    PAINT = 5  # for a species: positions of spots and stamens in its textures
 
 
 def generator(version: int, stream: Stream, *numbers: int) -> np.random.Generator:
-    """Return the generator of this stream for these numbers, in its first state."""
-    # SeedSequence takes trailing zeros for nothing: hence the 1 at the end.
+    """Return a new generator, seeded with the version of the dataset, the stream and the numbers."""
+    # SeedSequence ignores trailing zeros, so the seed ends with 1.
     return np.random.default_rng((version, stream, *numbers, 1))

@@ -1,7 +1,6 @@
-"""Averages of weights: a moving one along the run (EMA), and a greedy soup of its checkpoints."""
+"""Exponential moving average (EMA) of the weights during training."""
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,24 +8,27 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-logger = logging.getLogger(__name__)
-
 
 class MovingAverage(TrainerCallback):
-    """An exponential moving average of what training changes: trainable weights, and running statistics.
+    """Exponential moving average of the tensors that training changes: trainable weights and running statistics.
 
-    A short run would remember its start too long, so the decay of step t is min(decay, (1 + t) / (10 + t)), as in
-    TensorFlow's ExponentialMovingAverage.
+    The decay at step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage. With a constant
+    decay, the average of a short run would stay close to the initial weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Start from the weights as they are, on the device where they are."""
+        """Initialize the average with the current weights, on their device.
+
+        Args:
+            model: Model to average. Its trainable parameters must not change later.
+            decay: Largest decay per step, for example 0.999.
+        """
         self.decay = decay
         self.weights = changing_tensors(model)
         self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take the step's weights in."""
+        """Update the average with the weights of this step."""
         del args, control, kwargs
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         current = [weight.detach() for weight in self.weights.values()]
@@ -34,7 +36,7 @@ class MovingAverage(TrainerCallback):
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Give the network the averaged weights for the length of the block; nothing is copied."""
+        """Put the averaged weights into the model inside the block. Tensors are swapped and not copied."""
         self._swap()
         try:
             yield
@@ -47,6 +49,6 @@ class MovingAverage(TrainerCallback):
 
 
 def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Trainable weights, and buffers of floats such as batch norm's running statistics, by name."""
+    """Return by name the trainable weights and the floating-point buffers, such as batch norm's running statistics."""
     weights: dict[str, Tensor] = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     return weights | {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}

@@ -1,4 +1,4 @@
-"""A network, its images and the settings -> a `StrictTrainer` that is ready to train."""
+"""A classifier, its images and the settings -> a `StrictTrainer` that is ready to train."""
 
 import copy
 import functools
@@ -16,170 +16,169 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from pipeline.arguments.settings import Settings
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.data.labels import read_integers
-from pipeline.data.streaming import Share, Stream
+from pipeline.data.streaming import Stream, StreamShard
 from pipeline.evaluation.metrics import Accuracy, compute
-from pipeline.images import disk_cache
-from pipeline.images.processor import ImageProcessor, Normalize, input_size
+from pipeline.images.processor import Normalize
+from pipeline.images.train_images import TrainImages, map_images
 from pipeline.images.transforms import EvalTransform, TrainTransform, collate
 from pipeline.models import layers, lora, patch_dropout
+from pipeline.models.classifier import ImageClassifier
 from pipeline.performance import batch_size, flops
 from pipeline.performance.machine import best_attention
 from pipeline.performance.matmul import matmul_rate
 from pipeline.performance.throughput import Clock
 from pipeline.training import callbacks
 from pipeline.training.objective import Objective
-from pipeline.training.trainer import Parts, StrictTrainer
+from pipeline.training.trainer import Components, StrictTrainer
 
 
 def build_trainer(
-    model: PreTrainedModel,
-    processor: ImageProcessor,
+    classifier: ImageClassifier,
     splits: datasets.DatasetDict,
     *,
     folder: Path,
     settings: Settings,
     clock: Clock,
-    beside: list[TrainerCallback],
+    extra_callbacks: list[TrainerCallback],
 ) -> StrictTrainer:
-    """Make the Trainer of a fine-tuning.
+    """Return the Trainer of a fine-tuning.
 
     Args:
-        model: What is trained of it, the settings say.
-        processor: Of the model.
+        classifier: Its network is prepared in place: frozen, or given adapters, as the settings say.
         splits: `train` and `validation`, with columns `image`, `label` and `index`.
         folder: Where the checkpoints go.
-        settings: All that shapes the training.
-        clock: Measures it.
-        beside: Callbacks, beside those that the settings ask for.
+        settings: All settings of the training.
+        clock: Measures the training.
+        extra_callbacks: Callbacks in addition to those that the settings ask for.
 
     Raises:
-        PipelineError: If the network cannot do what the settings ask for.
+        PipelineError: If the network does not support the settings.
     """
-    args, size = settings.trainer, input_size(processor)
-    network = _prepare(model, size, settings)
-    mine = _trainer_arguments(settings, network, size, folder)
-    transform = TrainTransform(processor, settings.augmentation, seed=args.seed)
+    network = _prepare(classifier.model, classifier.input_size, settings)
+    args = _trainer_arguments(settings, network, classifier.input_size, folder)
+    images = _train_images(splits["train"], classifier, args, settings)
+    components = Components(
+        settings=settings,
+        images=images,
+        objective=_objective(splits["train"], settings),
+        normalize=Normalize(classifier.processor),
+        clock=clock,
+        flops=functools.cache(functools.partial(flops.training_flops, network)),
+        matmul_rate=matmul_rate(args.device, args.precision) * args.world_size,
+    )
     trainer = StrictTrainer(
-        Parts(
-            settings=settings,
-            objective=_objective(splits["train"], settings),
-            normalize=Normalize(processor),
-            clock=clock,
-            epoch=transform.epoch,
-            flops=functools.cache(functools.partial(flops.training_flops, network)),
-            matmul_rate=matmul_rate(args.device, args.precision) * args.world_size,
-        ),
+        components,
         model=network,
-        args=mine,
+        args=args,
         data_collator=collate,
-        train_dataset=_images(splits["train"], transform, mine, limit_gb=settings.augmentation.image_cache_gb),
-        eval_dataset=splits["validation"].with_transform(EvalTransform(processor)),
-        processing_class=cast(BaseImageProcessor, processor),
+        eval_dataset=splits["validation"].with_transform(EvalTransform(classifier.processor)),
+        processing_class=cast(BaseImageProcessor, classifier.processor),
         compute_metrics=_compute_metrics,
         preprocess_logits_for_metrics=_predictions_and_losses,
         callbacks=[
-            callbacks.SetEpoch(transform.epoch),
+            callbacks.SetEpoch(images.epoch),
             callbacks.StopWhenDiverged(),
             callbacks.Progress(clock),
             *_stopping_callbacks(settings, clock),
-            *beside,
+            *extra_callbacks,
         ],
     )
-    trainer.remove_callback(PrinterCallback)  # our own lines and bar say it
+    trainer.remove_callback(PrinterCallback)  # our log lines and progress bar replace both
     trainer.remove_callback(ProgressCallback)
     return trainer
 
 
 def _prepare(model: PreTrainedModel, size: tuple[int, int], settings: Settings) -> Any:
-    """The network with what is not trained frozen, and with adapters where the strategy is LoRA."""
+    """Return the network with untrained parameters frozen, and with adapters if the strategy is LoRA."""
     freeze_unused_parameters(model, size)
     if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(best_attention(settings.trainer.device, settings.trainer.precision))
-    if rate := settings.augmentation.patch_drop_rate:
+    if rate := settings.images.patch_drop_rate:
         patch_dropout.drop_patches(model, rate, size)
-    chosen = settings.adaptation
-    if chosen.freeze_blocks:
-        layers.freeze_blocks(model, chosen.freeze_blocks)
-    if chosen.strategy != "lora":
+    strategy = settings.strategy
+    if strategy.freeze_blocks:
+        layers.freeze_blocks(model, strategy.freeze_blocks)
+    if strategy.strategy != "lora":
         return model
-    return lora.add_lora(model, rank=chosen.lora_rank, alpha=chosen.lora_alpha, dropout=chosen.lora_dropout)
+    return lora.add_lora(model, rank=strategy.lora_rank, alpha=strategy.lora_alpha, dropout=strategy.lora_dropout)
 
 
 def freeze_unused_parameters(model: PreTrainedModel, size: tuple[int, int]) -> None:
-    """Take out of the training what the classes do not depend on, such as the mask token of DINOv2.
+    """Freeze the parameters that do not affect the logits, such as the mask token of DINOv2.
 
-    Several processes would wait for its gradient without end; searching for it at every step costs time. It is found
-    once, on a copy without weights, for which nothing is computed.
+    Several processes would wait for their gradients forever, and searching for them at every step costs time. They are
+    found once, with a backward pass on a copy without memory.
 
     Args:
-        model: Whose parameters are marked.
+        model: The network; `requires_grad` of its parameters is set.
         size: Height and width of its images in pixels.
     """
     with torch.device("meta"):
         shadow: Any = type(model)(copy.deepcopy(model.config))
         shadow(pixel_values=torch.zeros(2, 3, *size)).logits.sum().backward()
-    for weight, reached in zip(model.parameters(), shadow.parameters(), strict=True):
-        weight.requires_grad_(reached.grad is not None)
+    for weight, shadow_weight in zip(model.parameters(), shadow.parameters(), strict=True):
+        weight.requires_grad_(shadow_weight.grad is not None)
 
 
 def _objective(train: datasets.Dataset | Stream, settings: Settings) -> Objective:
     classes = range(len(train.features["label"].names))
-    # Which only weights need.
+    # Only class weights need the counts, and a stream rejects class weights.
     counts = Counter(classes) if isinstance(train, Stream) else Counter(read_integers(train).tolist())
     return Objective(
-        settings.augmentation,
+        settings.images,
+        settings.objective,
         class_counts=[counts[number] for number in classes],
         label_smoothing=settings.trainer.label_smoothing_factor,
     )
 
 
-def _images(
-    train: datasets.Dataset | Stream, transform: TrainTransform, args: FineTuningArguments, *, limit_gb: float
-) -> datasets.Dataset | Share:
-    """The training images, transformed as they are asked for."""
+def _train_images(
+    train: datasets.Dataset | Stream, classifier: ImageClassifier, args: FineTuningArguments, settings: Settings
+) -> TrainImages:
+    transform = TrainTransform(classifier.processor, settings.images, seed=args.seed)
     if isinstance(train, Stream):
-        return Share(train, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
-    if transform.augment is not None:  # else the network sees what evaluation sees, to the last bit
-        train = disk_cache.cache_decoded(
-            train, transform, limit_gb=limit_gb, epochs=args.num_train_epochs, split_name="train"
-        )
-    return train.with_transform(transform)
+        return StreamShard(train, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
+    return map_images(
+        train, transform, limit_gb=settings.images.image_cache_gb, epochs=settings.trainer.num_train_epochs
+    )
 
 
 def _stopping_callbacks(settings: Settings, clock: Clock) -> list[TrainerCallback]:
-    """What ends a training before its last step."""
+    """Return the callbacks that can end the training before its last step."""
     found: list[TrainerCallback] = []
     if settings.trainer.early_stopping_patience is not None:
         found.append(EarlyStoppingCallback(early_stopping_patience=settings.trainer.early_stopping_patience))
-    if settings.adaptation.max_hours is not None:
-        found.append(callbacks.StopAfterHours(settings.adaptation.max_hours, clock))
+    if settings.trainer.max_hours is not None:
+        found.append(callbacks.StopAfterHours(settings.trainer.max_hours, clock))
     return found
 
 
 def _trainer_arguments(settings: Settings, network: Any, size: tuple[int, int], folder: Path) -> FineTuningArguments:
-    """The arguments as the Trainer gets them: it saves checkpoints into the folder, and pushes nothing."""
-    mine = copy.copy(settings.trainer)
-    if mine.auto_find_batch_size:
-        mine.auto_find_batch_size, wanted = False, mine.per_device_train_batch_size  # the Trainer's own loses a resume
-        load = batch_size.Load(mine.precision, 2 + (mine.world_size > 1) + (settings.adaptation.ema_decay is not None))
-        fits = batch_size.find_batch_size(network, size, batch=wanted, device=mine.device, load=load)
-        mine.per_device_train_batch_size = fits
-        mine.gradient_accumulation_steps *= wanted // fits
-    mine.output_dir, mine.push_to_hub = str(folder), False
-    mine.label_smoothing_factor = 0.0  # our objective smooths, and the Trainer would smooth the validation loss too
-    return mine
+    """Return the arguments for the Trainer, which saves checkpoints into the folder and pushes nothing."""
+    args = copy.copy(settings.trainer)
+    if args.auto_find_batch_size:
+        args.auto_find_batch_size = False  # the Trainer's own search restarts a resumed run with another batch size
+        requested = args.per_device_train_batch_size
+        copies = 2 + (args.world_size > 1) + (settings.strategy.ema_decay is not None)
+        memory = batch_size.TrainingMemory(args.precision, copies)
+        fits = batch_size.find_batch_size(network, size, requested=requested, device=args.device, memory=memory)
+        args.per_device_train_batch_size = fits
+        args.gradient_accumulation_steps *= requested // fits
+    args.output_dir, args.push_to_hub = str(folder), False
+    args.label_smoothing_factor = 0.0  # our objective smooths; the Trainer would smooth the validation loss too
+    return args
 
 
 def _predictions_and_losses(logits: Tensor, labels: Tensor) -> Any:
-    """Only these are kept while the Trainer evaluates: the logits of a large split would fill the memory."""
+    """Return the predicted classes and losses, because the logits of a large split would fill the memory."""
     return logits.argmax(dim=-1), torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
 def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy, and the mean loss of an image.
+    """Return the accuracy and the mean loss.
 
-    The Trainer's own mean counts images again that fill up the batches of several processes.
+    The Trainer's own mean loss counts the images twice that fill up the last batches of several processes.
     """
-    numbers, losses = cast(tuple[Any, Any], prediction.predictions)
-    result = compute(Accuracy(), np.asarray(numbers), np.asarray(prediction.label_ids))
+    classes, losses = cast(tuple[Any, Any], prediction.predictions)
+    result = compute(Accuracy(), np.asarray(classes), np.asarray(prediction.label_ids))
     return {"accuracy": result["accuracy"], "loss": float(np.mean(losses, dtype=np.float64))}

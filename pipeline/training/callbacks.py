@@ -1,4 +1,4 @@
-"""What happens beside the training step: the epoch told to the augmentation, lines and bar of progress, safe stops."""
+"""Trainer callbacks: the epoch for the augmentation, safe stops, the progress bar and a line for each evaluation."""
 
 import logging
 import math
@@ -18,24 +18,29 @@ logger = logging.getLogger(__name__)
 
 
 class SetEpoch(TrainerCallback):
-    """Write the epoch where the augmentation reads it, in shared memory.
+    """Writes the epoch into the shared tensor from which the augmentation reads it.
 
-    The Trainer's `set_epoch` does not reach a data set in a resumed epoch, nor persistent workers.
+    The Trainer's own `set_epoch` reaches neither the dataset of a resumed epoch nor persistent workers.
     """
 
     def __init__(self, epoch: torch.Tensor) -> None:
+        """Store the tensor.
+
+        Args:
+            epoch: Tensor with one element, in shared memory if there are workers.
+        """
         self.epoch = epoch
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take the epoch from the state: after a resume it is that of the checkpoint."""
+        """Copy the epoch from the state: after a resume it is the epoch of the checkpoint."""
         del args, control, kwargs
         self.epoch.fill_(int(state.epoch or 0))
 
 
 class StopWhenDiverged(TrainerCallback):
-    """Stop on a loss or gradient norm that is not a number, before a checkpoint of it replaces a good one."""
+    """Raises an error if the loss or the gradient norm is NaN or infinite, before a checkpoint with it is saved."""
 
     def on_log(
         self,
@@ -45,87 +50,101 @@ class StopWhenDiverged(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Check what was just measured: evaluation logs before it saves.
+        """Check the logged values. The Trainer logs the metrics of an evaluation before it saves a checkpoint.
 
         Raises:
-            AgreedError: Naming the figure and the step; what is logged is the same in all processes.
+            DistributedError: With the name of the value and the step. The logged values are the same on all ranks.
         """
         del control, kwargs
         for name in ("loss", "grad_norm", "eval_loss"):
             value = (logs or {}).get(name)
             if value is not None and not math.isfinite(value):
                 raise distributed.DistributedError(
-                    f"{name} is {value} at step {state.global_step}: training diverged. Lower --learning_rate "
-                    f"({args.learning_rate:g}), raise --warmup_steps, or use --precision fp32 in another --output_dir"
+                    f"{name} is {value} at step {state.global_step} (training diverged): lower --learning_rate "
+                    f"(now {args.learning_rate:g}), raise --warmup_steps or use --precision fp32, and choose another "
+                    "--output_dir"
                 )
 
 
 class StopOnSignal(TrainerCallback):
-    """On SIGTERM in its `with` block: finish the step, save, stop; all processes at the same step.
+    """Handles SIGTERM inside its `with` block: it finishes the step, saves a checkpoint and stops.
 
-    `stopped` tells the caller that the run is not at its end.
+    All ranks stop at the same step.
+
+    Attributes:
+        stopped: Whether a signal stopped the run before its last step.
     """
 
     def __init__(self) -> None:
         self.stopped = False
-        self._asked = False
-        self._before: Any = None
+        self._received = False
+        self._previous_handler: Any = None
 
     def __enter__(self) -> None:
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        self._previous_handler = signal.signal(signal.SIGTERM, self._handle)
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        signal.signal(signal.SIGTERM, self._previous_handler)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save and stop between two steps, where the state is whole."""
+        """Save and stop between two steps, where the state is complete."""
         del kwargs
-        if distributed.any_rank(self._asked) and state.global_step < state.max_steps:
+        if distributed.any_rank(self._received) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
-            if args.save_total_limit == 1:  # with which the Trainer ends by deleting all checkpoints but the best
+            if args.save_total_limit == 1:  # With a limit of 1, the Trainer keeps only the best checkpoint at the end.
                 args.save_total_limit = 2
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Where it stops within an epoch, neither score nor save again: the uninterrupted run would not."""
+        """Prevent an evaluation and a second save after a stop within an epoch: an uninterrupted run has neither."""
         del args, kwargs
         if self.stopped and state.epoch != int(state.epoch or 0):
             control.should_evaluate = control.should_save = False
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         del signum, frame
-        self._asked = True
+        self._received = True
 
 
 class StopAfterHours(TrainerCallback):
-    """Score, save and stop after so many hours, those before a resume included."""
+    """Evaluates, saves and stops after a number of hours. The hours before a resume count too."""
 
     def __init__(self, hours: float, clock: Clock) -> None:
-        """Take the limit, and the clock of the training."""
+        """Store the limit.
+
+        Args:
+            hours: Training time after which the run stops.
+            clock: Clock of the training.
+        """
         self.hours, self.clock = hours, clock
         self.stopped = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop all processes at the same step."""
+        """Stop all ranks at the same step."""
         del args, kwargs
         if distributed.any_rank(self.clock.elapsed() > 3600 * self.hours) and state.global_step < state.max_steps:
-            logger.info("stopped at step %d: --max_hours %g are over", state.global_step, self.hours)
+            logger.info("reached --max_hours %g at step %d; stopping", self.hours, state.global_step)
             self.stopped = control.should_evaluate = control.should_save = control.should_training_stop = True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Neither score nor save what was scored and saved when it stopped."""
+        """Prevent a second evaluation and a second save at the step at which the run stopped."""
         del args, state, kwargs
         if self.stopped:
             control.should_evaluate = control.should_save = False
 
 
 class Progress(TrainerCallback):
-    """A bar on a terminal, and a line for every evaluation, with what the Trainer's own dictionaries would say."""
+    """Shows a progress bar on a terminal and logs one line for each evaluation."""
 
     def __init__(self, clock: Clock) -> None:
+        """Store the clock.
+
+        Args:
+            clock: Clock of the training. This callback ends its steps.
+        """
         self.clock = clock
         self.bar: tqdm[Any] | None = None
         self.loss = math.nan
@@ -133,9 +152,9 @@ class Progress(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the bar at the step that a resumed run has reached, and set the clock to the time that it took."""
+        """Open the bar. In a resumed run, start it at the step of the checkpoint and the clock at its elapsed time."""
         del control, kwargs
-        self.clock.before = max((row.get("elapsed", 0.0) for row in state.log_history), default=0.0)
+        self.clock.seconds_before_resume = max((row.get("elapsed", 0.0) for row in state.log_history), default=0.0)
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -145,10 +164,10 @@ class Progress(TrainerCallback):
         )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar, and stop the clock."""
+        """Advance the bar and end the step of the clock."""
         del args, state, control, kwargs
         assert self.bar is not None
-        self.clock.end_step()
+        self.clock.step_ended()
         self.bar.update(1)
 
     def on_log(
@@ -159,28 +178,28 @@ class Progress(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Keep the training loss; say a line when a score on validation came in."""
+        """Remember the training loss. Log one line if the values come from an evaluation; `*` marks a new best."""
         del control, kwargs
         logs = logs or {}
         self.loss = logs.get("loss", self.loss)
         if "eval_accuracy" not in logs or self.bar is None:
             return
-        chosen_by = logs[f"eval_{args.metric_for_best_model}"]
-        better = operator.gt if args.greater_is_better else operator.lt
-        best = state.best_metric is None or better(chosen_by, state.best_metric)
+        metric = logs[f"eval_{args.metric_for_best_model}"]
+        is_better = operator.gt if args.greater_is_better else operator.lt
+        new_best = state.best_metric is None or is_better(metric, state.best_metric)
         self.bar.clear()
         logger.info(
-            "epoch %6.2f  step %d/%d  loss %.3f  validation: loss %.3f, accuracy %.2f %%%s  "
-            "(%.0f images/s, %.1f %% of the time waiting for them)",
+            "epoch %6.2f  step %d/%d  loss %.3f  validation: loss %.3f, accuracy %.2f%%%s  "
+            "(%.0f images/s, data wait %.1f%%)",
             state.epoch,
             state.global_step,
             state.max_steps,
             self.loss,
             logs["eval_loss"],
             100 * logs["eval_accuracy"],
-            " *" if best else "",
-            self.clock.whole.rate,
-            100 * self.clock.whole.wait,
+            " *" if new_best else "",
+            self.clock.total.images_per_second,
+            100 * self.clock.total.data_wait,
         )
 
     def on_train_end(

@@ -1,6 +1,6 @@
-"""What training minimises: the loss, the weights of its classes, and images and labels that are blended.
+"""The training objective: cross-entropy with label smoothing and class weights, and mixup or cutmix of the batch.
 
-Validation is measured with the plain cross-entropy whatever is set here, so that losses of runs compare.
+Validation always uses the plain cross-entropy, so that validation losses of different runs can be compared.
 """
 
 from collections.abc import Sequence
@@ -13,44 +13,70 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments.images import ImageArguments
+from pipeline.arguments.objective import ObjectiveArguments
 
 
 class Objective:
-    """Cross-entropy of class numbers or shares, smoothed, and weighted by class.
+    """Cross-entropy of hard or soft labels, with label smoothing and class weights.
 
-    Soft labels get their own loss here: a model of transformers would take float labels for several labels an image
-    and train a binary cross-entropy (5.23).
+    It replaces the loss of the model: for float labels, a transformers model (5.23) assumes several labels per image
+    and computes a binary cross-entropy.
     """
 
-    def __init__(self, args: AugmentationArguments, *, class_counts: Sequence[int], label_smoothing: float) -> None:
-        """Take the classes' numbers of training images, and the share of a label that goes to all classes alike."""
+    def __init__(
+        self,
+        images: ImageArguments,
+        objective: ObjectiveArguments,
+        *,
+        class_counts: Sequence[int],
+        label_smoothing: float,
+    ) -> None:
+        """Prepare the class weights and the transforms that mix images.
+
+        Args:
+            images: Flags with the strengths of mixup and cutmix.
+            objective: Flags with the class weights.
+            class_counts: Number of training images of each class.
+            label_smoothing: Fraction of each label that is spread evenly over all classes.
+        """
         self.label_smoothing = label_smoothing
-        self.weights = class_weights(class_counts) if args.class_weights == "balanced" else None
-        blends: list[v2.Transform] = [
-            blend(alpha=alpha, num_classes=len(class_counts))
-            for blend, alpha in ((v2.MixUp, args.mixup), (v2.CutMix, args.cutmix))
+        self.class_weights = class_weights(class_counts) if objective.class_weights == "balanced" else None
+        transforms: list[v2.Transform] = [
+            transform(alpha=alpha, num_classes=len(class_counts))
+            for transform, alpha in ((v2.MixUp, images.mixup), (v2.CutMix, images.cutmix))
             if alpha
         ]
-        self.blend = v2.RandomChoice(blends) if blends else None
+        self.mixing = v2.RandomChoice(transforms) if transforms else None
 
     def mix(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Blend a batch of `pixel_values` and `labels` by mixup (arXiv:1710.09412) or cutmix (arXiv:1905.04899).
+        """Mix the images of a batch, and their labels, by mixup (arXiv:1710.09412) or cutmix (arXiv:1905.04899).
 
-        Where both are on, each batch takes one of them by lot. All draws are of torch's global generator, whose
-        state a checkpoint keeps.
+        If both are on, one of them is chosen at random for each batch. All random numbers come from torch's global
+        generator. A checkpoint stores its state.
+
+        Args:
+            inputs: `pixel_values` (batch, channels, height, width) and `labels` (batch,).
 
         Returns:
-            The batch; its labels are class shares (batch, classes) if it was blended.
+            The batch. If it was mixed, its labels are class probabilities (batch, classes).
         """
-        if self.blend is None:
+        if self.mixing is None:
             return inputs
-        pixels, labels = self.blend(inputs["pixel_values"], inputs["labels"])
+        pixels, labels = self.mixing(inputs["pixel_values"], inputs["labels"])
         return inputs | {"pixel_values": pixels, "labels": labels}
 
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """Sum of the images' losses over the number of images in the whole step, as the Trainer accumulates them."""
-        weights = None if self.weights is None else self.weights.to(outputs.logits.device)
+        """Return the sum of the losses of the images, divided by the number of images in the step.
+
+        With this divisor the losses of gradient accumulation add up to the mean over the step.
+
+        Args:
+            outputs: Output of the model, with `logits` (batch, classes).
+            labels: Class numbers (batch,) or class probabilities (batch, classes).
+            num_items_in_batch: Number of images in the step. Default: the batch size.
+        """
+        weights = None if self.class_weights is None else self.class_weights.to(outputs.logits.device)
         total = functional.cross_entropy(
             outputs.logits.float(), labels, weights, reduction="sum", label_smoothing=self.label_smoothing
         )
@@ -58,7 +84,10 @@ class Objective:
 
 
 def class_weights(class_counts: Sequence[int]) -> Tensor:
-    """Weights (classes,) inverse to the classes' sizes, 1 in the mean over all images; 0 for a class without any."""
+    """Return loss weights (classes,) that are inversely proportional to the class sizes.
+
+    The mean weight over all images is 1. The weight of a class without images is 0.
+    """
     counts: NDArray[np.float64] = np.asarray(class_counts, dtype=np.float64)
     weights = np.divide(counts.sum() / np.count_nonzero(counts), counts, out=np.zeros_like(counts), where=counts > 0)
     return torch.from_numpy(weights).float()

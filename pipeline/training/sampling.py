@@ -1,4 +1,4 @@
-"""The order of training images where not every one is drawn once an epoch."""
+"""Class-balanced sampling of the training images."""
 
 from collections.abc import Iterator
 
@@ -12,13 +12,20 @@ from pipeline.images.augmentation import derive_seed
 
 
 class BalancedSampler(Sampler[int]):
-    """As many draws an epoch as there are images, every class alike often; images of a small class come repeatedly.
+    """Samples images with replacement so that all classes are equally frequent.
 
-    The order is a function of seed and epoch, so that a resumed epoch goes on with the images that were to come.
+    An epoch has as many samples as there are images. The order depends only on the seed and the epoch, so that a
+    resumed epoch continues with the same images.
     """
 
     def __init__(self, labels: NDArray[np.int64], *, seed: int, epoch: Tensor) -> None:
-        """Take the class number of each image, and the tensor in which the number of the epoch is told."""
+        """Compute the sampling weight of each image.
+
+        Args:
+            labels: Class number of each image.
+            seed: Random seed of the run.
+            epoch: Tensor with the current epoch. It is read when an epoch starts.
+        """
         self.seed, self.epoch = seed, epoch
         self.weights = (1.0 / np.bincount(labels))[labels]
 
@@ -26,5 +33,6 @@ class BalancedSampler(Sampler[int]):
         return len(self.weights)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, int(self.epoch), -1))  # -1: no image's draws
+        # The augmentation derives its seeds from image numbers, so -1 cannot collide with one of them.
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, int(self.epoch), -1))
         return iter(WeightedRandomSampler(self.weights.tolist(), len(self), generator=generator))

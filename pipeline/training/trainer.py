@@ -1,4 +1,4 @@
-"""`StrictTrainer`: transformers' Trainer with strict loading, our objective, averages and adapters, and a clock."""
+"""`StrictTrainer`: the Trainer of transformers with strict loading, our objective, averages, adapters and a clock."""
 
 import contextlib
 import operator
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import datasets
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
 from pipeline import distributed
 from pipeline.arguments.settings import Settings
 from pipeline.data.labels import read_integers
-from pipeline.data.streaming import Share
 from pipeline.errors import PipelineError
 from pipeline.images.processor import Normalize
+from pipeline.images.train_images import TrainImages
+from pipeline.images.transforms import collate
 from pipeline.models import layers, lora
 from pipeline.models.checkpoint import load_strictly
 from pipeline.performance.throughput import Clock
@@ -33,127 +33,139 @@ from pipeline.training.sampling import BalancedSampler
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a `StrictTrainer` is made of beside what every Trainer has."""
+class Components:
+    """What a `StrictTrainer` needs in addition to the arguments of every Trainer.
+
+    Attributes:
+        settings: All settings of the training.
+        images: The training images.
+        objective: The loss, and the mixing of images.
+        normalize: Turns uint8 pixels into the input of the network, on its device.
+        clock: Measures the steps.
+        flops: FLOPs of training on one image of a height and width in pixels.
+        matmul_rate: FLOPs per second of large matrix products, over all processes.
+    """
 
     settings: Settings
+    images: TrainImages
     objective: Objective
     normalize: Normalize
     clock: Clock
-    epoch: Tensor
-    flops: Callable[[tuple[int, int]], int]  # of training on an image of that height and width
-    matmul_rate: float  # operations a second, over all processes
+    flops: Callable[[tuple[int, int]], int]
+    matmul_rate: float
 
 
 class StrictTrainer(Trainer):
-    """The Trainer, except for what it loads, minimises and measures.
+    """The Trainer, except for what it loads, minimizes and measures.
 
-    A checkpoint's `model.safetensors` is always what is scored and deployed: an ordinary network, its weights averaged
-    and its adapters merged. What the training itself goes on from lies beside it where it differs.
+    `model.safetensors` of a checkpoint always holds the model that is scored and deployed: averaged weights, merged
+    adapters. If training needs other weights to resume, they are stored in a second file of the checkpoint.
     """
 
     model: PreTrainedModel
 
-    def __init__(self, parts: Parts, **trainer: Any) -> None:
-        """Take our parts, and the Trainer's own arguments."""
-        self.parts = parts
-        super().__init__(compute_loss_func=parts.objective, **trainer)
-        decay = parts.settings.adaptation.ema_decay
+    def __init__(self, components: Components, **trainer: Any) -> None:
+        """Initialize the Trainer.
+
+        Args:
+            components: Our components.
+            trainer: The arguments of `transformers.Trainer`.
+        """
+        self.components = components
+        super().__init__(compute_loss_func=components.objective, train_dataset=components.images.dataset, **trainer)
+        decay = components.settings.strategy.ema_decay
         self.average = MovingAverage(self.model, decay) if decay else None
         if self.average:
             self.add_callback(self.average)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Make the optimizer that the arguments name, on groups of weights with their own rates and decays."""
+        """Create the optimizer with one learning rate and weight decay for each group of weights."""
         if self.optimizer is None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
             groups = layers.parameter_groups(
                 self.model,
                 learning_rate=self.args.learning_rate,
                 weight_decay=self.args.weight_decay,
-                layer_decay=self.parts.settings.adaptation.layer_decay,
-                head_learning_rate=self.parts.settings.adaptation.head_learning_rate,
+                layer_decay=self.components.settings.strategy.layer_decay,
+                head_learning_rate=self.components.settings.strategy.head_learning_rate,
             )
             self.optimizer = kind(groups, **options)
         return self.optimizer
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Blend the images first, where that is asked for, while training."""
-        if model.training:
-            inputs = self.parts.objective.mix(inputs)
-        return super().compute_loss(model, inputs, *args, **kwargs)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of the images if they have their own, a balanced one if asked for, or the Trainer's."""
+        args, images = self.args, self.components.images
+        options: dict[str, Any] = {
+            "num_workers": args.dataloader_num_workers,
+            "pin_memory": args.dataloader_pin_memory and args.device.type != "cpu",
+            "prefetch_factor": args.dataloader_prefetch_factor,
+        }
+        if (loader := images.loader(**options)) is not None:
+            return loader
+        if not self.components.settings.objective.balanced_sampling:
+            return super().get_train_dataloader()
+        balanced: DataLoader[Any] = DataLoader(
+            images.dataset,
+            batch_size=args.train_batch_size,
+            sampler=BalancedSampler(read_integers(images.dataset), seed=args.seed, epoch=images.epoch),
+            collate_fn=collate,
+            drop_last=args.dataloader_drop_last,
+            persistent_workers=args.dataloader_persistent_workers,
+            **options,
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(balanced)
+        return prepared
 
     def get_batch_samples(self, *args: Any) -> Any:
-        """Fetch the batches of one step, on the clock."""
-        self.parts.clock.ask()
+        """Fetch the batches of one step, and measure how long that takes."""
+        clock = self.components.clock
+        clock.data_requested()
         batches, count = super().get_batch_samples(*args)
         images = [len(batch["labels"]) for batch in batches]
-        flops = [self.parts.flops(tuple(batch["pixel_values"].shape[-2:])) for batch in batches]
-        world = self.args.world_size
-        self.parts.clock.get(world * sum(images), world * sum(map(operator.mul, images, flops)))
+        flops = [self.components.flops(tuple(batch["pixel_values"].shape[-2:])) for batch in batches]
+        world_size = self.args.world_size
+        clock.data_received(world_size * sum(images), world_size * sum(map(operator.mul, images, flops)))
         return batches, count
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Normalize the images and, during training, mix them; then compute the loss."""
+        inputs = inputs | {"pixel_values": self.components.normalize(inputs["pixel_values"])}
+        if model.training:
+            inputs = self.components.objective.mix(inputs)
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the weights that would be saved."""
-        with self._as_deployed():
+        with self._deployed_weights():
             return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what the clock says: seconds so far; rate and share of waiting since the last line."""
-        logs["elapsed"] = round(self.parts.clock.elapsed(), 2)
+        """Add the elapsed seconds, and the throughput and data wait since the last line."""
+        clock = self.components.clock
+        logs["elapsed"] = round(clock.elapsed(), 2)
         if "loss" in logs:
-            span = self.parts.clock.take_latest()
-            mfu = span.flops_rate / self.parts.matmul_rate
-            logs |= {"images_per_second": round(span.rate, 2), "mfu": round(mfu, 4), "data_wait": round(span.wait, 4)}
+            recent = clock.take_recent()
+            logs |= {
+                "images_per_second": round(recent.images_per_second, 2),
+                "mfu": round(recent.speed(self.components.matmul_rate).mfu, 4),
+                "data_wait": round(recent.data_wait, 4),
+            }
         super().log(logs, start_time)
 
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        inputs = super()._prepare_inputs(inputs)
-        return inputs | {"pixel_values": self.parts.normalize(inputs["pixel_values"])}
+    def load_best_weights(self) -> None:
+        """Load the best checkpoint strictly; adapters are saved if asked for, and merged.
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Let a stream share itself out; all else is the Trainer's."""
-        if not isinstance(self.train_dataset, Share):
-            return super().get_train_dataloader()
-        args = self.args
-        return self.train_dataset.loader(
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        if not self.parts.settings.augmentation.balanced_sampling:
-            return super()._get_train_sampler(train_dataset)
-        labels = read_integers(cast(datasets.Dataset, self.train_dataset))
-        return BalancedSampler(labels, seed=self.args.seed, epoch=self.parts.epoch)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        del state_dict
-        folder = Path(str(output_dir))
-        with self._as_deployed():
-            network: Any = self.accelerator.unwrap_model(self.model)
-            (lora.merged(network) if isinstance(network, PeftModel) else network).save_pretrained(folder)
-        cast(BaseImageProcessor, self.processing_class).save_pretrained(folder)
-        if own := self._own_weights():
-            save_file(own, folder / TRAINING_WEIGHTS)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        if self._own_weights():
-            self._restore(folder)
-        else:
-            load_strictly(model or self.model, folder)
-
-    def _load_best_model(self) -> None:
-        # From the step and not from the path in the state, which is stale once the run folder was moved.
+        Raises:
+            PipelineError: If a tensor is missing, unexpected, or has another shape.
+        """
+        # The path in the state is stale if the run folder was moved; the step is not.
         best = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}"
         network: Any = self.accelerator.unwrap_model(self.model)
         if isinstance(network, PeftModel):
             self._restore(best)
-            with self._as_deployed():
-                if self.parts.settings.adaptation.keep_adapter and distributed.is_main_process():
-                    base = self.parts.settings.model
+            with self._deployed_weights():
+                if self.components.settings.strategy.keep_adapter and distributed.is_main_process():
+                    base = self.components.settings.model
                     lora.save_adapter(
                         network,
                         best.parent / ADAPTER,
@@ -163,31 +175,51 @@ class StrictTrainer(Trainer):
                 network = lora.unwrap(network)
         load_strictly(network, best)
         self.model = self.model_wrapped = network
-        self.average = None  # it is what was loaded
+        self.average = None  # the loaded weights are the average
+
+    def _load_best_model(self) -> None:
+        self.load_best_weights()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        if self._resume_weights():
+            self._restore(folder)
+        else:
+            load_strictly(model or self.model, folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        del state_dict
+        folder = Path(str(output_dir))
+        with self._deployed_weights():
+            network: Any = self.accelerator.unwrap_model(self.model)
+            (lora.merged(network) if isinstance(network, PeftModel) else network).save_pretrained(folder)
+        cast(BaseImageProcessor, self.processing_class).save_pretrained(folder)
+        if weights := self._resume_weights():
+            save_file(weights, folder / TRAINING_WEIGHTS)
 
     @contextlib.contextmanager
-    def _as_deployed(self) -> Iterator[None]:
+    def _deployed_weights(self) -> Iterator[None]:
         with self.average.in_place() if self.average else contextlib.nullcontext():
             yield
 
-    def _own_weights(self) -> dict[str, Tensor]:
-        """What a resume needs and `model.safetensors` does not hold: weights before their average, or apart from it."""
+    def _resume_weights(self) -> dict[str, Tensor]:
+        """Return what a resume needs and `model.safetensors` does not hold: weights before averaging or merging."""
         if self.average is None and not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
             return {}
-        own = {f"trained.{name}": tensor.detach() for name, tensor in changing_tensors(self.model).items()}
+        weights = {f"trained.{name}": tensor.detach() for name, tensor in changing_tensors(self.model).items()}
         if self.average:
-            own |= {f"average.{name}": tensor for name, tensor in self.average.average.items()}
-        return {name: tensor.contiguous() for name, tensor in own.items()}
+            weights |= {f"average.{name}": tensor for name, tensor in self.average.average.items()}
+        return {name: tensor.contiguous() for name, tensor in weights.items()}
 
     def _restore(self, folder: Path) -> None:
-        """Load what `_save` wrote of `_own_weights`.
+        """Load what `_save` wrote of `_resume_weights`.
 
         Raises:
-            PipelineError: If any tensor is missing, left over, or of another shape.
+            PipelineError: If a tensor is missing, unexpected, or has another shape.
         """
-        own = self._own_weights()
         saved = load_file(folder / TRAINING_WEIGHTS)
-        if {name: tensor.shape for name, tensor in saved.items()} != {name: t.shape for name, t in own.items()}:
+        expected = {name: tensor.shape for name, tensor in self._resume_weights().items()}
+        if {name: tensor.shape for name, tensor in saved.items()} != expected:
             raise PipelineError(f"{folder / TRAINING_WEIGHTS} does not fit the model: choose another --output_dir")
         with torch.no_grad():
             for name, tensor in changing_tensors(self.model).items():

@@ -1,4 +1,4 @@
-"""`push`: a finished run -> a Hub repository with its listed files and a model card that names it."""
+"""`push`: a finished run -> a Hub repository with its published files and a model card that names it."""
 
 from pathlib import Path
 
@@ -12,23 +12,34 @@ from pipeline.runs.folder import require_finished
 ARGUMENTS = (PushArguments,)
 
 
-def run(line: CommandLine) -> str:
-    """Upload a finished run.
+def push(model: str | Path, hub_model_id: str, *, private: bool = False, revision: str = "main") -> str:
+    """Upload a finished run, and return the address of its repository.
 
-    Returns:
-        Where it is.
+    Args:
+        model: Run folder.
+        hub_model_id: Hub repository OWNER/NAME; created if it does not exist.
+        private: Whether a new repository is private.
+        revision: Branch to push to.
 
     Raises:
         PipelineError: If the run is not finished, there is no valid token, or the Hub cannot be reached.
     """
-    (args,) = config.parse(line, ARGUMENTS)
-    given = {"which run? --model RUN": args.model, "where to? --hub_model_id OWNER/NAME": args.hub_model_id}
-    refuse(question for question, answer in given.items() if answer is None)
-    folder = Path(args.model)
+    folder = Path(model)
     require_finished(folder)
+    hub.check_may_push(hub_model_id)  # before the card names a repository that the run may never reach
+    card.write(folder, repo_id=hub_model_id)
+    return hub.push_run(folder, hub_model_id, private=private, revision=revision)
+
+
+def run(line: CommandLine) -> str:
+    """Run the verb, and return where the run was pushed to."""
+    (args,) = config.parse(line, ARGUMENTS)
+    required = {
+        "no run given: pass --model RUN": args.model,
+        "no repository given: pass --hub_model_id OWNER/NAME": args.hub_model_id,
+    }
+    refuse(problem for problem, value in required.items() if value is None)
     if not distributed.is_main_process():
         return ""
-    hub.check_may_push(args.hub_model_id)  # before the card names a repository that it may not reach
-    card.write(folder, repo_id=args.hub_model_id)
-    address = hub.push_run(folder, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision)
+    address = push(args.model, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision)
     return f"pushed to {address}"

@@ -9,7 +9,7 @@ from transformers.integrations.integration_utils import (
     get_available_reporting_integrations,
 )
 
-from pipeline.arguments.rejected import REJECTED
+from pipeline.arguments.inherited import REJECTED
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.errors import PipelineError
 from pipeline.performance import machine
@@ -90,7 +90,7 @@ def test_the_global_batch_fixes_batch_and_accumulation(total: int, device: int, 
 
 def test_a_global_batch_that_processes_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FineTuningArguments, "world_size", 3)
-    with pytest.raises(PipelineError, match="no multiple of the 3 processes"):
+    with pytest.raises(PipelineError, match="is not a multiple of the number of processes: use a multiple of 3"):
         FineTuningArguments(global_batch_size=64)
 
 
@@ -112,11 +112,11 @@ def test_the_resolved_arguments_build_the_same_arguments() -> None:
 
 
 def test_a_tracker_that_is_unknown_or_not_installed_is_refused() -> None:
-    with pytest.raises(PipelineError, match=r"no tracker of that name \(did you mean 'wandb'\?\)"):
+    with pytest.raises(PipelineError, match=r"--report_to wandbb is unknown \(did you mean 'wandb'\?\)"):
         FineTuningArguments(report_to=["wandbb"])
     installed = get_available_reporting_integrations()
     missing = next(name for name in INTEGRATION_TO_CALLBACK if name not in installed)
-    with pytest.raises(PipelineError, match=f"--report_to {missing}: it is not installed"):
+    with pytest.raises(PipelineError, match=f"--report_to {missing} is not installed: run `pip install {missing}`"):
         FineTuningArguments(report_to=[missing])
 
 

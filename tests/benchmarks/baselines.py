@@ -1,9 +1,9 @@
-"""What the pipeline is measured against: the tutorial's notebook (N), and a stock Trainer script (S).
+"""Baselines for the other benchmarks: the training loop of the tutorial's notebook, and a stock Trainer script.
 
-`photographs`, `head`, `step` and `input` run them. N is the notebook's loop as people copy it: the head keeps the
-classes of the checkpoint, the pixels are normalised with the statistics of CIFAR, the schedule of a step is advanced
-once an epoch. S is a script on `transformers.Trainer` with the library's defaults. Neither is tuned, nor made worse
-than it is found. Time counts from the first second of training: what is imported and loaded before is left out.
+`photographs`, `head`, `step` and `input` run them. The notebook's loop is the one that people copy: the head keeps the
+classes of the checkpoint, pixels are normalized with the mean and std of CIFAR, and a scheduler that counts steps is
+advanced once per epoch. The stock script uses `transformers.Trainer` with the library's defaults. Neither baseline is
+tuned or made worse. Times start with the training; imports and loading are not included.
 """
 
 import copy
@@ -46,26 +46,27 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TimeLine:
-    """Validation accuracies, each with the seconds since training began, and the seconds of the whole."""
+    """Validation accuracies, each with the seconds since training started, and the seconds of the complete run."""
 
     points: list[tuple[float, float]]
     seconds: float
 
     @property
     def best(self) -> float:
+        """Return the highest validation accuracy."""
         return max(accuracy for _, accuracy in self.points)
 
     def seconds_to(self, accuracy: float) -> float:
-        """Until that accuracy is reached; infinity if it never is."""
-        return min((seconds for seconds, reached in self.points if reached >= accuracy), default=float("inf"))
+        """Return the seconds until the accuracy was reached, or infinity if it never was."""
+        return min((elapsed for elapsed, value in self.points if value >= accuracy), default=float("inf"))
 
     def best_within(self, seconds: float) -> float:
-        """Best accuracy known after so many seconds; 0 if there is none yet."""
-        return max((accuracy for passed, accuracy in self.points if passed <= seconds), default=0.0)
+        """Return the best accuracy measured within that many seconds, or 0 if there was none."""
+        return max((accuracy for elapsed, accuracy in self.points if elapsed <= seconds), default=0.0)
 
 
 class NotebookData(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Rows with `image` and `label`, as the notebook wraps them."""
+    """A map-style dataset over rows with `image` and `label`, as the notebook writes it."""
 
     def __init__(self, rows: datasets.Dataset, transform: Any) -> None:
         self.rows, self.transform = rows, transform
@@ -79,22 +80,22 @@ class NotebookData(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 class Notebook:
-    """N: Adam at 1e-3 on all weights, batch 32, fp32, no workers.
+    """The notebook's training: Adam on all weights with OneCycleLR up to 1e-3, batch size 32, fp32, no workers.
 
     Args:
         splits: `train` and `validation`, with columns `image` (decoded) and `label` (a ClassLabel).
         checkpoint: Folder of a ViT.
-        size: Its input, pixels a side.
-        epochs: The schedule's length.
+        size: Input resolution in pixels.
+        epochs: Number of epochs that the scheduler is built for.
     """
 
     def __init__(self, splits: datasets.DatasetDict, checkpoint: Path, size: int, epochs: int = EPOCHS) -> None:
-        quieten()
+        silence_libraries()
         torch.manual_seed(42)
         self.epochs = epochs
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model: Any = ViTForImageClassification.from_pretrained(checkpoint)
-        model.config.num_labels = len(splits["train"].features["label"].names)  # too late: the head stays as it was
+        model.config.num_labels = len(splits["train"].features["label"].names)  # too late: the head was built before
         self.model = model.to(self.device)
         resize, normalize = transforms.Resize((size, size)), transforms.Normalize(*CIFAR)
         flip, to_tensor = transforms.RandomHorizontalFlip(), transforms.ToTensor()
@@ -109,7 +110,7 @@ class Notebook:
         )
 
     def train(self, batches: Batches) -> float:
-        """Sum of the losses of the batches."""
+        """Train on the batches; return the sum of their losses."""
         self.model.train()
         total = 0.0
         for images, labels in batches:
@@ -122,7 +123,7 @@ class Notebook:
 
     @torch.no_grad()
     def validate(self, batches: Batches) -> float:
-        """Share of the images that are named rightly."""
+        """Return the accuracy on the images of the batches."""
         self.model.eval()
         correct = seen = 0
         for images, labels in batches:
@@ -132,7 +133,7 @@ class Notebook:
         return correct / seen
 
     def run(self) -> TimeLine:
-        """Train all epochs, validate after each, keep the best weights."""
+        """Train all epochs, validate after each one, and copy the best weights."""
         start, points, best = time.perf_counter(), [], -1.0
         for _ in range(self.epochs):
             self.train(self.train_loader)
@@ -144,35 +145,37 @@ class Notebook:
         return TimeLine(points, time.perf_counter() - start)
 
     def estimate(self, steps: int) -> float:
-        """Seconds of `run`, from so many training steps, and a quarter as many batches of validation."""
-        training = _rate(self.train, endless(self.train_loader), steps)
-        validation = _rate(self.validate, endless(self.val_loader), max(1, steps // 4))
+        """Estimate the seconds of `run` from a number of training steps and a quarter as many validation batches."""
+        training = _batches_per_second(self.train, repeat_forever(self.train_loader), steps)
+        validation = _batches_per_second(self.validate, repeat_forever(self.val_loader), max(1, steps // 4))
         return self.epochs * (len(self.train_loader) / training + len(self.val_loader) / validation)
 
 
-def _rate(work: Any, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> float:
-    """Batches a second of `work`, the first batch left out."""
-    work(itertools.islice(batches, 1))
+def _batches_per_second(
+    function: Callable[[Batches], float], batches: Iterator[tuple[Tensor, Tensor]], count: int
+) -> float:
+    """Return the throughput of `function`; the first batch is not timed."""
+    function(itertools.islice(batches, 1))
     start = time.perf_counter()
-    work(itertools.islice(batches, count))
+    function(itertools.islice(batches, count))
     return count / (time.perf_counter() - start)
 
 
-def endless(batches: Iterable[Any]) -> Iterator[Any]:
-    """Epoch after epoch, each shuffled anew."""
+def repeat_forever(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches of one epoch after another; a loader that shuffles does so in each epoch."""
     while True:
         yield from batches
 
 
-def now(device: torch.device) -> float:
-    """Seconds on the clock, once the device has done what it was given."""
+def synchronized_time(device: torch.device) -> float:
+    """Return the clock in seconds after the device has finished its queued work."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter()
 
 
 class StepClock(TrainerCallback):
-    """Notes when the first and the last step of a Trainer ended, on the device too; the first warms up."""
+    """Measures the time from the end of the first step, which warms up, to the end of the last step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -181,40 +184,42 @@ class StepClock(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         if state.global_step not in (1, state.max_steps):
             return
-        self.ends.append(now(args.device))
+        self.ends.append(synchronized_time(args.device))
         self.steps = state.global_step - 1
 
     @property
-    def rate(self) -> float:
-        """Steps a second between these two."""
+    def steps_per_second(self) -> float:
+        """Return the steps per second after the first step."""
         return self.steps / (self.ends[-1] - self.ends[0])
 
 
 class ValidationClock(TrainerCallback):
-    """Notes after each evaluation its accuracy, and the seconds since training began."""
+    """Records the accuracy of each evaluation and the seconds since training started."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
         self.points: list[tuple[float, float]] = []
 
-    def on_evaluate(self, *_: Any, **known: Any) -> None:
-        self.points.append((time.perf_counter() - self.start, known["metrics"]["eval_accuracy"]))
+    def on_evaluate(self, *_: Any, **kwargs: Any) -> None:
+        self.points.append((time.perf_counter() - self.start, kwargs["metrics"]["eval_accuracy"]))
 
 
 def stock_trainer(
-    splits: datasets.DatasetDict, checkpoint: Path, size: int, folder: str, *clocks: TrainerCallback, **changes: Any
+    splits: datasets.DatasetDict, checkpoint: Path, size: int, folder: str, *clocks: TrainerCallback, **overrides: Any
 ) -> Trainer:
-    """S: fp32, PIL transforms in this process, batch 8, AdamW at 5e-5 falling linearly, 15 epochs, each evaluated.
+    """Build the stock script: fp32, PIL transforms, no workers, batch size 8, AdamW at 5e-5 with linear decay.
+
+    It trains 15 epochs and evaluates after each one.
 
     Args:
-        splits: As of the notebook.
+        splits: `train` and `validation`, with columns `image` (decoded) and `label` (a ClassLabel).
         checkpoint: Folder of any image classifier.
-        size: Its input, pixels a side.
-        folder: Where it saves.
+        size: Input resolution in pixels.
+        folder: Output folder of the Trainer.
         clocks: Callbacks.
-        changes: Of `TrainingArguments`.
+        overrides: Arguments of `TrainingArguments` that replace the defaults.
     """
-    quieten()
+    silence_libraries()
     processor = AutoImageProcessor.from_pretrained(checkpoint)
     names = splits["train"].features["label"].names
     model: PreTrainedModel = AutoModelForImageClassification.from_pretrained(
@@ -228,10 +233,10 @@ def stock_trainer(
     defaults: dict[str, Any] = {"num_train_epochs": EPOCHS, "eval_strategy": "epoch", "report_to": "none"}
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(folder, remove_unused_columns=False, disable_tqdm=True, **defaults | changes),
+        args=TrainingArguments(folder, remove_unused_columns=False, disable_tqdm=True, **defaults | overrides),
         data_collator=stock_collate,
-        train_dataset=splits["train"].with_transform(lambda rows: transformed(rows, training)),
-        eval_dataset=splits["validation"].with_transform(lambda rows: transformed(rows, validation)),
+        train_dataset=splits["train"].with_transform(lambda rows: stock_transform_rows(rows, training)),
+        eval_dataset=splits["validation"].with_transform(lambda rows: stock_transform_rows(rows, validation)),
         compute_metrics=_accuracy,
         callbacks=list(clocks),
     )
@@ -240,19 +245,19 @@ def stock_trainer(
 
 
 def stock_transforms(processor: Any, size: int) -> tuple[Any, Any]:
-    """What S does to an image of training, and to one of validation."""
-    last = [transforms.ToTensor(), transforms.Normalize(mean=processor.image_mean, std=processor.image_std)]
-    training = transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), *last])
-    return training, transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), *last])
+    """Return the stock script's transforms for training and for validation."""
+    to_pixels = [transforms.ToTensor(), transforms.Normalize(mean=processor.image_mean, std=processor.image_std)]
+    training = transforms.Compose([transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), *to_pixels])
+    return training, transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size), *to_pixels])
 
 
-def transformed(rows: dict[str, list[Any]], transform: Any) -> dict[str, list[Any]]:
-    """Rows with `image`, decoded by `datasets`, and `label`, as S has them transformed on the fly."""
+def stock_transform_rows(rows: dict[str, list[Any]], transform: Any) -> dict[str, list[Any]]:
+    """Transform rows on the fly, as the stock script does; `datasets` has decoded their images."""
     return {"pixel_values": [transform(image.convert("RGB")) for image in rows["image"]], "label": rows["label"]}
 
 
 def stock_collate(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """A batch of what `transformed` gives."""
+    """Collate transformed rows into a batch."""
     pixels = torch.stack([row["pixel_values"] for row in rows])
     return {"pixel_values": pixels, "labels": torch.tensor([row["label"] for row in rows])}
 
@@ -263,7 +268,7 @@ def _accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def run_stock(splits: datasets.DatasetDict, checkpoint: Path, size: int, epochs: int = EPOCHS) -> TimeLine:
-    """Train and validate S; its checkpoints are written, as by default every 500 steps."""
+    """Train and validate the stock script, which also writes a checkpoint every 500 steps, as is the default."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = stock_trainer(splits, checkpoint, size, folder, num_train_epochs=epochs)
         clock = ValidationClock()
@@ -273,43 +278,47 @@ def run_stock(splits: datasets.DatasetDict, checkpoint: Path, size: int, epochs:
 
 
 def estimate_stock(splits: datasets.DatasetDict, checkpoint: Path, size: int, steps: int) -> float:
-    """Seconds of `run_stock`, its checkpoints left out, from so many steps and a quarter as many of validation."""
+    """Estimate the seconds of `run_stock` without checkpoints from a number of steps.
+
+    A quarter as many validation batches are timed.
+    """
     clock = StepClock()
     with tempfile.TemporaryDirectory() as folder:
-        alone: dict[str, Any] = {"max_steps": steps + 1, "eval_strategy": "no", "save_strategy": "no"}
-        trainer = stock_trainer(splits, checkpoint, size, folder, clock, **alone)
+        steps_only: dict[str, Any] = {"max_steps": steps + 1, "eval_strategy": "no", "save_strategy": "no"}
+        trainer = stock_trainer(splits, checkpoint, size, folder, clock, **steps_only)
         trainer.train()
         batch, rows = trainer.args.eval_batch_size, trainer.eval_dataset
         part = rows.select(range(min(len(rows), batch * max(1, steps // 4))))  # type: ignore[union-attr, arg-type]
-        trainer.evaluate(part.select(range(min(len(part), batch))))  # warms up
+        trainer.evaluate(part.select(range(min(len(part), batch))))  # warm-up, not timed
         start = time.perf_counter()
         trainer.evaluate(part)
         validation = (time.perf_counter() - start) * len(splits["validation"]) / len(part)
-        return EPOCHS * (len(trainer.get_train_dataloader()) / clock.rate + validation)
+        return EPOCHS * (len(trainer.get_train_dataloader()) / clock.steps_per_second + validation)
 
 
-def alone(measure: Callable[..., Any], *args: Any) -> Any:
-    """What a function returns in a process of its own: how one side keeps its memory must not help the other."""
-    # No `Pool`, whose processes may have no children: on a GPU, images are prepared by some.
+def run_in_subprocess(measure: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a new process and return its result, so that one side's memory cannot help the other."""
+    # The processes of a `Pool` may not have children, but on a GPU the loader starts some.
     threads, context = torch.get_num_threads(), multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=_start, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(1, context, initializer=_initialize, initargs=(threads,)) as pool:
         return pool.submit(measure, *args).result()
 
 
-def _start(threads: int) -> None:
-    quieten()
+def _initialize(threads: int) -> None:
+    silence_libraries()
     torch.set_num_threads(threads)
 
 
-def quieten() -> None:
-    """No bars and no advice of the libraries between our lines."""
+def silence_libraries() -> None:
+    """Turn off the progress bars and the advice of the libraries."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")  # a default, on a CPU
+    # The Trainer's default pins memory, which PyTorch warns about on a CPU.
+    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true")
 
 
-def spread(values: Sequence[float], unit: str = "", digits: int = 1) -> str:
-    """Median and range."""
-    middle, low, high = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
-    return f"{middle}{unit} [{low}, {high}]"
+def median_and_range(values: Sequence[float], unit: str = "", digits: int = 1) -> str:
+    """Format values as their median, then their minimum and maximum in brackets."""
+    median, low, high = (f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{median}{unit} [{low}, {high}]"

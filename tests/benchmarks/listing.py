@@ -1,12 +1,13 @@
-"""How long a folder of 50,000 small JPEGs takes before the first step: listed, labelled, read once, fingerprinted.
+"""Measure the time from 50,000 small JPEGs in class folders to splits that are ready for the first step.
 
     python -m tests.benchmarks.listing [--images 50000] [--rounds 3]
 
-The images lie in 100 class folders below `train` and `validation`. Imports do not count; the cache is empty each time.
+The folder holds 100 class folders below `train` and below `validation`. The program times the listing alone, and then
+the listing with labels, one check of every image, and the fingerprint. Imports do not count. The cache is empty in
+each round.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -16,14 +17,16 @@ import numpy as np
 from PIL import Image
 
 from pipeline.arguments.data import DataArguments
+from pipeline.data.fingerprint import fingerprint
 from pipeline.data.folders import read_image_folder
-from pipeline.data.sources import fingerprint, load_splits
+from pipeline.data.sources import load_splits
+from tests.benchmarks.baselines import median_and_range
 
 CLASSES = 100
 
 
-def draw(root: Path, images: int) -> None:
-    """Noise of 32 pixels a side, a tenth of it for validation."""
+def write_images(root: Path, images: int) -> None:
+    """Write JPEGs of noise, 32 x 32 pixels; one in ten goes to validation."""
     rng = np.random.default_rng(0)
     for number in range(images):
         split = "validation" if number // CLASSES % 10 == 0 else "train"
@@ -33,7 +36,7 @@ def draw(root: Path, images: int) -> None:
 
 
 def measure(root: Path) -> dict[str, float]:
-    """Seconds of listing alone, and of all that comes before the network is built."""
+    """Return the seconds of the listing alone, and of everything before the network is built."""
     with tempfile.TemporaryDirectory() as cache:
         datasets.config.HF_DATASETS_CACHE = Path(cache)
         start = time.perf_counter()
@@ -49,11 +52,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder), options.images)
+        write_images(Path(folder), options.images)
         rounds = [measure(Path(folder)) for _ in range(options.rounds)]
     for name in rounds[0]:
-        seconds = [figures[name] for figures in rounds]
-        print(f"{name}: {statistics.median(seconds):.1f} s [{min(seconds):.1f}, {max(seconds):.1f}]")
+        seconds = [timings[name] for timings in rounds]
+        print(f"{name}: {median_and_range(seconds, ' s')}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Anonymous memory of `train` over 2,000 and over 50,000 images: it must not grow with the data.
+"""Measure the anonymous memory of `train` with 2,000 and with 50,000 images: it must not grow with the dataset.
 
     python -m tests.benchmarks.memory [--counts 2000 50000]
 
-Each run is the command a user would type, on a parquet file of small noisy images, one epoch with a two-layer ViT.
-Printed is the peak of RssAnon of the process, and of the anonymous memory of it and its children together, in which
-pages that a fork shares count once (Pss_Anon); both sampled ten times a second.
+Each run is the command that a user would type: one epoch of a two-layer ViT on a Parquet file of small noisy images.
+The program prints two peaks, both sampled ten times per second: RssAnon of the process, and the anonymous memory of
+the process with its children, in which pages shared after a fork count once (Pss_Anon).
 """
 
 import argparse
@@ -42,38 +42,39 @@ def write(folder: Path, count: int) -> Path:
     data = datasets.Dataset.from_generator(
         rows, gen_kwargs={"count": count}, features=features, cache_dir=str(folder / "cache")
     )
-    # Row groups as the Hub's image sets have them: one is read at a time, whole, while the cache is made.
+    # Image datasets on the Hub have row groups of this size. The cache reads one complete row group at a time.
     data.to_parquet(folder / "train.parquet", batch_size=100)
     return folder
 
 
-def anonymous(pid: int) -> tuple[int, int]:
-    """KiB: RssAnon of a process, and Pss_Anon of it and its children."""
+def anonymous_memory(pid: int) -> tuple[int, int]:
+    """Return RssAnon of a process, and Pss_Anon of the process with its children, both in KiB."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:  # it has just ended
+    except OSError:  # the process has ended
         return 0, 0
-    own, share = re.search(r"RssAnon:\s+(\d+)", status), re.search(r"Pss_Anon:\s+(\d+)", rollup)
-    if own is None or share is None:
+    resident, proportional = re.search(r"RssAnon:\s+(\d+)", status), re.search(r"Pss_Anon:\s+(\d+)", rollup)
+    if resident is None or proportional is None:
         return 0, 0
-    return int(own[1]), int(share[1]) + sum(anonymous(int(child))[1] for child in children)
+    return int(resident[1]), int(proportional[1]) + sum(anonymous_memory(int(child))[1] for child in children)
 
 
-def peak(data: Path, model: Path, run: Path) -> tuple[int, int]:
+def peak_memory(data: Path, model: Path, run: Path) -> tuple[int, int]:
+    """Train once; return the peaks of `anonymous_memory` in KiB."""
     flags = [f"--dataset_name={data}", f"--model_name_or_path={model}", f"--output_dir={run}"]
     command = [sys.executable, "-m", "pipeline", "train", *flags, "--num_train_epochs=1", "--learning_rate=1e-3"]
     environment = os.environ | {"HF_HOME": str(run.parent / "hf")}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-        own = tree = 0
+        alone = with_children = 0
         while process.poll() is None:
-            now = anonymous(process.pid)
-            own, tree = max(own, now[0]), max(tree, now[1])
+            current = anonymous_memory(process.pid)
+            alone, with_children = max(alone, current[0]), max(with_children, current[1])
             time.sleep(0.1)
     if process.returncode:
         raise SystemExit(process.returncode)
-    return own, tree
+    return alone, with_children
 
 
 def main() -> None:
@@ -86,11 +87,11 @@ def main() -> None:
         for count in counts:
             folder = Path(root) / str(count)
             folder.mkdir()
-            peaks.append(peak(write(folder, count), model, Path(root) / f"run-{count}"))
-            own, tree = (kib / 1024 for kib in peaks[-1])
-            print(f"{count} images: peak RssAnon {own:.0f} MiB, with children {tree:.0f} MiB", flush=True)
-    (small, small_tree), *_, (large, large_tree) = peaks
-    print(f"ratio {large / small:.3f}, with children {large_tree / small_tree:.3f}")
+            peaks.append(peak_memory(write(folder, count), model, Path(root) / f"run-{count}"))
+            alone, with_children = (kib / 1024 for kib in peaks[-1])
+            print(f"{count} images: peak RssAnon {alone:.0f} MiB, with children {with_children:.0f} MiB", flush=True)
+    (small, small_with_children), *_, (large, large_with_children) = peaks
+    print(f"ratio {large / small:.3f}, with children {large_with_children / small_with_children:.3f}")
 
 
 if __name__ == "__main__":

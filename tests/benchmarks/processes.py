@@ -1,20 +1,21 @@
-"""Two processes with a thread each against one with two: images a second of the training step, same global batch.
+"""Compare the training throughput of two processes with one thread each and of one process with two threads.
 
     python -m tests.benchmarks.processes [--rounds 5] [--steps 40]
 
-The small ViT of `step`, on a CPU. Rounds alternate, so that a noisy machine disturbs both alike; printed are medians,
-their range over the rounds, and the median of the rounds' ratios. Started by a launcher, it is one of the processes.
+Both sides train the small ViT of `step` on a CPU with the same global batch size. The rounds alternate which side runs
+first, so that noise of the machine affects both sides equally. The program prints the medians and ranges of both sides
+and of their ratio.
 """
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 from pipeline import distributed
 from pipeline.config import RECIPES
+from tests.benchmarks.baselines import median_and_range
 from tests.benchmarks.step import CASES, load_train, trainer_rate
 
 GLOBAL_BATCH = 32
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def measure(count: int, steps: int) -> float:
-    """Images a second of a job of `count` processes, which share two threads."""
+    """Return the images per second of a job with `count` processes that share two threads."""
     program = ["-m", "tests.benchmarks.processes", "--worker", "--steps", str(steps)]
     file = str(RECIPES / "accelerate" / "one-machine.yaml")
     launcher = ["-m", "accelerate.commands.launch", "--config_file", file, "--num_processes", str(count)]
@@ -39,7 +40,7 @@ def measure(count: int, steps: int) -> float:
 
 
 def work(steps: int) -> None:
-    """Train as one of the processes; the first of them prints the rate of all."""
+    """Train as one process of a job; the main process prints the throughput of the job."""
     shape, _ = CASES["small"]
     count = distributed.world_size()
     rate = trainer_rate(shape, GLOBAL_BATCH // count, steps, load_train())
@@ -58,15 +59,13 @@ def main() -> None:
         work(options.steps)
         return
     rates: dict[int, list[float]] = {1: [], 2: []}
-    for turn in range(options.rounds):
-        for count in (1, 2) if turn % 2 else (2, 1):
+    for index in range(options.rounds):
+        for count in (1, 2) if index % 2 else (2, 1):
             rates[count].append(measure(count, options.steps))
     ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
-    for count, name in {1: "one process, two threads", 2: "two processes, a thread each"}.items():
-        print(
-            f"{name}: {statistics.median(rates[count]):.1f} [{min(rates[count]):.1f}, {max(rates[count]):.1f}] images/s"
-        )
-    print(f"ratio {statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}]")
+    for count, name in {1: "one process, two threads", 2: "two processes, one thread each"}.items():
+        print(f"{name}: {median_and_range(rates[count])} images/s")
+    print(f"ratio {median_and_range(ratios, digits=3)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sources on disk, drawn and written in a line, and what a test looks at in the splits they become."""
+"""Helpers that write small datasets to disk, and helpers that read values from loaded splits."""
 
 import io
 import logging
@@ -15,46 +15,46 @@ import pytest
 from pipeline.arguments.data import DataArguments
 from pipeline.data.sources import load_splits
 
-IMAGE = datasets.Image(decode=False)
-TWO = datasets.ClassLabel(names=["a", "b"])
+IMAGE_FEATURE = datasets.Image(decode=False)
+TWO_CLASSES = datasets.ClassLabel(names=["a", "b"])
 
 
 @pytest.fixture
 def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of data sets of the test's own."""
+    """Return an empty cache folder for `datasets`."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
     return folder
 
 
-def picture(shade: int = 0) -> bytes:
+def png_bytes(shade: int = 0) -> bytes:
     stream = io.BytesIO()
     PIL.Image.new("RGB", (3, 2), (shade % 256, 0, 0)).save(stream, "PNG")
     return stream.getvalue()
 
 
-def draw(folder: Path, *names: str) -> None:
-    for place, name in enumerate(names):
+def save_images(folder: Path, *names: str) -> None:
+    for number, name in enumerate(names):
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(picture(place))
+        file.write_bytes(png_bytes(number))
 
 
-def draw_classes(folder: Path, counts: Mapping[str, int]) -> Path:
-    draw(folder, *(f"{name}/{place}.png" for name, count in counts.items() for place in range(count)))
+def save_class_folders(folder: Path, counts: Mapping[str, int]) -> Path:
+    save_images(folder, *(f"{name}/{number}.png" for name, count in counts.items() for number in range(count)))
     return folder
 
 
 def write_parquet(
     file: Path, labels: Iterable[Any], *, feature: Any = None, images: list[Any] | None = None, **columns: str
 ) -> Path:
-    """Write a table of images and labels; ``columns`` names them otherwise."""
+    """Write a table of images and labels. ``columns`` overrides the names of the columns ``image`` and ``label``."""
     labels = list(labels)
     image, label = columns.get("image", "image"), columns.get("label", "label")
-    rows = images or [{"bytes": picture(place), "path": f"{place}.png"} for place in range(len(labels))]
+    rows = images or [{"bytes": png_bytes(number), "path": f"{number}.png"} for number in range(len(labels))]
     features = datasets.Features({image: datasets.Image(decode=False), label: feature or datasets.Value("string")})
     file.parent.mkdir(parents=True, exist_ok=True)
-    # Through Arrow, because `to_parquet` would look the paths up.
+    # Arrow writes the file, because `to_parquet` would open the image paths.
     table = pa.table({image: rows, label: labels}, schema=features.arrow_schema)
     pyarrow.parquet.write_table(table, file)
     return file
@@ -70,17 +70,17 @@ def load(source: Path | str, **arguments: Any) -> datasets.DatasetDict:
     return load_splits(DataArguments(dataset_name=str(source), **arguments))
 
 
-def names_of(split: datasets.Dataset) -> list[str]:
+def class_names_of(split: datasets.Dataset) -> list[str]:
     names: list[str] = split.features["label"].names
     return names
 
 
-def labels_of(split: datasets.Dataset) -> list[str]:
-    """The labels by name, in order."""
-    return [names_of(split)[label] for label in split["label"]]
+def label_names_of(split: datasets.Dataset) -> list[str]:
+    """Return the class name of each row."""
+    return [class_names_of(split)[label] for label in split["label"]]
 
 
-def files_of(split: datasets.Dataset) -> list[str]:
+def file_names_of(split: datasets.Dataset) -> list[str]:
     return [Path(image["path"]).name for image in split["image"]]
 
 
@@ -88,14 +88,14 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-def assert_shape(splits: datasets.DatasetDict, *names: str) -> None:
+def assert_format(splits: datasets.DatasetDict, *names: str) -> None:
     assert list(splits) == list(names)
     (features,) = {str(split.features) for split in splits.values()}
     assert features == str(
         datasets.Features(
             {
                 "image": datasets.Image(decode=False),
-                "label": datasets.ClassLabel(names=names_of(splits["train"])),
+                "label": datasets.ClassLabel(names=class_names_of(splits["train"])),
                 "index": datasets.Value("int64"),
             }
         )

@@ -1,4 +1,4 @@
-"""Which column holds the images and which the labels."""
+"""The image column and the label column are found by type and name, or by flag."""
 
 import logging
 from pathlib import Path
@@ -8,15 +8,23 @@ import datasets
 import pytest
 
 from pipeline.errors import PipelineError
-from tests.data.conftest import IMAGE, TWO, assert_shape, labels_of, load, picture, write_parquet
+from tests.data.conftest import (
+    IMAGE_FEATURE,
+    TWO_CLASSES,
+    assert_format,
+    label_names_of,
+    load,
+    png_bytes,
+    write_parquet,
+)
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 def write_columns(folder: Path, **features: Any) -> Path:
-    """Write a table of one row with these columns."""
+    """Write a table of four equal rows with these columns."""
     values = {
-        name: 0 if isinstance(feature, datasets.ClassLabel) else {"bytes": picture(), "path": None}
+        name: 0 if isinstance(feature, datasets.ClassLabel) else {"bytes": png_bytes(), "path": None}
         for name, feature in features.items()
     }
     table = datasets.Dataset.from_list([values] * 4, features=datasets.Features(features))
@@ -24,60 +32,70 @@ def write_columns(folder: Path, **features: Any) -> Path:
     return folder
 
 
-def test_several_image_columns_are_refused_by_name(tmp_path: Path) -> None:
-    write_columns(tmp_path, photo=IMAGE, mask=IMAGE, label=TWO)
-    with pytest.raises(PipelineError, match=r"Several columns hold images: photo, mask\. Pass --image_column_name"):
+def test_several_image_columns_raise_an_error_with_their_names(tmp_path: Path) -> None:
+    write_columns(tmp_path, photo=IMAGE_FEATURE, mask=IMAGE_FEATURE, label=TWO_CLASSES)
+    with pytest.raises(
+        PipelineError, match=r"several columns contain images \(photo, mask\): pass --image_column_name"
+    ):
         load(tmp_path)
 
 
-def test_several_label_columns_are_refused_by_name(tmp_path: Path) -> None:
-    write_columns(tmp_path, photo=IMAGE, colour=TWO, shape=TWO)
-    with pytest.raises(PipelineError, match=r"Several columns hold labels: colour, shape\. Pass --label_column_name"):
+def test_several_label_columns_raise_an_error_with_their_names(tmp_path: Path) -> None:
+    write_columns(tmp_path, photo=IMAGE_FEATURE, color=TWO_CLASSES, shape=TWO_CLASSES)
+    with pytest.raises(
+        PipelineError, match=r"several columns contain labels \(color, shape\): pass --label_column_name"
+    ):
         load(tmp_path)
 
 
-def test_no_label_column_is_refused_with_the_columns(tmp_path: Path) -> None:
+def test_missing_label_column_raises_an_error_with_the_existing_columns(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", ["a", "b"], label="remarks")
-    with pytest.raises(PipelineError, match=r"No column of labels among: image, remarks\. Pass --label_column_name"):
+    with pytest.raises(
+        PipelineError, match="no label column found among the columns image, remarks: pass --label_column_name"
+    ):
         load(tmp_path)
 
 
 @pytest.mark.parametrize("flag", ["image_column_name", "label_column_name"])
-def test_a_named_column_that_is_missing_is_refused_with_the_nearest(flag: str, tmp_path: Path) -> None:
+def test_unknown_column_name_raises_an_error_with_the_most_similar_column(flag: str, tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", ["a", "b"], image="photograph", label="specimen")
     wrong = {"image_column_name": "photographs", "label_column_name": "speciman"}[flag]
-    with pytest.raises(PipelineError, match=rf"--{flag} {wrong}: no such column \(did you mean .*there are: photo"):
+    with pytest.raises(
+        PipelineError, match=rf"--{flag}: column '{wrong}' not found \(did you mean .*: pass one of photo"
+    ):
         load(tmp_path, **{flag: wrong})
 
 
-def test_a_named_column_without_images_is_refused(tmp_path: Path) -> None:
-    write_columns(tmp_path, image=IMAGE, label=TWO)
-    with pytest.raises(PipelineError, match="--image_column_name label: that column holds ClassLabel"):
+def test_image_column_name_of_a_label_column_raises_an_error(tmp_path: Path) -> None:
+    write_columns(tmp_path, image=IMAGE_FEATURE, label=TWO_CLASSES)
+    with pytest.raises(PipelineError, match="--image_column_name label: the column contains ClassLabel"):
         load(tmp_path, image_column_name="label")
 
 
-def test_columns_are_chosen_by_flag_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_column_flags_select_the_columns_and_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pipeline")
     labels = [0, 0, 1, 1]
-    rows = [{"bytes": picture(), "path": None}] * 4
-    table = {"image": rows, "mask": rows, "label": [0] * 4, "colour": labels}
-    features = datasets.Features({"image": IMAGE, "mask": IMAGE, "label": TWO, "colour": TWO})
+    rows = [{"bytes": png_bytes(), "path": None}] * 4
+    table = {"image": rows, "mask": rows, "label": [0] * 4, "color": labels}
+    features = datasets.Features(
+        {"image": IMAGE_FEATURE, "mask": IMAGE_FEATURE, "label": TWO_CLASSES, "color": TWO_CLASSES}
+    )
     datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / "train.parquet")
-    splits = load(tmp_path, image_column_name="mask", label_column_name="colour")
-    assert_shape(splits, "train", "validation")
-    assert f"{tmp_path} is read as Parquet: images in 'mask', labels in 'colour'" in caplog.text
+    splits = load(tmp_path, image_column_name="mask", label_column_name="color")
+    assert_format(splits, "train", "validation")
+    assert f"read {tmp_path} as Parquet (image column 'mask', label column 'color')" in caplog.text
 
 
-def test_of_coarse_and_fine_labels_the_fine_are_taken(tmp_path: Path) -> None:
-    rows = [{"bytes": picture(), "path": None}] * 4
-    features = datasets.Features({"img": IMAGE, "coarse_label": TWO, "fine_label": TWO})
+def test_fine_labels_are_preferred_to_coarse_labels(tmp_path: Path) -> None:
+    rows = [{"bytes": png_bytes(), "path": None}] * 4
+    features = datasets.Features({"img": IMAGE_FEATURE, "coarse_label": TWO_CLASSES, "fine_label": TWO_CLASSES})
     table = {"img": rows, "coarse_label": [0] * 4, "fine_label": [0, 1, 0, 1]}
     datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / "train.parquet")
-    assert set(labels_of(load(tmp_path)["train"])) == {"a", "b"}
+    assert set(label_names_of(load(tmp_path)["train"])) == {"a", "b"}
 
 
-def test_a_split_without_the_image_column_is_refused(tmp_path: Path) -> None:
+def test_split_without_the_image_column_raises_an_error(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", ["a", "b"])
     write_parquet(tmp_path / "test.parquet", ["a", "b"], image="photo")
-    with pytest.raises(PipelineError, match="test has no column 'image'; it has: photo, label"):
+    with pytest.raises(PipelineError, match="test has no column 'image', only photo, label: use the same"):
         load(tmp_path)

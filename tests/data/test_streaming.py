@@ -1,4 +1,4 @@
-"""A stream: every image once in an epoch, as many batches for each process, the same after a resume."""
+"""Streams: each epoch has every image once, each rank has the same number of batches, and the order is reproducible."""
 
 import io
 from collections import Counter
@@ -12,20 +12,17 @@ import torch
 
 from pipeline import hub
 from pipeline.arguments.data import DataArguments
-from pipeline.arguments.images import AugmentationArguments
-from pipeline.arguments.model import ModelArguments
-from pipeline.arguments.strategy import AdaptationArguments
-from pipeline.data import streaming
-from pipeline.data.sources import fingerprint, load_split, load_splits
-from pipeline.data.streaming import Share, Stream
+from pipeline.data.fingerprint import fingerprint
+from pipeline.data.sources import load_split, load_splits
+from pipeline.data.streaming import Stream, StreamShard
 from pipeline.errors import PipelineError
 from pipeline.images.transforms import Batch
-from tests.data.conftest import TWO, write_parquet
+from tests.data.conftest import TWO_CLASSES, write_parquet
 
-IMAGES = 23  # in files of 10, 10 and 3
+NUM_IMAGES = 23  # in files of 10, 10 and 3 images
 
 
-def picture(shade: int) -> bytes:
+def png_bytes(shade: int) -> bytes:
     stream = io.BytesIO()
     PIL.Image.new("RGB", (4, 4), (shade, 0, 0)).save(stream, "PNG")
     return stream.getvalue()
@@ -34,12 +31,12 @@ def picture(shade: int) -> bytes:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stream")
-    for number, start in enumerate(range(0, IMAGES, 10)):
-        shades = range(start, min(start + 10, IMAGES))
-        images: list[Any] = [{"bytes": picture(shade), "path": f"{shade}.png"} for shade in shades]
-        write_parquet(folder / f"train-{number}.parquet", [s % 2 for s in shades], feature=TWO, images=images)
-    images = [{"bytes": picture(100 + shade), "path": None} for shade in range(6)]
-    write_parquet(folder / "validation.parquet", [0, 1] * 3, feature=TWO, images=images)
+    for number, start in enumerate(range(0, NUM_IMAGES, 10)):
+        shades = range(start, min(start + 10, NUM_IMAGES))
+        images: list[Any] = [{"bytes": png_bytes(shade), "path": f"{shade}.png"} for shade in shades]
+        write_parquet(folder / f"train-{number}.parquet", [s % 2 for s in shades], feature=TWO_CLASSES, images=images)
+    images = [{"bytes": png_bytes(100 + shade), "path": None} for shade in range(6)]
+    write_parquet(folder / "validation.parquet", [0, 1] * 3, feature=TWO_CLASSES, images=images)
     return folder
 
 
@@ -52,64 +49,66 @@ def rows_of(folder: Path, *splits: str) -> datasets.IterableDatasetDict:
 @pytest.fixture
 def stream(folder: Path) -> Stream:
     rows = rows_of(folder, "train")["train"].cast_column("image", datasets.Image(decode=False))
-    return Stream(rows, images=IMAGES, identity="1", skips_bad=False)
+    return Stream(rows, num_images=NUM_IMAGES, identity="1", skip_bad_images=False)
 
 
-def shade_of(batch: Batch) -> Batch:
-    """The shade of the image, which tells one from another, and the index that its augmentation is drawn by."""
+def shades_and_indices(batch: Batch) -> Batch:
+    """Return the shade of each image, which identifies it, and the index that its augmentation is sampled with."""
     shades = [PIL.Image.open(io.BytesIO(row["bytes"])).tobytes()[0] for row in batch["image"]]
     pixels = [torch.tensor(pair, dtype=torch.int64) for pair in zip(shades, batch["index"], strict=True)]
     return {"pixel_values": pixels, "labels": batch["label"]}
 
 
-def share_of(stream: Stream, *, epoch: int = 0, batch_size: int = 4) -> Share:
-    told = torch.tensor(epoch).share_memory_()
-    return Share(stream, shade_of, batch_size=batch_size, seed=7, epoch=told)
+def shard_of(stream: Stream, *, epoch: int = 0, batch_size: int = 4) -> StreamShard:
+    shared_epoch = torch.tensor(epoch).share_memory_()
+    return StreamShard(stream, shades_and_indices, batch_size=batch_size, seed=7, epoch=shared_epoch)
 
 
-def shades(share: Share) -> list[int]:
-    return [int(row["pixel_values"][0]) for row in share]
+def shades_in(shard: StreamShard) -> list[int]:
+    return [int(row["pixel_values"][0]) for row in shard]
 
 
-def test_an_epoch_has_every_image_and_fills_its_last_batch(stream: Stream) -> None:
-    share = share_of(stream)
-    seen = shades(share)
-    assert len(seen) == len(share) == 24  # whole batches of 4
-    assert set(seen) == set(range(IMAGES))
-    assert set(seen[:IMAGES]) == set(range(IMAGES))  # one pass, then the beginning of the next
+def test_epoch_has_every_image_and_only_full_batches(stream: Stream) -> None:
+    shard = shard_of(stream)
+    seen = shades_in(shard)
+    assert len(seen) == len(shard) == 24  # full batches of 4
+    assert set(seen) == set(range(NUM_IMAGES))
+    assert set(seen[:NUM_IMAGES]) == set(range(NUM_IMAGES))  # one complete pass, then the beginning of the next
 
 
-def test_the_order_is_a_function_of_the_epoch(stream: Stream) -> None:
-    share = share_of(stream)
-    first, again = shades(share), shades(share)
-    share.epoch.fill_(1)
-    assert first == again != shades(share)
+def test_order_depends_on_the_epoch(stream: Stream) -> None:
+    shard = shard_of(stream)
+    first, again = shades_in(shard), shades_in(shard)
+    shard.epoch.fill_(1)
+    assert first == again != shades_in(shard)
     assert sorted(first) != first
 
 
-def test_what_is_drawn_for_an_image_does_not_depend_on_the_order(stream: Stream) -> None:
-    epochs = [{int(s): int(i) for s, i in (row["pixel_values"] for row in share_of(stream, epoch=e))} for e in (0, 1)]
+def test_augmentation_index_does_not_depend_on_the_order(stream: Stream) -> None:
+    epochs = [{int(s): int(i) for s, i in (row["pixel_values"] for row in shard_of(stream, epoch=e))} for e in (0, 1)]
     assert epochs[0] == epochs[1]
-    assert len(set(epochs[0].values())) == IMAGES
+    assert len(set(epochs[0].values())) == NUM_IMAGES
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_an_epoch(stream: Stream, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_read_different_images_and_equal_numbers_of_batches(
+    stream: Stream, world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(world))
     parts = []
     for rank in range(world):
         monkeypatch.setenv("RANK", str(rank))
-        parts.append(shades(share_of(stream, batch_size=2)))
-    assert len({len(part) for part in parts}) == 1  # or they would wait for each other without end
+        parts.append(shades_in(shard_of(stream, batch_size=2)))
+    assert len({len(part) for part in parts}) == 1  # with different lengths, ranks would wait for each other forever
     counts = Counter(shade for part in parts for shade in part)
-    if world == 2:  # which does not divide the three files: images are dealt out in turn
-        assert set(counts) == set(range(IMAGES))
+    if world == 2:  # three files cannot be divided by 2, so images are assigned round-robin
+        assert set(counts) == set(range(NUM_IMAGES))
     firsts = [set(part[:3]) for part in parts]
     assert all(not a & b for i, a in enumerate(firsts) for b in firsts[:i])
 
 
-def test_workers_share_what_a_process_has(stream: Stream) -> None:
-    loader = share_of(stream).loader(num_workers=2, prefetch_factor=None, pin_memory=False)
+def test_workers_divide_the_batches_of_a_rank(stream: Stream) -> None:
+    loader = shard_of(stream).loader(num_workers=2, prefetch_factor=None, pin_memory=False)
     assert loader.num_workers == 2
     for epoch in (0, 1):
         loader.dataset.epoch.fill_(epoch)  # type: ignore[attr-defined]
@@ -118,87 +117,84 @@ def test_workers_share_what_a_process_has(stream: Stream) -> None:
         assert {len(batch["labels"]) for batch in batches} == {4}
 
 
-def test_a_bad_image_stops_the_stream_or_is_left_out(tmp_path: Path) -> None:
-    images = [{"bytes": picture(1), "path": None}, {"bytes": b"no image", "path": None}]
-    write_parquet(tmp_path / "train.parquet", [0, 1], feature=TWO, images=images)
+def test_bad_images_are_skipped_and_an_empty_stream_raises_an_error(tmp_path: Path) -> None:
+    images = [{"bytes": png_bytes(1), "path": None}, {"bytes": b"no image", "path": None}]
+    write_parquet(tmp_path / "train.parquet", [0, 1], feature=TWO_CLASSES, images=images)
     rows = rows_of(tmp_path, "train")["train"].cast_column("image", datasets.Image(decode=False))
-    skipping = Stream(rows, images=2, identity="1", skips_bad=True)
-    assert shades(share_of(skipping, batch_size=2)) == [1, 1]
-    write_parquet(tmp_path / "train.parquet", [1], feature=TWO, images=images[1:])
-    with pytest.raises(PipelineError, match="a stream gave no image at all"):
-        shades(share_of(skipping, batch_size=2))
+    skipping = Stream(rows, num_images=2, identity="1", skip_bad_images=True)
+    assert shades_in(shard_of(skipping, batch_size=2)) == [1, 1]
+    write_parquet(tmp_path / "train.parquet", [1], feature=TWO_CLASSES, images=images[1:])
+    with pytest.raises(
+        PipelineError, match="the stream contains no labeled, readable image for this rank: remove --streaming"
+    ):
+        shades_in(shard_of(skipping, batch_size=2))
 
 
-# --- from a name
+# --- loading by name
 
 
 @pytest.fixture
-def on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the Hub's client would say of the data set; `tests/test_hub.py` streams from a server."""
-    known: dict[str, Any] = {"splits": ("train", "validation"), "sizes": {"train": IMAGES}}
+def hub_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Replace the Hub client. The test changes the returned dict; `tests/test_hub.py` streams from a real server."""
+    description: dict[str, Any] = {"splits": ("train", "validation"), "sizes": {"train": NUM_IMAGES}}
 
-    def opened(*_: Any) -> hub.StreamedDataset:
-        return hub.StreamedDataset(rows_of(folder, *known["splits"]), known["sizes"], "v1")
+    def open_dataset(*_: Any) -> hub.StreamedDataset:
+        return hub.StreamedDataset(rows_of(folder, *description["splits"]), description["sizes"], "v1")
 
-    monkeypatch.setattr(hub, "stream_hub_dataset", opened)
-    return known
+    monkeypatch.setattr(hub, "stream_hub_dataset", open_dataset)
+    return description
 
 
 def load(**changes: Any) -> datasets.DatasetDict:
     return load_splits(DataArguments(dataset_name="owner/name", streaming=True, **changes))
 
 
-def test_train_is_a_stream_and_validation_is_whole(on_the_hub: dict[str, Any]) -> None:
+def test_train_is_a_stream_and_validation_is_downloaded(hub_dataset: dict[str, Any]) -> None:
     splits = load()
     assert isinstance(splits["train"], Stream)
-    assert len(splits["train"]) == IMAGES
+    assert len(splits["train"]) == NUM_IMAGES
     assert splits["train"].features["label"].names == ["a", "b"]
     assert splits["validation"]["label"][:] == [0, 1] * 3
     assert len(fingerprint(splits)) == 16
-    on_the_hub["sizes"]["train"] = IMAGES + 1
+    hub_dataset["sizes"]["train"] = NUM_IMAGES + 1
     assert fingerprint(load()) != fingerprint(splits)
 
 
 @pytest.mark.parametrize(
-    ("known", "message"),
+    ("changes", "message"),
     [
-        ({"splits": ("train",)}, "owner/name cannot be streamed: it has no validation split. Leave out --streaming."),
-        ({"sizes": {}}, "its card does not say how many train images it has"),
+        (
+            {"splits": ("train",)},
+            "owner/name cannot be streamed because it has no validation split: remove --streaming",
+        ),
+        ({"sizes": {}}, "its dataset card does not give the number of training images"),
     ],
 )
-def test_what_cannot_be_streamed(on_the_hub: dict[str, Any], known: dict[str, Any], message: str) -> None:
-    on_the_hub |= known
+def test_dataset_that_cannot_be_streamed_raises_an_error(
+    hub_dataset: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    hub_dataset |= changes
     with pytest.raises(PipelineError, match=message):
         load()
 
 
-def test_labels_without_names_cannot_be_streamed(on_the_hub: dict[str, Any], folder: Path, tmp_path: Path) -> None:
-    del on_the_hub, folder
+def test_label_column_without_class_names_cannot_be_streamed(
+    hub_dataset: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    del hub_dataset, folder
     write_parquet(tmp_path / "train.parquet", ["a", "b"])
     rows = rows_of(tmp_path, "train")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub, "stream_hub_dataset", lambda *_: hub.StreamedDataset(rows, {"train": 2}, "v1"))
-        with pytest.raises(PipelineError, match="the names of its classes are known only when all of label is read"):
+        with pytest.raises(
+            PipelineError, match="the class names in column label are known only after reading every row"
+        ):
             load()
 
 
-def test_only_a_hub_data_set_is_streamed_and_only_to_train(folder: Path) -> None:
+def test_streaming_works_only_with_hub_datasets_and_training(folder: Path) -> None:
     args = DataArguments(dataset_name=str(folder), streaming=True)
-    with pytest.raises(PipelineError, match="is Parquet, here already: leave out --streaming"):
+    with pytest.raises(PipelineError, match="is a local folder; --streaming works with Hub datasets only"):
         load_splits(args)
-    with pytest.raises(PipelineError, match="--streaming is for training"):
+    with pytest.raises(PipelineError, match="--streaming works with the train command only: remove --streaming"):
         load_split(args, split=None, class_names=["a", "b"])
-
-
-def test_what_needs_all_images_first_is_named() -> None:
-    data = DataArguments(streaming=True, max_train_samples=5)
-    model = ModelArguments(head_init="probe")
-    augmentation = AugmentationArguments(balanced_sampling=True)
-    adaptation = AdaptationArguments(strategy="head", baseline=True, recipe="auto")
-    assert list(streaming.find_problems(data, model, augmentation, adaptation)) == [
-        "--strategy head", "--head_init probe", "--baseline", "--recipe auto", "--balanced_sampling",
-        "--max_train_samples",
-    ]  # fmt: skip
-    assert not list(
-        streaming.find_problems(DataArguments(), ModelArguments(), AugmentationArguments(), AdaptationArguments())
-    )

@@ -1,4 +1,4 @@
-"""Every row once and in its order, whatever the batches; predictions come back as they were written."""
+"""Every row is scored once and in order with any batch size; predictions are read back as they were written."""
 
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from pipeline.arguments.data import DataArguments
 from pipeline.data.sources import load_splits
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.evaluation import metrics
-from pipeline.evaluation.predictions import Predictions, read_predictions, row_ids, write_predictions
-from pipeline.evaluation.scoring import all_metrics, score
+from pipeline.evaluation.predictions import Predictions, read_predictions, write_predictions
+from pipeline.evaluation.scoring import all_metrics, row_ids, score
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.inference import LoaderOptions
 
 COLOURS = ["blue", "green", "red"]
 
@@ -31,7 +32,7 @@ def test_split(photos: Path) -> datasets.Dataset:
 def scored(
     classifier: ImageClassifier, split: datasets.Dataset, *, batch_size: int = 7, workers: int = 0
 ) -> Predictions:
-    return score(classifier, split, name="test", batch_size=batch_size, num_workers=workers, progress=False)
+    return score(classifier, split, LoaderOptions(batch_size, workers), name="test")
 
 
 def some(split: str, *, seed: int, images: int = 20) -> Predictions:
@@ -60,7 +61,7 @@ def test_the_batch_size_does_not_matter(classifier: ImageClassifier, test_split:
     assert np.abs(one_by_one.logits - by_seven.logits).max() < 1e-5
 
 
-def test_rows_without_a_path_are_called_by_their_number(test_split: datasets.Dataset) -> None:
+def test_rows_without_a_path_are_named_by_their_number(test_split: datasets.Dataset) -> None:
     paths = row_ids(test_split)
     assert [Path(path).is_file() for path in paths] == [True] * 18
 
@@ -79,7 +80,7 @@ def test_a_broken_image_is_named(classifier: ImageClassifier, test_split: datase
         scored(classifier, test_split.map(broken, features=test_split.features))
 
 
-def test_predictions_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     written = [some("validation", seed=0), some("test", seed=1, images=7)]
     write_predictions(tmp_path / "predictions.parquet", written, COLOURS)
     read, names = read_predictions(tmp_path / "predictions.parquet")
@@ -106,7 +107,7 @@ def test_predictions_that_cannot_be_written_are_explained(tmp_path: Path) -> Non
         write_predictions(tmp_path / "nowhere" / "predictions.parquet", [some("test", seed=1)], COLOURS)
 
 
-def test_figures_carry_the_name_of_their_split() -> None:
+def test_metrics_have_the_prefix_of_their_split() -> None:
     validation, test = some("validation", seed=0), some("test", seed=1)
     answers = all_metrics([validation, test], COLOURS)
     expected = metrics.split_metrics(test.logits, test.labels, COLOURS)

@@ -1,7 +1,7 @@
-"""A stand-in for the Hugging Face Hub on the loopback: tests drive the real client libraries without network.
+"""A fake Hugging Face Hub on the loopback interface, for tests that use the real client libraries without network.
 
-It holds models and data sets, one branch each, in memory, and answers 501 to whatever it does not know. The
-libraries read HF_ENDPOINT when they are imported, so a client is a process of its own, with ``hub.env(...)``.
+It stores models and datasets in memory, with one branch each. It returns status 501 for unknown requests. The client
+libraries read HF_ENDPOINT when they are imported, so tests run them in a subprocess with ``hub.env(...)``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".parquet", ".arrow", ".npy", ".z
 
 
 class File:
-    """A version of a file; with LFS the content lies in the storage, and git knows a pointer to it."""
+    """A version of a file. With LFS, git stores a pointer, and the storage host has the content."""
 
     def __init__(self, data: bytes, lfs: bool) -> None:
         self.data, self.size = data, len(data)
@@ -41,7 +41,7 @@ class File:
 
 @dataclass
 class Repo:
-    """The versions of a repository by commit id, oldest first; it is born empty."""
+    """The versions of a repository by commit id, oldest first. A new repository is empty."""
 
     private: bool = False
     commits: dict[str, dict[str, File]] = field(default_factory=lambda: {"0" * 40: {}})
@@ -60,7 +60,7 @@ class Repo:
 @dataclass(frozen=True)
 class Request:
     args: dict[str, str]  # the named groups of the route
-    flags: set[str]  # of the query
+    flags: set[str]  # the true parameters of the query
     token: str
     body: bytes
 
@@ -73,7 +73,7 @@ class Reply:
 
 
 class HubError(Exception):
-    """A refusal. The client tells refusals apart by their code rather than by the status."""
+    """An error reply. Clients distinguish errors by the error code, not by the status."""
 
     def __init__(self, status: int, message: str, code: str = "", commit: str = "") -> None:
         super().__init__(message)
@@ -82,15 +82,15 @@ class HubError(Exception):
 
 
 class FakeHub:
-    """The Hub and its storage host, which is another origin: a client must not send it the token."""
+    """The Hub and its storage host. The storage host is another origin, so clients must not send the token to it."""
 
     user = "tester"
-    token = "hf_of_the_fake_hub"
+    token = "hf_fake_token"
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, int]] = []  # method, path, status: 0 for a dropped connection
-        self.leaked_tokens: list[tuple[str, str]] = []  # method, path at the storage host
-        self.repos: dict[str, Repo] = {}  # by page
+        self.leaked_tokens: list[tuple[str, str]] = []  # method and path of requests to the storage host
+        self.repos: dict[str, Repo] = {}  # by their path on the Hub
         self.storage: dict[str, bytes] = {}  # by SHA-256
         self._faults: list[tuple[str, str, Reply | None]] = []  # None: drop the connection
         self._lock = threading.Lock()
@@ -111,7 +111,7 @@ class FakeHub:
             server.server_close()
 
     def env(self, hf_home: Path) -> dict[str, str]:
-        """What points the libraries in another process here, whatever else that process inherits."""
+        """Return environment variables with which the libraries in a subprocess use this Hub."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": self.token,
@@ -120,7 +120,7 @@ class FakeHub:
             "HF_DATASETS_CACHE": str(hf_home / "datasets"),
             "HF_HUB_OFFLINE": "0",
             "HF_DATASETS_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",  # else uploads go to Xet, whatever the server says
+            "HF_HUB_DISABLE_XET": "1",  # By default, uploads use Xet even if the server does not support it.
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "NO_PROXY": "127.0.0.1",
@@ -128,7 +128,7 @@ class FakeHub:
         }
 
     def put(self, kind: Kind, repo_id: str, path: str, data: bytes) -> None:
-        """Commit one file, to a repository that is made if need be."""
+        """Commit one file. The repository is created if it does not exist."""
         with self._lock:
             repo = self.repos.setdefault(page(kind, repo_id), Repo())
             file = File(data, is_lfs(path, len(data)))
@@ -142,12 +142,12 @@ class FakeHub:
     def fail(
         self, method: str, pattern: str, status: int = 503, times: int = 1, code: str = "", drop: bool = False
     ) -> None:
-        """Refuse (`code`: as in GatedRepo), or drop, the next requests whose path holds the pattern."""
+        """Reject or drop the next requests whose path matches the pattern. `code` is an error code, as GatedRepo."""
         reply = None if drop else HubError(status, "injected fault", code).reply
         self._faults += [(method, pattern, reply)] * times
 
     def find(self, request: Request) -> tuple[Repo, str, dict[str, File]]:
-        """The repository, the commit and the files that a request is about."""
+        """Return the repository, the commit and the files for a request."""
         repo = self.repos.get(request.args["page"])
         if repo is None or (repo.private and not request.token):
             raise HubError(404 if request.token else 401, "Repository not found", "RepoNotFound")
@@ -158,7 +158,7 @@ class FakeHub:
         return repo, commit, repo.commits[commit]
 
     def answer(self, routes: list[Route], method: str, url: str, token: str, body: bytes) -> Reply | None:
-        """The reply to a request, None to drop the connection; takes note of both."""
+        """Record a request and return the reply, or None to drop the connection."""
         path, query = urlsplit(url).path, parse_qsl(urlsplit(url).query)
         request = Request({}, {name for name, value in query if value in ("1", "true", "True")}, token, body)
         with self._lock:
@@ -172,7 +172,7 @@ class FakeHub:
         return reply
 
     def _reply(self, routes: list[Route], method: str, path: str, request: Request) -> Reply:
-        """What the first route that matches says."""
+        """Return the reply of the first matching route."""
         try:
             if request.token not in ("", f"Bearer {self.token}"):
                 raise HubError(401, "Invalid credentials in Authorization header")
@@ -189,7 +189,7 @@ class FakeHub:
 
 
 def page(kind: Kind, repo_id: str) -> str:
-    """The path of a repository on the Hub: one name for both kinds."""
+    """Return the path of a repository on the Hub, which is unique for models and datasets."""
     return f"datasets/{repo_id}" if kind == "dataset" else repo_id
 
 
@@ -198,7 +198,7 @@ def is_lfs(path: str, size: int) -> bool:
 
 
 def listing(files: dict[str, File]) -> dict[str, Json]:
-    """The files and directories of a tree by path."""
+    """Return the files and directories of a tree by path."""
     entries: dict[str, Json] = {}
     for path, file in files.items():
         for parent in map(str, PurePosixPath(path).parents[:-1]):
@@ -214,12 +214,12 @@ def whoami(hub: FakeHub, _: Request) -> Reply:
 
 
 def create_repo(hub: FakeHub, request: Request) -> Reply:
-    wanted = json.loads(request.body)
-    name = page(wanted.get("type", "model"), f"{wanted['organization'] or hub.user}/{wanted['name']}")
-    new = name not in hub.repos
-    if new:
-        hub.repos[name] = Repo(private=wanted.get("visibility") == "private")
-    return Reply(201 if new else 409, {"url": f"{hub.url}/{name}"})
+    new_repo = json.loads(request.body)
+    name = page(new_repo.get("type", "model"), f"{new_repo['organization'] or hub.user}/{new_repo['name']}")
+    is_new = name not in hub.repos
+    if is_new:
+        hub.repos[name] = Repo(private=new_repo.get("visibility") == "private")
+    return Reply(201 if is_new else 409, {"url": f"{hub.url}/{name}"})
 
 
 def repo_info(hub: FakeHub, request: Request) -> Reply:
@@ -250,13 +250,13 @@ def refs(hub: FakeHub, request: Request) -> Reply:
 
 
 def preupload(hub: FakeHub, request: Request) -> Reply:
-    """How to send each file, and what is there already: the client leaves out what it finds unchanged."""
+    """Return the upload mode and the current id of each file. The client does not upload unchanged files."""
     *_, files = hub.find(request)
     plans: list[Json] = []
-    for wanted in json.loads(request.body)["files"]:
-        path, old = wanted["path"], files.get(wanted["path"])
-        oid = old and (old.sha256 if old.lfs else old.oid)
-        mode = "lfs" if is_lfs(path, wanted["size"]) else "regular"
+    for upload in json.loads(request.body)["files"]:
+        path, current = upload["path"], files.get(upload["path"])
+        oid = current and (current.sha256 if current.lfs else current.oid)
+        mode = "lfs" if is_lfs(path, upload["size"]) else "regular"
         plans.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
     return Reply(200, {"files": plans})
 
@@ -283,20 +283,20 @@ def add_commit(hub: FakeHub, request: Request) -> Reply:
 def lfs_batch(hub: FakeHub, request: Request) -> Reply:
     hub.find(request)
     objects: list[Json] = json.loads(request.body)["objects"]
-    for wanted in objects:
-        if wanted["oid"] not in hub.storage:  # no actions: it is there
-            upload, verify = f"{hub.storage_url}/{wanted['oid']}", f"{hub.url}/lfs/verify"
-            wanted["actions"] = {"upload": {"href": upload}, "verify": {"href": verify}}
+    for item in objects:
+        if item["oid"] not in hub.storage:  # An object without actions is not uploaded.
+            upload, verify = f"{hub.storage_url}/{item['oid']}", f"{hub.url}/lfs/verify"
+            item["actions"] = {"upload": {"href": upload}, "verify": {"href": verify}}
     return Reply(200, {"transfer": "basic", "objects": objects})
 
 
 def lfs_verify(hub: FakeHub, request: Request) -> Reply:
-    wanted = json.loads(request.body)
-    return Reply(200 if len(hub.storage.get(wanted["oid"], b"")) == wanted["size"] else 404)
+    item = json.loads(request.body)
+    return Reply(200 if len(hub.storage.get(item["oid"], b"")) == item["size"] else 404)
 
 
 def resolve(hub: FakeHub, request: Request) -> Reply:
-    """The content of a file; with LFS, where the content lies."""
+    """Return the content of a file, or with LFS a redirect to the storage host."""
     _, commit, files = hub.find(request)
     file = files.get(request.args["path"])
     if file is None:
@@ -320,13 +320,13 @@ def load(hub: FakeHub, request: Request) -> Reply:
 
 
 class Route(NamedTuple):
-    method: str  # GET stands for HEAD as well
+    method: str  # GET matches HEAD too
     path: str
     handler: Callable[[FakeHub, Request], Reply]
     needs_token: bool = False
 
 
-_PAGE = r"(?P<page>(?:datasets/)?[^/]+(?:/[^/]+)?)"  # a name without namespace is asked for, never found
+_PAGE = r"(?P<page>(?:datasets/)?[^/]+(?:/[^/]+)?)"  # Names without a namespace can be requested, but do not exist.
 _API = rf"/api/(?:models/|(?=datasets/)){_PAGE}"
 _REVISION = r"(?P<revision>[^/]+)"
 _OBJECT = r"/(?P<oid>[0-9a-f]{64})"
@@ -339,7 +339,7 @@ HUB_ROUTES = [
     Route("GET", f"{_API}/tree/{_REVISION}(?:/(?P<path>.+))?", tree),
     Route("POST", f"{_API}/paths-info/{_REVISION}", paths_info),
     Route("GET", f"{_API}/refs", refs),
-    Route("GET", _API, repo_info),  # after those it would match with a part of their path as the name
+    Route("GET", _API, repo_info),  # This must follow the routes above: it matches their paths too.
     Route("POST", f"{_API}/preupload/{_REVISION}", preupload, needs_token=True),
     Route("POST", f"{_API}/commit/{_REVISION}", add_commit, needs_token=True),
     Route("POST", rf"/{_PAGE}\.git/info/lfs/objects/batch", lfs_batch, needs_token=True),
@@ -350,7 +350,7 @@ STORAGE_ROUTES = [Route("PUT", _OBJECT, store), Route("GET", _OBJECT, load)]
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Speaks HTTP/1.0: the connection ends with the reply."""
+    """A handler for HTTP/1.0: the connection ends with the reply."""
 
     def __init__(self, hub: FakeHub, routes: list[Route], *args: Any) -> None:
         self.hub, self.routes = hub, routes
@@ -373,4 +373,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: it is in `FakeHub.requests`."""
+        """Log nothing, because `FakeHub.requests` has all requests."""

@@ -1,4 +1,4 @@
-"""The real client libraries against the fake, in a process of their own that reports what it met as JSON."""
+"""The real client libraries with the fake Hub. They run in a subprocess that prints a report as JSON."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ dataset_info:
 """
 
 
-def refusal(call: Callable[..., object], *args: Any, **kwargs: Any) -> list[Any]:
-    """The status that the error carries and the names of the error's classes."""
+def error_of(call: Callable[..., object], *args: Any, **kwargs: Any) -> list[Any]:
+    """Return the status of the error and the names of its classes, or an empty list without an error."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -77,11 +77,11 @@ def refusal(call: Callable[..., object], *args: Any, **kwargs: Any) -> list[Any]
 
 
 def use_the_clients() -> None:
-    """What the other process does; its report goes to standard output."""
+    """Run in the subprocess and print the report."""
     from datasets import load_dataset
     from huggingface_hub import HfApi
 
-    api, stranger, thief = HfApi(), HfApi(token=False), HfApi(token="hf_wrong")
+    api, without_token, wrong_token = HfApi(), HfApi(token=False), HfApi(token="hf_wrong")
     patterns = ["*.md", "sub/*", "*.safetensors"]
     upload: Report = {"repo_id": "tester/up", "folder_path": sys.argv[1], "allow_patterns": patterns}
     change = {"path_or_fileobj": b"x", "path_in_repo": "x.txt"}
@@ -104,21 +104,21 @@ def use_the_clients() -> None:
         "classes": data["train"].features["label"].names,
         "labels": list(data["validation"]["label"]),
         "reds": [image.getpixel((0, 0))[0] for image in data["validation"]["image"]],
-        "missing repository": refusal(api.snapshot_download, "tester/none"),
-        "missing namespace": refusal(api.model_info, "none"),
-        "missing revision": refusal(api.model_info, "tester/up", revision="v9"),
-        "missing file": refusal(api.hf_hub_download, "tester/up", "none.txt"),
-        "private": refusal(stranger.model_info, "tester/up"),
-        "no token": refusal(stranger.create_repo, "tester/other"),
-        "wrong token": refusal(thief.upload_folder, **upload),
-        "stale parent": refusal(api.upload_file, **change, repo_id="tester/up", parent_commit="0" * 40),
-        "commit fails": refusal(api.upload_file, **change, repo_id="tester/unlucky"),
+        "missing repository": error_of(api.snapshot_download, "tester/none"),
+        "missing namespace": error_of(api.model_info, "none"),
+        "missing revision": error_of(api.model_info, "tester/up", revision="v9"),
+        "missing file": error_of(api.hf_hub_download, "tester/up", "none.txt"),
+        "private": error_of(without_token.model_info, "tester/up"),
+        "no token": error_of(without_token.create_repo, "tester/other"),
+        "wrong token": error_of(wrong_token.upload_folder, **upload),
+        "stale parent": error_of(api.upload_file, **change, repo_id="tester/up", parent_commit="0" * 40),
+        "commit fails": error_of(api.upload_file, **change, repo_id="tester/unlucky"),
     }
     json.dump(report, sys.stdout)
 
 
 def parquet(rows: int) -> bytes:
-    """Images of one colour each, (10 * row, 0, 0)."""
+    """Return a parquet file with one image per row, in the color (10 * row, 0, 0)."""
     images = []
     for row in range(rows):
         png = io.BytesIO()
@@ -149,19 +149,19 @@ def report(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Report:
     code = "from tests.fakes.test_hub import use_the_clients; use_the_clients()"
     env = {**os.environ, "HF_HUB_OFFLINE": "1", **hub.env(home)}
     command = [sys.executable, "-c", code, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    seen: Report = json.loads(done.stdout)
-    return seen
+    process = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    printed: Report = json.loads(process.stdout)
+    return printed
 
 
-def test_creating_a_repository_twice_is_one_repository(hub: FakeHub, report: Report) -> None:
+def test_creating_a_repository_twice_gives_one_repository(hub: FakeHub, report: Report) -> None:
     assert report["user"] == "tester"
     assert report["urls"] == [f"{hub.url}/tester/up"] * 2
     assert [status for _, path, status in hub.requests if path == "/api/repos/create"][:2] == [201, 409]
 
 
-def test_a_folder_goes_up_once_and_comes_down_equal(hub: FakeHub, report: Report) -> None:
+def test_a_folder_is_uploaded_once_and_downloaded_unchanged(hub: FakeHub, report: Report) -> None:
     first, second = report["commits"]
     assert first == second == report["branch"]
     assert report["listed"] == sorted(UPLOADED)
@@ -170,14 +170,14 @@ def test_a_folder_goes_up_once_and_comes_down_equal(hub: FakeHub, report: Report
     assert hub.files("model", "tester/up") == UPLOADED
 
 
-def test_large_files_go_through_the_storage_host_without_the_token(hub: FakeHub, report: Report) -> None:
+def test_large_files_use_the_storage_host_without_the_token(hub: FakeHub, report: Report) -> None:
     sha256 = hashlib.sha256(WEIGHTS).hexdigest()
     assert report["sha256"] == {"model.safetensors": sha256}
     assert {("PUT", f"/{sha256}", 200), ("GET", f"/{sha256}", 200)} <= set(hub.requests)
     assert hub.leaked_tokens == []
 
 
-def test_a_parquet_data_set_loads_with_its_splits_classes_and_images(report: Report) -> None:
+def test_a_parquet_dataset_loads_with_its_splits_classes_and_images(report: Report) -> None:
     assert report["rows"] == SPLITS
     assert report["classes"] == CLASSES
     assert report["labels"] == [0, 1, 2]
@@ -185,7 +185,7 @@ def test_a_parquet_data_set_loads_with_its_splits_classes_and_images(report: Rep
 
 
 @pytest.mark.parametrize(
-    ("what", "error", "status"),
+    ("case", "error", "status"),
     [
         ("missing repository", "RepositoryNotFoundError", 404),
         ("missing namespace", "RepositoryNotFoundError", 404),
@@ -198,31 +198,31 @@ def test_a_parquet_data_set_loads_with_its_splits_classes_and_images(report: Rep
         ("commit fails", "HfHubHTTPError", 503),
     ],
 )
-def test_the_client_tells_refusals_apart(report: Report, what: str, error: str, status: int) -> None:
-    assert report[what][:1] == [status]
-    assert error in report[what]
+def test_the_client_distinguishes_errors(report: Report, case: str, error: str, status: int) -> None:
+    assert report[case][:1] == [status]
+    assert error in report[case]
 
 
-def ask(method: str, url: str, **headers: str) -> int:
+def send(method: str, url: str, **headers: str) -> int:
     with closing(HTTPConnection(urlsplit(url).netloc)) as connection:
         connection.request(method, urlsplit(url).path, headers=headers)
         return connection.getresponse().status
 
 
-def test_a_token_at_the_storage_host_is_noticed() -> None:
+def test_a_token_sent_to_the_storage_host_is_recorded() -> None:
     with FakeHub() as hub:
         hub.put("model", "tester/m", "model.safetensors", WEIGHTS)
         path = f"/{hashlib.sha256(WEIGHTS).hexdigest()}"
-        assert ask("GET", hub.storage_url + path, Authorization=f"Bearer {hub.token}") == 200
+        assert send("GET", hub.storage_url + path, Authorization=f"Bearer {hub.token}") == 200
         assert hub.leaked_tokens == [("GET", path)]
 
 
-def test_faults_strike_as_often_as_asked() -> None:
+def test_injected_faults_occur_the_given_number_of_times() -> None:
     with FakeHub() as hub:
         hub.put("model", "tester/m", "a.txt", b"a")
         path = "/tester/m/resolve/main/a.txt"
         hub.fail("GET", r"a\.txt$", status=429, times=2)
-        assert [ask("HEAD", hub.url + path), *(ask("GET", hub.url + path) for _ in range(3))] == [
+        assert [send("HEAD", hub.url + path), *(send("GET", hub.url + path) for _ in range(3))] == [
             200,
             429,
             429,
@@ -230,11 +230,11 @@ def test_faults_strike_as_often_as_asked() -> None:
         ]
         hub.fail("GET", "a.txt", drop=True)
         with pytest.raises(RemoteDisconnected):
-            ask("GET", hub.url + path)
+            send("GET", hub.url + path)
         assert hub.requests[-1] == ("GET", path, 0)
 
 
-def test_the_fake_refuses_what_it_does_not_know_and_what_is_corrupt() -> None:
+def test_unknown_requests_and_corrupt_uploads_are_rejected() -> None:
     with FakeHub() as hub:
-        assert ask("GET", f"{hub.url}/settings") == 501
-        assert ask("PUT", f"{hub.storage_url}/{'0' * 64}") == 400
+        assert send("GET", f"{hub.url}/settings") == 501
+        assert send("PUT", f"{hub.storage_url}/{'0' * 64}") == 400

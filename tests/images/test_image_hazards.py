@@ -1,4 +1,4 @@
-"""Every odd file is upright and right, or refused with the same reason: in train, evaluate and predict."""
+"""Unusual files give the expected pixels or the same error in train, evaluate and predict."""
 
 import re
 from collections.abc import Callable
@@ -12,18 +12,18 @@ import pytest
 import torch
 from transformers import BitImageProcessor, ViTImageProcessor
 
-from pipeline.arguments.images import AugmentationArguments
+from pipeline.arguments.images import ImageArguments
 from pipeline.data.bad_images import check_images
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.images.decode import open_image
 from pipeline.images.transforms import EvalTransform, TrainTransform
-from tests.images.hazards import READABLE, REFUSED, encoded
+from tests.images.hazards import READABLE, UNREADABLE, Pixels, encode
 
-SQUEEZED: Any = ViTImageProcessor(size={"height": 16, "width": 16})
+RESIZES: Any = ViTImageProcessor(size={"height": 16, "width": 16})
 
 
 def transforms_of(processor: Any) -> tuple[EvalTransform, TrainTransform]:
-    return EvalTransform(processor), TrainTransform(processor, AugmentationArguments(), seed=5)
+    return EvalTransform(processor), TrainTransform(processor, ImageArguments(), seed=5)
 
 
 def write(folder: Path, name: str, data: bytes) -> Path:
@@ -43,24 +43,24 @@ def split_of(file: Path) -> datasets.Dataset:
     return datasets.Dataset.from_dict(batch_of(file), features=features)
 
 
-@pytest.mark.parametrize("what", READABLE)
-def test_upright_and_right(what: str, tmp_path: Path) -> None:
-    row = READABLE[what]
-    file = write(tmp_path, row.name, row.data)
+@pytest.mark.parametrize("case", READABLE)
+def test_a_readable_file_gives_the_expected_upright_pixels(case: str, tmp_path: Path) -> None:
+    expected = READABLE[case]
+    file = write(tmp_path, expected.name, expected.data)
     image = open_image(file, name="image")
     assert image.mode == "RGB"
-    shown = np.asarray(image)
-    assert shown.shape == row.pixels.shape
-    assert np.abs(shown.astype(int) - row.pixels).max() <= row.tolerance
+    pixels = np.asarray(image)
+    assert pixels.shape == expected.pixels.shape
+    assert np.abs(pixels.astype(int) - expected.pixels).max() <= expected.tolerance
     split = split_of(file)
     assert check_images(split, policy="fail", split_name="train") is split
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_refused_by_name_and_reason(what: str, tmp_path: Path) -> None:
-    row = REFUSED[what]
-    file = write(tmp_path, row.name, row.data)
-    with pytest.raises(BadImageError, match=rf"^that file: .*({row.reason})") as caught:
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_an_unreadable_file_is_rejected_with_its_name_and_the_reason(case: str, tmp_path: Path) -> None:
+    expected = UNREADABLE[case]
+    file = write(tmp_path, expected.name, expected.data)
+    with pytest.raises(BadImageError, match=rf"^that file: .*({expected.reason})") as caught:
         open_image(file, name="that file")
     assert "\n" not in str(caught.value)
     assert "BytesIO" not in str(caught.value)
@@ -68,7 +68,7 @@ def test_refused_by_name_and_reason(what: str, tmp_path: Path) -> None:
         check_images(split_of(file), policy="fail", split_name="train")
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_paths_that_are_not_image_files_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "text.png").symlink_to(write(tmp_path, "note.txt", b"a note"))
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
@@ -88,80 +88,85 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         open_image(None, name="x")
 
 
-@pytest.mark.parametrize(("share", "read"), [(0.6, True), (0.4, False)])
-def test_big_images_are_read_without_a_warning_up_to_twice_the_limit(
-    share: float, read: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("limit", "readable"), [(6000, True), (4000, False)])
+def test_large_images_are_read_without_a_warning_up_to_twice_pillows_limit(
+    limit: int, readable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", int(100 * 100 * share))
-    file = write(tmp_path, "big.png", encoded(PIL.Image.new("1", (100, 100), 1)))
-    if read:
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", limit)
+    file = write(tmp_path, "big.png", encode(PIL.Image.new("1", (100, 100), 1)))
+    if readable:
         assert open_image(file, name="big").getpixel((99, 99)) == (255, 255, 255)
     else:
         with pytest.raises(BadImageError, match="decompression bomb"):
             open_image(file, name="big")
 
 
-# --- one way for all verbs
-
-# What comes out to the last bit, so that a plain PNG of those pixels must give the same.
-EXACT = {what: row for what, row in READABLE.items() if row.tolerance == 0 and what != "PNG"}
+# Every verb must treat these files like a plain PNG of the same pixels, because their pixels are known exactly.
+EXACT = {case: readable for case, readable in READABLE.items() if readable.tolerance == 0 and case != "PNG"}
 
 
-@pytest.mark.parametrize("what", EXACT)
-def test_train_and_evaluate_see_those_pixels(what: str, tmp_path: Path) -> None:
-    row = EXACT[what]
-    odd = batch_of(write(tmp_path, row.name, row.data))
-    plain = batch_of(write(tmp_path, "plain.png", encoded(PIL.Image.fromarray(np.ascontiguousarray(row.pixels)))))
-    for transform in transforms_of(SQUEEZED):
-        (seen,), (expected,) = (transform(batch)["pixel_values"] for batch in (odd, plain))
-        assert seen.shape == (3, 16, 16)
-        assert torch.equal(seen, expected)
+def plain_png(pixels: Pixels) -> bytes:
+    return encode(PIL.Image.fromarray(np.ascontiguousarray(pixels)))
 
 
-def test_predict_sees_those_pixels(
+@pytest.mark.parametrize("case", EXACT)
+def test_train_and_evaluate_see_the_expected_pixels(case: str, tmp_path: Path) -> None:
+    readable = EXACT[case]
+    unusual = batch_of(write(tmp_path, readable.name, readable.data))
+    plain = batch_of(write(tmp_path, "plain.png", plain_png(readable.pixels)))
+    for transform in transforms_of(RESIZES):
+        (actual,), (expected,) = (transform(batch)["pixel_values"] for batch in (unusual, plain))
+        assert actual.shape == (3, 16, 16)
+        assert torch.equal(actual, expected)
+
+
+def test_predict_sees_the_expected_pixels(
     tmp_path: Path, tiny_vit: Path, vit_pipeline: Callable[..., tuple[int, str, str]]
 ) -> None:
     answers = {}
-    for kind in ("odd", "plain"):
-        folder = tmp_path / kind
+    for variant in ("unusual", "plain"):
+        folder = tmp_path / variant
         folder.mkdir()
-        for place, row in enumerate(EXACT.values()):
-            plain = encoded(PIL.Image.fromarray(np.ascontiguousarray(row.pixels)))
-            write(folder, f"{place:02}.png", row.data if kind == "odd" else plain)
+        for number, readable in enumerate(EXACT.values()):
+            write(folder, f"{number:02}.png", readable.data if variant == "unusual" else plain_png(readable.pixels))
         code, out, _ = vit_pipeline("predict", "--model", tiny_vit, folder, "--top_k", 5)
         assert code == 0
-        answers[kind] = out.replace(str(folder), "")
-    assert answers["odd"] == answers["plain"]
-    assert answers["odd"].count(".png") == len(EXACT)
-    assert len(set(re.findall(r"\d+\.\d\d %", answers["odd"]))) > 50  # the model tells them apart
+        answers[variant] = out.replace(str(folder), "")
+    assert answers["unusual"] == answers["plain"]
+    assert answers["unusual"].count(".png") == len(EXACT)
+    assert (
+        len(set(re.findall(r"\d+\.\d+ ?%", answers["unusual"]))) > 50
+    )  # The model gives different images different answers.
 
 
-@pytest.mark.parametrize("what", ["empty", "JPEG, two bytes short", "PNG, wrong checksum", "14000 x 14000"])
-def test_all_verbs_refuse_with_the_same_words(
-    what: str, tmp_path: Path, tiny_vit: Path, vit_pipeline: Callable[..., tuple[int, str, str]]
+@pytest.mark.parametrize(
+    "case", ["empty", "JPEG without its last two bytes", "PNG with a wrong checksum", "14000 x 14000 pixels"]
+)
+def test_all_verbs_reject_an_image_with_the_same_text(
+    case: str, tmp_path: Path, tiny_vit: Path, vit_pipeline: Callable[..., tuple[int, str, str]]
 ) -> None:
-    file = write(tmp_path, REFUSED[what].name, REFUSED[what].data)
+    file = write(tmp_path, UNREADABLE[case].name, UNREADABLE[case].data)
     with pytest.raises(BadImageError) as opened:
         open_image(file, name=str(file))
-    words = str(opened.value)
-    for transform in transforms_of(SQUEEZED):
+    text = str(opened.value)
+    for transform in transforms_of(RESIZES):
         with pytest.raises(BadImageError) as caught:
             transform(batch_of(file))
-        assert str(caught.value) == words
+        assert str(caught.value) == text
     with pytest.raises(PipelineError) as caught_by_check:
         check_images(split_of(file), policy="fail", split_name="train")
-    assert words in str(caught_by_check.value)
+    assert text in str(caught_by_check.value)
     code, _, err = vit_pipeline("predict", "--model", tiny_vit, file)
     assert code == 2
-    assert words in err
+    assert text in err
 
 
-def test_predict_lists_what_a_folder_of_images_lists(
+def test_predict_ignores_hidden_files_links_and_other_extensions(
     tmp_path: Path, tiny_vit: Path, vit_pipeline: Callable[..., tuple[int, str, str]]
 ) -> None:
     for name in ("a/1.PNG", "a/._1.png", ".hidden/2.png", "3.png.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        write(tmp_path, name, encoded(PIL.Image.new("RGB", (4, 4))))
+        write(tmp_path, name, encode(PIL.Image.new("RGB", (4, 4))))
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     code, out, _ = vit_pipeline("predict", "--model", tiny_vit, tmp_path)
     assert code == 0
@@ -172,13 +177,13 @@ def test_predict_lists_what_a_folder_of_images_lists(
 @pytest.mark.parametrize(
     "processor",
     [
-        SQUEEZED,
+        RESIZES,
         BitImageProcessor(size={"shortest_edge": 20}, crop_size={"height": 16, "width": 16}),
     ],
-    ids=["squeezed", "cropped"],
+    ids=["resizes", "crops"],
 )
-def test_a_line_of_pixels_fills_the_input(processor: Any, size: tuple[int, int], tmp_path: Path) -> None:
-    batch = batch_of(write(tmp_path, "line.png", encoded(PIL.Image.new("RGB", size, (9, 200, 90)))))
+def test_an_image_one_pixel_wide_fills_the_input(processor: Any, size: tuple[int, int], tmp_path: Path) -> None:
+    batch = batch_of(write(tmp_path, "line.png", encode(PIL.Image.new("RGB", size, (9, 200, 90)))))
     for transform in transforms_of(processor):
         (pixels,) = transform(batch)["pixel_values"]
         assert pixels.shape == (3, 16, 16)

@@ -1,4 +1,4 @@
-"""Launching several processes on loopback, as users do, with the shipped launch files."""
+"""Fixtures that start several processes on this machine with `accelerate launch` and the shipped launch files."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ Launch = Callable[..., subprocess.Popen[str]]
 
 
 def environment(tmp: Path) -> dict[str, str]:
-    """Of a job on CPUs without network; nothing of another launcher."""
+    """Return the environment of a job on CPUs without network. Variables of another launcher are removed."""
     inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     return inherited | {
         "ACCELERATE_USE_CPU": "true",
@@ -31,14 +31,18 @@ def environment(tmp: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def launcher(folder: Path) -> Iterator[Launch]:
-    """Start `accelerate launch` in a folder with a shipped launch file; whatever is left at the end is killed."""
+    """Yield a function that starts `accelerate launch` in a folder. Kill all remaining processes at the end.
+
+    Args:
+        folder: Working directory of the processes.
+    """
     started: list[subprocess.Popen[str]] = []
 
-    def start(*words: object, file: str | None = "one-machine") -> subprocess.Popen[str]:
+    def start(*arguments: object, file: str | None = "one-machine") -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "accelerate.commands.launch"]
         command += ["--config_file", str(RECIPES / "accelerate" / f"{file}.yaml")] if file else []
         process = subprocess.Popen(
-            [*command, *map(str, words)],
+            [*command, *map(str, arguments)],
             cwd=folder,
             env=environment(folder),
             stdout=subprocess.PIPE,
@@ -59,6 +63,6 @@ def launcher(folder: Path) -> Iterator[Launch]:
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
-    """Launch in the test's own folder."""
+    """Start `accelerate launch` in the temporary folder of the test."""
     with launcher(tmp_path) as start:
         yield start

@@ -1,8 +1,8 @@
-"""What each process of a launched test job runs: several command lines, one after the other, in one process group.
+"""Program of each process in `test_two_processes`: it runs several command lines in one process group.
 
     accelerate launch ... -m tests.launch.worker FOLDER
 
-`FOLDER/jobs.json` lists the jobs. What came of them, each process writes to `FOLDER/rank<N>.json`.
+`FOLDER/jobs.json` lists the jobs. Each process writes their results to `FOLDER/rank<N>.json`.
 """
 
 import contextlib
@@ -22,17 +22,21 @@ from pipeline import cli, distributed
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Run one job: its `words` in its `folder`.
+    """Run the command line `arguments` of a job in its `folder`.
 
-    For one rank there may be more: `words1`, `folder1`, or `signal1`, a path after which it gets SIGTERM.
+    A job can have keys for one rank N: `argumentsN` (appended), `folderN` (instead of `folder`) and `signalN` (the
+    rank receives SIGTERM as soon as this path exists).
+
+    Returns:
+        Exit code, stdout and stderr as `code`, `out` and `err`.
     """
-    here = str(distributed.rank())
-    os.chdir(job.get(f"folder{here}", job["folder"]))
-    if path := job.get(f"signal{here}"):
+    rank = distributed.rank()
+    os.chdir(job.get(f"folder{rank}", job["folder"]))
+    if path := job.get(f"signal{rank}"):
         threading.Thread(target=send_signal_after, args=(Path(path),), daemon=True).start()
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main([*job["words"], *job.get(f"words{here}", [])])
+        code = cli.main([*job["arguments"], *job.get(f"arguments{rank}", [])])
     return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
 
 

@@ -1,4 +1,4 @@
-"""The families' networks, made once."""
+"""The network of each family, built once for all tests."""
 
 import copy
 from collections.abc import Callable
@@ -14,14 +14,14 @@ Make = Callable[[str], PreTrainedModel]
 
 @pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """A family's network for the three colours, a copy for each caller."""
-    made: dict[str, PreTrainedModel] = {}
+    """Return a function that returns a copy of a family's network for the three colors."""
+    networks: dict[str, PreTrainedModel] = {}
 
-    def of(name: str) -> PreTrainedModel:
-        if name not in made:
+    def make_copy(name: str) -> PreTrainedModel:
+        if name not in networks:
             folder = tmp_path_factory.mktemp("family")
             save(name, folder)
-            made[name] = build(folder)
-        return copy.deepcopy(made[name])
+            networks[name] = build(folder)
+        return copy.deepcopy(networks[name])
 
-    return of
+    return make_copy

@@ -1,4 +1,4 @@
-"""Backbone families at small size: checkpoints as they lie on the Hub, with the processor that each has there."""
+"""Small checkpoints of every supported backbone family, with the image processor that the family has on the Hub."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ DINOV2 = LAYERS | {"image_size": 56, "patch_size": 14, "mlp_ratio": 2}
 TOWERS: dict[str, Any] = {"text_config": LAYERS | {"vocab_size": 20}, "vision_config": B16}
 RESNET: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 CONVNEXT: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
-FIVE = {"num_labels": 5}
+FIVE_CLASSES = {"num_labels": 5}
 
 IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
@@ -72,61 +72,75 @@ def square(side: int) -> dict[str, int]:
     return {"height": side, "width": side}
 
 
-RESIZES = ViTImageProcessor(size=square(32))
-DEIT_CROPS = DeiTImageProcessor(size=square(36), crop_size=square(32), **IMAGENET)
-SHARE_CROPS = ConvNextImageProcessor(size={"shortest_edge": 28}, crop_pct=0.875, **IMAGENET)
+RESIZE_PROCESSOR = ViTImageProcessor(size=square(32))
+DEIT_PROCESSOR = DeiTImageProcessor(size=square(36), crop_size=square(32), **IMAGENET)
+CROP_PCT_PROCESSOR = ConvNextImageProcessor(size={"shortest_edge": 28}, crop_pct=0.875, **IMAGENET)
 
 
 @dataclass(frozen=True)
 class Family:
-    """A checkpoint, its processor, the size it takes, and what `--image_size` does with its position table."""
+    """A checkpoint and its processor.
+
+    Attributes:
+        model: Returns the network of the checkpoint, which is not always a classifier.
+        processor: Its image processor, or None for a timm model.
+        size: Input resolution of the processor in pixels.
+        other_size: Another supported value of `--image_size`, or None if the resolution cannot be changed.
+        position_embeddings: Name of the weight that is interpolated for `other_size`, or None.
+        num_prefix_tokens: Number of position embeddings of tokens that are not patches.
+        new_weights: Names of the weights that the checkpoint does not have, other than the head.
+    """
 
     model: Callable[[], nn.Module]
-    processor: Any = RESIZES
+    processor: Any = RESIZE_PROCESSOR
     size: int = 32
     other_size: int | None = 64
-    table: str | None = None  # is interpolated for the other size
-    prefix: int = 0  # tokens of the table that have no place
-    new: frozenset[str] = frozenset()  # weights besides the head that the checkpoint lacks
+    position_embeddings: str | None = None
+    num_prefix_tokens: int = 0
+    new_weights: frozenset[str] = frozenset()
 
 
 FAMILIES = {
     "vit b/16": Family(
-        lambda: ViTForImageClassification(ViTConfig(**B16 | FIVE)),
-        table="vit.embeddings.position_embeddings",
-        prefix=1,
+        lambda: ViTForImageClassification(ViTConfig(**B16 | FIVE_CLASSES)),
+        position_embeddings="vit.embeddings.position_embeddings",
+        num_prefix_tokens=1,
     ),
-    "vit b/16 in21k": Family(lambda: ViTModel(ViTConfig(**B16)), table="vit.embeddings.position_embeddings", prefix=1),
+    "vit b/16 in21k": Family(
+        lambda: ViTModel(ViTConfig(**B16)),
+        position_embeddings="vit.embeddings.position_embeddings",
+        num_prefix_tokens=1,
+    ),
     "vit l/32": Family(
-        lambda: ViTForImageClassification(ViTConfig(**L32 | FIVE)),
+        lambda: ViTForImageClassification(ViTConfig(**L32 | FIVE_CLASSES)),
         ViTImageProcessor(size=square(64)),
         size=64,
         other_size=96,
-        table="vit.embeddings.position_embeddings",
-        prefix=1,
+        position_embeddings="vit.embeddings.position_embeddings",
+        num_prefix_tokens=1,
     ),
     "deit": Family(
-        lambda: DeiTForImageClassification(DeiTConfig(**B16 | FIVE)),
-        DEIT_CROPS,
-        table="deit.embeddings.position_embeddings",
-        prefix=2,
+        lambda: DeiTForImageClassification(DeiTConfig(**B16 | FIVE_CLASSES)),
+        DEIT_PROCESSOR,
+        position_embeddings="deit.embeddings.position_embeddings",
+        num_prefix_tokens=2,
     ),
     "deit distilled": Family(
-        lambda: DeiTForImageClassificationWithTeacher(DeiTConfig(**B16 | FIVE)),
-        DEIT_CROPS,
-        table="deit.embeddings.position_embeddings",
-        prefix=2,
+        lambda: DeiTForImageClassificationWithTeacher(DeiTConfig(**B16 | FIVE_CLASSES)),
+        DEIT_PROCESSOR,
+        position_embeddings="deit.embeddings.position_embeddings",
+        num_prefix_tokens=2,
     ),
-    "swin": Family(lambda: SwinForImageClassification(SwinConfig(**SWIN | FIVE))),
+    "swin": Family(lambda: SwinForImageClassification(SwinConfig(**SWIN | FIVE_CLASSES))),
     "swin simmim": Family(lambda: SwinForMaskedImageModeling(SwinConfig(**SWIN))),
     "beit": Family(
-        lambda: BeitForImageClassification(BeitConfig(**BEIT | FIVE)),
+        lambda: BeitForImageClassification(BeitConfig(**BEIT | FIVE_CLASSES)),
         BeitImageProcessor(size=square(36), crop_size=square(32), do_center_crop=True),
     ),
     "beit pt22k": Family(
         lambda: BeitForMaskedImageModeling(BeitConfig(**BEIT, vocab_size=11)),
         BeitImageProcessor(size=square(32), do_center_crop=False),
-        new=frozenset({"beit.pooler.layernorm.weight", "beit.pooler.layernorm.bias"}),
+        new_weights=frozenset({"beit.pooler.layernorm.weight", "beit.pooler.layernorm.bias"}),
     ),
     "dinov2": Family(
         lambda: Dinov2Model(Dinov2Config(**DINOV2)),
@@ -137,23 +151,31 @@ FAMILIES = {
     "siglip": Family(
         lambda: SiglipModel(SiglipConfig(**TOWERS)),
         SiglipImageProcessor(size=square(32)),
-        table="vision_model.embeddings.position_embedding.weight",
+        position_embeddings="vision_model.embeddings.position_embedding.weight",
     ),
     "clip": Family(
         lambda: CLIPModel(CLIPConfig(**TOWERS)),
         CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square(32)),
-        table="vision_model.embeddings.position_embedding.weight",
-        prefix=1,
+        position_embeddings="vision_model.embeddings.position_embedding.weight",
+        num_prefix_tokens=1,
     ),
-    "resnet": Family(lambda: ResNetForImageClassification(ResNetConfig(**RESNET | FIVE)), SHARE_CROPS, size=28),
-    "convnext": Family(lambda: ConvNextForImageClassification(ConvNextConfig(**CONVNEXT | FIVE)), SHARE_CROPS, size=28),
+    "resnet": Family(
+        lambda: ResNetForImageClassification(ResNetConfig(**RESNET | FIVE_CLASSES)), CROP_PCT_PROCESSOR, size=28
+    ),
+    "convnext": Family(
+        lambda: ConvNextForImageClassification(ConvNextConfig(**CONVNEXT | FIVE_CLASSES)), CROP_PCT_PROCESSOR, size=28
+    ),
     "timm vit": Family(lambda: timm.create_model("test_vit", num_classes=5, img_size=32), None, other_size=None),
     "timm resnet": Family(lambda: timm.create_model("test_resnet", num_classes=5), None, other_size=None),
 }
 
 
 def save(name: str, folder: Path) -> dict[str, Tensor]:
-    """Write a checkpoint of the family, with noise in every tensor that training changes; return its weights."""
+    """Write a checkpoint of the family, with noise in every tensor that training changes.
+
+    Returns:
+        The weights of the checkpoint.
+    """
     torch.manual_seed(7)
     family = FAMILIES[name]
     model: Any = family.model()

@@ -1,11 +1,13 @@
-"""The one load path: what people deploy, complete or refused, and its ranked labels."""
+"""Loading a saved classifier completely or not at all, and its predictions."""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
+from PIL.Image import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageClassification,
@@ -15,7 +17,7 @@ from transformers import (
     ViTModel,
 )
 
-from pipeline.errors import PipelineError
+from pipeline.errors import BadImageError, PipelineError
 from pipeline.models.classifier import ImageClassifier
 from tests.conftest import draw_image, save_vit
 
@@ -25,6 +27,12 @@ IMAGES = [draw_image((200, 50, 40), seed, size=(30, 20)) for seed in range(7)]
 @pytest.fixture(scope="module")
 def classifier(tiny_vit: Path) -> ImageClassifier:
     return ImageClassifier.load(str(tiny_vit))
+
+
+def ranked_labels(classifier: ImageClassifier, images: list[Image], *, top_k: int) -> list[list[tuple[str, float]]]:
+    """Return the labels and probabilities of each image, most likely first."""
+    table = classifier.predict(images, top_k=top_k)
+    return [list(zip(rows["label"], rows["probability"], strict=True)) for _, rows in table.groupby("image")]
 
 
 def test_the_model_is_the_saved_one_in_fp32_and_drops_nothing(tiny_vit: Path, classifier: ImageClassifier) -> None:
@@ -48,7 +56,7 @@ def test_names_come_in_the_order_of_the_labels(tmp_path: Path) -> None:
 
 
 def test_labels_are_ranked_by_probabilities_that_sum_to_one(classifier: ImageClassifier) -> None:
-    ranked = classifier.rank(IMAGES, top_k=5)
+    ranked = ranked_labels(classifier, IMAGES, top_k=5)
     assert len(ranked) == 7
     for answers in ranked:
         scores = [score for _, score in answers]
@@ -63,14 +71,14 @@ def test_the_rank_is_that_of_the_logits(classifier: ImageClassifier) -> None:
     assert logits.dtype == np.float32
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = powers / powers.sum(axis=1, keepdims=True)
-    for row, answers in zip(probabilities, classifier.rank(IMAGES, top_k=2), strict=True):
+    for row, answers in zip(probabilities, ranked_labels(classifier, IMAGES, top_k=2), strict=True):
         best = np.argsort(-row)[:2]
         assert [label for label, _ in answers] == [classifier.class_names[number] for number in best]
         assert [score for _, score in answers] == pytest.approx(row[best].tolist(), abs=1e-6)
 
 
 def test_more_labels_than_classes_are_all_of_them(classifier: ImageClassifier) -> None:
-    assert [len(answers) for answers in classifier.rank(IMAGES[:2], top_k=99)] == [5, 5]
+    assert [len(answers) for answers in ranked_labels(classifier, IMAGES[:2], top_k=99)] == [5, 5]
 
 
 def test_pixels_that_are_not_rescaled_are_taken_too(tiny_vit: Path, tmp_path: Path) -> None:
@@ -78,7 +86,7 @@ def test_pixels_that_are_not_rescaled_are_taken_too(tiny_vit: Path, tmp_path: Pa
     shutil.copytree(tiny_vit, tmp_path / "raw")
     processor.do_rescale = processor.do_normalize = False
     processor.save_pretrained(tmp_path / "raw")
-    assert len(ImageClassifier.load(str(tmp_path / "raw")).rank(IMAGES[:1], top_k=1)[0]) == 1
+    assert len(ImageClassifier.load(tmp_path / "raw").predict(IMAGES[:1], top_k=1)) == 1
 
 
 def test_a_model_that_is_not_there_is_refused() -> None:
@@ -141,3 +149,44 @@ def test_a_model_with_a_head_of_another_shape_is_refused(copy: Path) -> None:
     shutil.copy(copy.parent / "three" / "model.safetensors", copy)
     with pytest.raises(PipelineError, match="copy has no trained head"):
         ImageClassifier.load(str(copy))
+
+
+def test_predict_takes_paths_folders_images_and_arrays(classifier: ImageClassifier, photos: Path) -> None:
+    files = sorted((photos / "test" / "red").iterdir())
+    by_path = classifier.predict(files, top_k=2)
+    assert list(by_path.columns) == ["image", "rank", "label", "probability"]
+    assert by_path["image"].tolist() == [str(file) for file in files for _ in range(2)]
+    assert by_path["rank"].tolist() == [1, 2] * len(files)
+    by_folder = classifier.predict(photos / "test" / "red", top_k=2)
+    assert by_folder.equals(by_path)
+    with PIL.Image.open(files[0]) as image:
+        before = image.tobytes()
+        in_memory = classifier.predict([image, np.asarray(image)], top_k=2)
+        assert image.tobytes() == before
+    assert in_memory["image"].tolist() == [0, 0, 1, 1]
+    for place in (0, 1):
+        rows = in_memory[in_memory["image"] == place]
+        assert rows["label"].tolist() == by_path["label"].tolist()[:2]
+        assert rows["probability"].tolist() == pytest.approx(by_path["probability"].tolist()[:2], abs=1e-5)
+
+
+def test_predict_names_or_skips_an_image_that_cannot_be_read(
+    classifier: ImageClassifier, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"<html>")
+    good = next((photos / "test" / "red").iterdir())
+    with pytest.raises(BadImageError, match=r"bad\.jpg: .*\nfix or remove the image, or pass --bad_images skip"):
+        classifier.predict([tmp_path / "bad.jpg", good])
+    table = classifier.predict([tmp_path / "bad.jpg", good], top_k=1, bad_images="skip")
+    assert table["image"].tolist() == [str(good)]
+    assert table["label"].tolist() == classifier.predict(good, top_k=1)["label"].tolist()
+    assert f"skipping {tmp_path / 'bad.jpg'}" in caplog.text
+    with pytest.raises(PipelineError, match=r"no image found at .*nowhere: pass image files"):
+        classifier.predict(tmp_path / "nowhere")
+
+
+def test_the_head_and_the_input_size_are_found_once(classifier: ImageClassifier) -> None:
+    assert classifier.head is classifier.model.get_submodule("classifier")
+    assert classifier.head_names == {"classifier.weight", "classifier.bias"}
+    assert classifier.input_size == (16, 16)
+    assert classifier.head_names is classifier.head_names

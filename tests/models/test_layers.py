@@ -1,4 +1,4 @@
-"""Depths and rates of every family's weights, and what freezing leaves as it was."""
+"""Depth, learning rate and weight decay of the weights of every family."""
 
 import copy
 from pathlib import Path
@@ -33,7 +33,7 @@ BLOCKS = {
     "timm resnet": 4,
 }  # fmt: skip
 
-# Where a weight's module is -> its depth, for every weight of the network.
+# Module name -> depth of its weights. The modules contain every weight of the network.
 DEPTHS: dict[str, dict[str, int]] = {
     "vit b/16": {"vit.embeddings": 0, "vit.layers.0": 1, "vit.layers.1": 2, "vit.layernorm": 3, "classifier": 3},
     "siglip": {
@@ -47,7 +47,7 @@ DEPTHS: dict[str, dict[str, int]] = {
     "beit": {"beit.embeddings": 0, "beit.layers.0": 1, "beit.layers.1": 2, "beit.pooler": 3, "classifier": 3},
     "swin": {
         "swin.embeddings": 0,
-        "swin.encoder.layers.0": 1,  # with the downsampling after its block
+        "swin.encoder.layers.0": 1,  # with the downsampling layer after its block
         "swin.encoder.layers.1.blocks.0": 2,
         "swin.encoder.layers.1.blocks.1": 3,
         "swin.layernorm": 4,
@@ -62,7 +62,7 @@ DEPTHS: dict[str, dict[str, int]] = {
     "convnext": {
         "convnext.embeddings": 0,
         "convnext.encoder.stages.0.layers.0": 1,
-        "convnext.encoder.stages.1": 2,  # with the downsampling before its block
+        "convnext.encoder.stages.1": 2,  # with the downsampling layer before its block
         "convnext.layernorm": 3,
         "classifier": 3,
     },
@@ -74,8 +74,8 @@ DEPTHS: dict[str, dict[str, int]] = {
     | {"timm_model.fc": 5},
 }
 
-# Weights of more than one dimension that do not decay.
-UNDECAYED = {
+# Weights with more than one dimension and no weight decay.
+NO_WEIGHT_DECAY = {
     "vit b/16": {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings"},
     "deit": {f"deit.embeddings.{name}" for name in ("cls_token", "distillation_token", "position_embeddings")},
     "swin": {
@@ -93,7 +93,7 @@ UNDECAYED = {
 
 
 def settings(model: torch.nn.Module, **flags: Any) -> dict[str, tuple[float, float]]:
-    """Name -> rate and weight decay of each weight; a weight that is in two groups fails."""
+    """Return the learning rate and weight decay of each weight by name. Fail if a weight is in two groups."""
     names = {id(p): name for name, p in model.named_parameters()}
     rows = [
         (names[id(p)], (group["lr"], group["weight_decay"]))
@@ -109,7 +109,7 @@ def trained(model: torch.nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_depths_begin_before_the_blocks_and_end_with_the_head(name: str, make: Make) -> None:
+def test_depths_start_before_the_blocks_and_end_with_the_head(name: str, make: Make) -> None:
     model = make(name)
     depths = block_depths(model)
     assert list(depths) == [name for name, _ in model.named_parameters()]
@@ -119,16 +119,16 @@ def test_depths_begin_before_the_blocks_and_end_with_the_head(name: str, make: M
 
 
 @pytest.mark.parametrize("name", DEPTHS)
-def test_depth_of_each_weight(name: str, make: Make) -> None:
-    left = dict(DEPTHS[name])
+def test_each_weight_has_its_depth(name: str, make: Make) -> None:
+    unused = dict(DEPTHS[name])
     for key, depth in block_depths(make(name)).items():
-        place = next(place for place in DEPTHS[name] if f"{key}.".startswith(f"{place}."))
-        assert depth == DEPTHS[name][place], key
-        left.pop(place, None)
-    assert not left
+        module = next(module for module in DEPTHS[name] if f"{key}.".startswith(f"{module}."))
+        assert depth == DEPTHS[name][module], key
+        unused.pop(module, None)
+    assert not unused
 
 
-def test_blocks_are_counted_through_the_stages() -> None:
+def test_blocks_are_numbered_across_stages() -> None:
     model = SwinForImageClassification(SwinConfig(**SWIN | {"depths": [2, 1, 3], "num_heads": [1, 2, 4]}))
     depths = block_depths(model)
     first = {key.partition(".attention")[0]: depth for key, depth in depths.items() if "q_proj.weight" in key}
@@ -137,89 +137,90 @@ def test_blocks_are_counted_through_the_stages() -> None:
     assert depths["swin.encoder.layers.1.downsample.norm.weight"] == 3
 
 
-def test_a_list_of_patch_embeddings_is_no_list_of_blocks() -> None:
+def test_a_list_of_patch_embeddings_is_not_a_list_of_blocks() -> None:
     config = PoolFormerConfig(depths=[1, 2], hidden_sizes=[8, 16], num_encoder_blocks=2)
     depths = block_depths(AutoModelForImageClassification.from_config(config))
     assert {depth for key, depth in depths.items() if "patch_embeddings" in key} == {0}
     assert [depths[f"poolformer.encoder.block.{i}.output.conv1.weight"] for i in ("0.0", "1.0", "1.1")] == [1, 2, 3]
 
 
-def test_a_position_bias_that_all_blocks_share_counts_as_before_the_first() -> None:
+def test_a_position_bias_that_all_blocks_share_has_depth_zero() -> None:
     shared = BEIT | {"use_relative_position_bias": False, "use_shared_relative_position_bias": True}
     model = BeitForImageClassification(BeitConfig(**shared))
-    (table,) = [key for key in block_depths(model) if "relative_position_bias_table" in key]
-    assert block_depths(model)[table] == 0
-    assert settings(model, learning_rate=1.0, weight_decay=0.1)[table] == (1.0, 0.0)
+    (bias,) = [key for key in block_depths(model) if "relative_position_bias_table" in key]
+    assert block_depths(model)[bias] == 0
+    assert settings(model, learning_rate=1.0, weight_decay=0.1)[bias] == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_block_has_its_rate_and_the_head_its_own(name: str, make: Make) -> None:
+def test_each_block_and_the_head_have_their_learning_rate(name: str, make: Make) -> None:
     model = make(name)
     n, depths, head = BLOCKS[name], block_depths(model), head_names(model)
-    got = settings(model, learning_rate=0.4, weight_decay=0.1, layer_decay=0.5, head_learning_rate=3.0)
-    assert got.keys() == depths.keys()
-    for key, (rate, _) in got.items():
-        assert rate == pytest.approx(3.0 if key in head else 0.4 * 0.5 ** (n + 1 - depths[key])), key
-    without = settings(model, learning_rate=0.4, weight_decay=0.1, layer_decay=0.5)
-    assert {without[key][0] for key in head} == {0.4}
+    actual = settings(model, learning_rate=0.4, weight_decay=0.1, layer_decay=0.5, head_learning_rate=3.0)
+    assert actual.keys() == depths.keys()
+    for key, (lr, _) in actual.items():
+        assert lr == pytest.approx(3.0 if key in head else 0.4 * 0.5 ** (n + 1 - depths[key])), key
+    default = settings(model, learning_rate=0.4, weight_decay=0.1, layer_decay=0.5)
+    assert {default[key][0] for key in head} == {0.4}
 
 
-@pytest.mark.parametrize("name", UNDECAYED)
-def test_what_does_not_decay(name: str, make: Make) -> None:
+@pytest.mark.parametrize("name", NO_WEIGHT_DECAY)
+def test_biases_norms_tokens_and_position_embeddings_have_no_weight_decay(name: str, make: Make) -> None:
     model = make(name)
-    still = {key for key, (_, decay) in settings(model, learning_rate=1.0, weight_decay=0.1).items() if decay == 0}
-    shapes = {key: p.ndim for key, p in model.named_parameters()}
-    assert {key for key in still if shapes[key] > 1} == UNDECAYED[name]
-    assert {key for key, ndim in shapes.items() if ndim <= 1} <= still
-    assert shapes.keys() - still >= {key for key in head_names(model) if key.endswith("weight")}
+    undecayed = {key for key, (_, decay) in settings(model, learning_rate=1.0, weight_decay=0.1).items() if decay == 0}
+    dimensions = {key: p.ndim for key, p in model.named_parameters()}
+    assert {key for key in undecayed if dimensions[key] > 1} == NO_WEIGHT_DECAY[name]
+    assert {key for key, ndim in dimensions.items() if ndim <= 1} <= undecayed
+    assert dimensions.keys() - undecayed >= {key for key in head_names(model) if key.endswith("weight")}
 
 
-def test_register_tokens_do_not_decay() -> None:
+def test_register_tokens_have_no_weight_decay() -> None:
     model = Dinov2WithRegistersForImageClassification(Dinov2WithRegistersConfig(**DINOV2))
-    got = settings(model, learning_rate=1.0, weight_decay=0.1)
-    assert got["dinov2_with_registers.embeddings.register_tokens"] == (1.0, 0.0)
+    actual = settings(model, learning_rate=1.0, weight_decay=0.1)
+    assert actual["dinov2_with_registers.embeddings.register_tokens"] == (1.0, 0.0)
 
 
-def test_groups_are_few_the_same_every_time_and_begin_with_the_logged_rate(make: Make) -> None:
+def test_groups_have_a_fixed_order_and_start_with_the_logged_learning_rate(make: Make) -> None:
     model = make("vit b/16")
     flags = {"learning_rate": 0.4, "weight_decay": 0.1}
     assert [(g["lr"], g["weight_decay"]) for g in parameter_groups(model, **flags)] == [(0.4, 0.0), (0.4, 0.1)]
     decayed = parameter_groups(model, **flags, layer_decay=0.5, head_learning_rate=3.0)
-    rates = [0.4, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05, 3.0, 3.0]  # of the final norm, the blocks, the stem, the head
-    assert [group["lr"] for group in decayed] == pytest.approx(rates)
+    # Learning rates of the final norm, the blocks, the embeddings and the head.
+    learning_rates = [0.4, 0.2, 0.2, 0.1, 0.1, 0.05, 0.05, 3.0, 3.0]
+    assert [group["lr"] for group in decayed] == pytest.approx(learning_rates)
     other = parameter_groups(copy.deepcopy(model), **flags, layer_decay=0.5, head_learning_rate=3.0)
-    for one, two in zip(decayed, other, strict=True):
-        assert one["lr"] == two["lr"]
-        assert [p.shape for p in one["params"]] == [p.shape for p in two["params"]]
+    for group, other_group in zip(decayed, other, strict=True):
+        assert group["lr"] == other_group["lr"]
+        assert [p.shape for p in group["params"]] == [p.shape for p in other_group["params"]]
     optimizer = torch.optim.AdamW(decayed)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
 
 
-def test_only_what_is_trained_has_a_group(make: Make) -> None:
+def test_only_trained_parameters_are_in_a_group(make: Make) -> None:
     model = make("vit b/16")
     model.get_parameter("vit.layernorm.weight").requires_grad_(False)
     assert settings(model, learning_rate=1.0, weight_decay=0.0).keys() == trained(model)
 
 
-def test_adapters_have_one_rate_and_the_head_may_have_another(make: Make) -> None:
+def test_adapters_have_one_learning_rate_and_the_head_can_have_another(make: Make) -> None:
     adapted = lora.add_lora(make("vit b/16"), rank=2, alpha=2, dropout=0.0)
-    got = settings(adapted, learning_rate=0.4, weight_decay=0.1, layer_decay=0.5, head_learning_rate=3.0)
-    assert got.keys() == trained(adapted)
+    actual = settings(adapted, learning_rate=0.4, weight_decay=0.1, layer_decay=0.5, head_learning_rate=3.0)
+    assert actual.keys() == trained(adapted)
     head = "base_model.model.classifier.modules_to_save.default."
-    assert got.pop(f"{head}weight") == (3.0, 0.1)
-    assert got.pop(f"{head}bias") == (3.0, 0.0)
-    assert len(got) == 2 * 2 * 2  # blocks, projections, matrices
-    assert set(got.values()) == {(0.4, 0.1)}
+    assert actual.pop(f"{head}weight") == (3.0, 0.1)
+    assert actual.pop(f"{head}bias") == (3.0, 0.0)
+    assert len(actual) == 2 * 2 * 2  # blocks, projections, matrices
+    assert set(actual.values()) == {(0.4, 0.1)}
 
 
-def test_a_network_without_a_chain_of_blocks_has_one_rate(tmp_path: Path) -> None:
+def test_a_network_that_is_not_a_chain_of_blocks_has_one_learning_rate(tmp_path: Path) -> None:
     network = timm.create_model("densenet121", num_classes=5, growth_rate=4, block_config=(1, 1))
     save_for_hf(network, str(tmp_path), data_config={"input_size": (3, 32, 32)}, safe_serialization=True)
     model = build(tmp_path)
     assert settings(model, learning_rate=1.0, weight_decay=0.1).keys() == trained(model)
-    for refused in (
+    for rejected in (
         lambda: parameter_groups(model, learning_rate=1.0, weight_decay=0.1, layer_decay=0.5),
         lambda: freeze_blocks(model, 1),
     ):
-        with pytest.raises(PipelineError, match="leave out --layer_decay and --freeze_blocks"):
-            refused()
+        with pytest.raises(PipelineError, match="is not a chain of blocks: remove --layer_decay and --freeze_blocks"):
+            rejected()

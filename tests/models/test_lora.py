@@ -1,4 +1,4 @@
-"""Adapters on every family: what they change, what a merged model is, and what is saved."""
+"""LoRA adapters on every family: training, merging and saving."""
 
 import copy
 import json
@@ -23,11 +23,11 @@ from tests.models.building import build, differing, logits
 from tests.models.conftest import Make
 from tests.models.families import FAMILIES
 
-# A family with attention -> its projections.
+# Family with attention -> number of query and value projections.
 PROJECTIONS = {
     "vit b/16": 4, "deit": 4, "swin": 6, "beit": 4, "dinov2": 4, "siglip": 4, "clip": 4, "timm vit": 6,
 }  # fmt: skip
-TRANSFORMERS = list(PROJECTIONS)
+FAMILIES_WITH_ATTENTION = list(PROJECTIONS)
 
 
 def pixels(name: str) -> Tensor:
@@ -41,7 +41,7 @@ def adapt(model: PreTrainedModel, *, rank: int = 2, alpha: int = 4, dropout: flo
 
 
 def train(adapted: PeftModel, images: Tensor) -> None:
-    """Two steps that move the logits far: the first moves only the half of an adapter that starts at zero."""
+    """Run two training steps, because the first one changes only the second matrix of each adapter."""
     optimizer = torch.optim.AdamW(parameter_groups(adapted, learning_rate=0.05, weight_decay=0.0))
     adapted.train()
     for _ in range(2):
@@ -52,13 +52,13 @@ def train(adapted: PeftModel, images: Tensor) -> None:
 
 def reloaded(base: PreTrainedModel, folder: Path) -> PeftModel:
     with warnings.catch_warnings():
-        # peft 0.21 asks for a property that transformers 5 has renamed.
+        # peft 0.21 reads a property that transformers 5 has renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         return PeftModel.from_pretrained(base, folder)
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_adapters_stand_on_queries_and_values_and_change_nothing_yet(name: str, make: Make) -> None:
+@pytest.mark.parametrize("name", FAMILIES_WITH_ATTENTION)
+def test_adapters_are_on_queries_and_values_and_do_not_change_the_logits(name: str, make: Make) -> None:
     model, images = make(name), pixels(name)
     before = logits(model, images)
     adapted = adapt(model)
@@ -71,8 +71,8 @@ def test_adapters_stand_on_queries_and_values_and_change_nothing_yet(name: str, 
     assert {key.partition(".lora_")[0].rpartition(".")[2] for key in names - head} in ({"q_proj", "v_proj"}, {"qkv"})
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_training_moves_every_adapter_and_the_head_and_nothing_else(name: str, make: Make) -> None:
+@pytest.mark.parametrize("name", FAMILIES_WITH_ATTENTION)
+def test_training_changes_every_adapter_and_the_head_and_nothing_else(name: str, make: Make) -> None:
     adapted, images = adapt(make(name)), pixels(name)
     start = copy.deepcopy(adapted.state_dict())
     train(adapted, images)
@@ -80,14 +80,14 @@ def test_training_moves_every_adapter_and_the_head_and_nothing_else(name: str, m
     assert differing(start, adapted.state_dict()) == trained
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_a_merged_model_is_ordinary_and_answers_alike(name: str, make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FAMILIES_WITH_ATTENTION)
+def test_a_merged_model_is_an_ordinary_model_with_the_same_logits(name: str, make: Make, tmp_path: Path) -> None:
     base, images = make(name), pixels(name)
-    untouched, plain = base.state_dict(), logits(base, images)
+    untouched, base_logits = base.state_dict(), logits(base, images)
     adapted = adapt(copy.deepcopy(base))
     train(adapted, images)
-    learnt = logits(adapted, images)
-    assert (learnt - plain).abs().max() > 1e-2
+    trained_logits = logits(adapted, images)
+    assert (trained_logits - base_logits).abs().max() > 1e-2
     state = copy.deepcopy(adapted.state_dict())
 
     model = merged(adapted)
@@ -96,34 +96,34 @@ def test_a_merged_model_is_ordinary_and_answers_alike(name: str, make: Make, tmp
     assert [(key, weight.shape) for key, weight in model.state_dict().items()] == [
         (key, weight.shape) for key, weight in untouched.items()
     ]
-    torch.testing.assert_close(logits(model, images), learnt, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(model, images), trained_logits, atol=1e-5, rtol=0)
     assert len(differing(model.state_dict(), untouched)) == PROJECTIONS[name] + len(head_names(base))
     assert not differing(state, adapted.state_dict())
-    assert torch.equal(logits(adapted, images), learnt)
+    assert torch.equal(logits(adapted, images), trained_logits)
 
     base.save_pretrained(tmp_path / "untouched")
     model.save_pretrained(tmp_path / "merged")
-    files = [sorted(path.name for path in (tmp_path / kind).iterdir()) for kind in ("untouched", "merged")]
+    files = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("untouched", "merged")]
     assert files[0] == files[1]
     assert (tmp_path / "merged/config.json").read_text() == (tmp_path / "untouched/config.json").read_text()
-    again = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
-    assert torch.equal(logits(again, images), logits(model, images))
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
+    assert torch.equal(logits(loaded, images), logits(model, images))
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_unwrapped_the_given_model_is_ordinary_again(name: str, make: Make) -> None:
+@pytest.mark.parametrize("name", FAMILIES_WITH_ATTENTION)
+def test_unwrapping_restores_the_given_model(name: str, make: Make) -> None:
     model, images = make(name), pixels(name)
     modules = {key: type(module) for key, module in model.named_modules()}
     adapted = adapt(model)
     train(adapted, images)
-    learnt = logits(adapted, images)
+    trained_logits = logits(adapted, images)
     assert unwrap(adapted) is model
     assert {key: type(module) for key, module in model.named_modules()} == modules
-    torch.testing.assert_close(logits(model, images), learnt, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(model, images), trained_logits, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_base_and_saved_adapter_answer_as_the_merged_model(name: str, make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FAMILIES_WITH_ATTENTION)
+def test_base_with_saved_adapter_has_the_logits_of_the_merged_model(name: str, make: Make, tmp_path: Path) -> None:
     base, images = make(name), pixels(name)
     adapted = adapt(copy.deepcopy(base))
     train(adapted, images)
@@ -141,10 +141,10 @@ def test_base_and_saved_adapter_answer_as_the_merged_model(name: str, make: Make
     )
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(make: Make, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_explained(make: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     adapted = adapt(make("vit b/16"))
-    with pytest.raises(PipelineError, match=r"cannot write the adapter into .*: Not a directory"):
+    with pytest.raises(PipelineError, match=r"cannot write the adapter to .*: Not a directory"):
         save_adapter(adapted, tmp_path / "file" / "adapter", base_name="owner/base", revision="main")
 
 
@@ -160,36 +160,38 @@ def test_scale_is_alpha_over_rank(make: Make) -> None:
     torch.testing.assert_close(merged(adapted).get_parameter(f"{name}.weight"), expected)
 
 
-def test_dropout_acts_in_training_only(make: Make) -> None:
+def test_dropout_is_active_in_training_only(make: Make) -> None:
     images = pixels("vit b/16")
     adapted = adapt(make("vit b/16"), dropout=0.5)
     train(adapted, images)
-    one, two = (adapted.train()(pixel_values=images).logits for _ in range(2))
-    assert not torch.equal(one, two)
+    first, second = (adapted.train()(pixel_values=images).logits for _ in range(2))
+    assert not torch.equal(first, second)
     assert torch.equal(logits(adapted, images), logits(adapted, images))
     torch.testing.assert_close(logits(adapted, images), logits(merged(adapted), images), atol=1e-5, rtol=0)
 
 
-def test_what_is_trained_is_said_in_one_line(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_number_of_trained_parameters_is_logged(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     model = make("vit b/16")
     total = sum(p.numel() for p in model.parameters())
-    caplog.clear()  # of what making it said
+    caplog.clear()  # building the network logs too
     with caplog.at_level(logging.INFO, logger=lora.__name__):
         adapt(model, rank=16)
     adapters, head = 4 * 2 * 16 * 32, 3 * 32 + 3
-    share = 100 * (adapters + head) / (total + adapters)
-    assert caplog.messages == [f"LoRA rank 16 on 4 projections: 0.0 M of 0.0 M parameters are trained ({share:.1f} %)"]
+    percent = 100 * (adapters + head) / (total + adapters)
+    assert caplog.messages == [f"LoRA rank 16 on 4 projections; training 0.0 M of 0.0 M parameters ({percent:.1f}%)"]
 
 
 @pytest.mark.parametrize("name", ["resnet", "convnext", "timm resnet"])
-def test_a_convolutional_network_is_refused_and_left_as_it_was(name: str, make: Make) -> None:
+def test_a_convolutional_network_is_rejected_and_not_changed(name: str, make: Make) -> None:
     model = make(name)
-    with pytest.raises(PipelineError, match=r"no attention projections .* take --strategy full or --strategy head$"):
+    with pytest.raises(
+        PipelineError, match=r"no query and value projections .*: use --strategy full or --strategy head$"
+    ):
         adapt(model)
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_a_network_that_goes_past_its_projections_is_refused(tmp_path: Path) -> None:
+def test_a_network_that_would_skip_the_adapters_is_rejected(tmp_path: Path) -> None:
     network = timm.create_model(
         "beit_base_patch16_224", num_classes=5, img_size=32, embed_dim=32, depth=1, num_heads=2, pretrained=False
     )
@@ -200,11 +202,11 @@ def test_a_network_that_goes_past_its_projections_is_refused(tmp_path: Path) -> 
         data_config={"input_size": (3, 32, 32)},
         safe_serialization=True,
     )
-    with pytest.raises(PipelineError, match="no attention projections that adapters fit"):
+    with pytest.raises(PipelineError, match="no query and value projections for adapters"):
         adapt(build(tmp_path))
 
 
-def test_batch_statistics_stay_so_that_base_and_adapter_are_all_there_is() -> None:
+def test_batch_norm_statistics_do_not_change_because_an_adapter_does_not_contain_them() -> None:
     torch.manual_seed(0)
     config = MobileViTConfig(hidden_sizes=[16, 16, 16], neck_hidden_sizes=[8, 8, 8, 8, 8, 8, 8], image_size=64)
     config.num_labels = 3

@@ -1,4 +1,4 @@
-"""The largest batch that fits, on a network that really runs out of memory above a size."""
+"""The largest batch size that fits, tested with a model that raises out-of-memory errors above a limit."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -8,44 +8,45 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.performance.batch_size import Load, find_batch_size, out_of_memory_explained
+from pipeline.performance.batch_size import TrainingMemory, find_batch_size, out_of_memory_explained
 
 
-class Hungry(nn.Module):
-    """Refuses more images than it has memory for."""
+class LimitedMemory(nn.Module):
+    """A model that runs out of memory with more images than its limit."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, limit: int) -> None:
         super().__init__()
-        self.most = most
+        self.limit = limit
         self.norm = nn.BatchNorm2d(3)
         self.head = nn.Linear(3, 2)
-        self.tried: list[int] = []
+        self.attempts: list[int] = []
 
     def forward(self, pixel_values: Tensor) -> Any:
-        if len(pixel_values) not in self.tried[-1:]:
-            self.tried.append(len(pixel_values))
-        if len(pixel_values) > self.most:
+        if len(pixel_values) not in self.attempts[-1:]:
+            self.attempts.append(len(pixel_values))
+        if len(pixel_values) > self.limit:
             raise torch.OutOfMemoryError("out of memory")
         noise = torch.rand(())
         return SimpleNamespace(logits=self.head(self.norm(pixel_values).mean((2, 3))) + noise)
 
 
-def find(model: Hungry, batch: int) -> int:
-    return find_batch_size(model, (8, 8), batch=batch, device=torch.device("cpu"), load=Load("fp32"))
+def find(model: LimitedMemory, requested: int) -> int:
+    cpu = torch.device("cpu")
+    return find_batch_size(model, (8, 8), requested=requested, device=cpu, memory=TrainingMemory("fp32"))
 
 
 @pytest.mark.parametrize(
-    ("most", "batch", "fits", "tried"),
+    ("limit", "requested", "expected", "attempts"),
     [(64, 32, 32, [32]), (9, 32, 8, [32, 16, 8]), (4, 12, 3, [12, 6, 3]), (3, 14, 2, [14, 7, 2])],
 )
-def test_it_is_the_largest_divisor_that_fits(most: int, batch: int, fits: int, tried: list[int]) -> None:
-    model = Hungry(most)
-    assert find(model, batch) == fits
-    assert model.tried == tried
+def test_the_largest_divisor_that_fits_is_found(limit: int, requested: int, expected: int, attempts: list[int]) -> None:
+    model = LimitedMemory(limit)
+    assert find(model, requested) == expected
+    assert model.attempts == attempts
 
 
-def test_the_network_and_the_generators_are_left_as_they_were() -> None:
-    model = Hungry(5).eval()
+def test_the_model_and_the_random_state_are_restored() -> None:
+    model = LimitedMemory(5).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
     find(model, 16)
@@ -55,13 +56,13 @@ def test_the_network_and_the_generators_are_left_as_they_were() -> None:
     assert all(weight.grad is None for weight in model.parameters())
 
 
-def test_where_no_image_fits_it_says_what_to_type() -> None:
-    with pytest.raises(PipelineError, match=r"not even one image fits .* --activation_checkpointing"):
-        find(Hungry(0), 8)
+def test_an_error_suggests_flags_if_a_single_image_does_not_fit() -> None:
+    with pytest.raises(PipelineError, match=r"a single image does not fit in memory: use --activation_checkpointing"):
+        find(LimitedMemory(0), 8)
 
 
-def test_another_error_is_no_lack_of_memory() -> None:
-    class Broken(Hungry):
+def test_other_errors_are_not_taken_for_out_of_memory() -> None:
+    class Broken(LimitedMemory):
         def forward(self, pixel_values: Tensor) -> Any:
             raise RuntimeError(f"a bug at {len(pixel_values)}")
 
@@ -71,8 +72,11 @@ def test_another_error_is_no_lack_of_memory() -> None:
         raise RuntimeError("a bug")
 
 
-def test_running_out_of_memory_in_training_is_one_line() -> None:
+def test_an_out_of_memory_error_in_training_suggests_flags_in_one_line() -> None:
     with pytest.raises(PipelineError) as caught, out_of_memory_explained(global_batch=64, per_device=16):
         raise torch.OutOfMemoryError("CUDA out of memory")
-    assert str(caught.value).count("\n") == 0
-    assert "--auto_find_batch_size, or --global_batch_size 64 --per_device_train_batch_size 8" in str(caught.value)
+    assert str(caught.value) == (
+        "training with per-device batch size 16 does not fit in memory: use --auto_find_batch_size, "
+        "or --global_batch_size 64 --per_device_train_batch_size 8, or --activation_checkpointing, "
+        "or a smaller --image_size"
+    )

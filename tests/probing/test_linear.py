@@ -1,4 +1,4 @@
-"""The probe against scikit-learn's own pipeline; what it does without images of a class; its curve."""
+"""The linear probe agrees with scikit-learn; classes without images; nearest neighbors; the learning curve."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline.arguments.model import ModelArguments
 from pipeline.errors import PipelineError
-from pipeline.models.build import build_model
+from pipeline.models.build import build_classifier
 from pipeline.probing.learning_curve import learning_curve
 from pipeline.probing.linear import LinearProbe, calibrate, fit_probe, install_head
 from pipeline.probing.neighbors import knn_accuracy
@@ -19,7 +19,7 @@ from pipeline.probing.neighbors import knn_accuracy
 CLASSES, WIDTH = 4, 32
 
 
-def draw(images: int, seed: int, classes: int = CLASSES) -> tuple[np.ndarray, np.ndarray]:
+def sample(images: int, seed: int, classes: int = CLASSES) -> tuple[np.ndarray, np.ndarray]:
     """Noisy features whose scales and offsets differ by column; one column is constant."""
     rng = np.random.default_rng(seed)
     labels = np.arange(images) % classes
@@ -29,8 +29,8 @@ def draw(images: int, seed: int, classes: int = CLASSES) -> tuple[np.ndarray, np
     return x.astype(np.float32), labels
 
 
-TRAIN_X, TRAIN_Y = draw(120, 1)
-VALID_X, VALID_Y = draw(80, 2)
+TRAIN_X, TRAIN_Y = sample(120, 1)
+VALID_X, VALID_Y = sample(80, 2)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def probe() -> LinearProbe:
     return fit_probe(TRAIN_X, TRAIN_Y, VALID_X, VALID_Y, CLASSES)
 
 
-def test_folded_it_answers_as_the_librarys_own_on_standardised_features(probe: LinearProbe) -> None:
+def test_the_probe_agrees_with_scikit_learn_on_standardized_features(probe: LinearProbe) -> None:
     own = make_pipeline(StandardScaler(), LogisticRegression(C=probe.chosen["C"], tol=1e-6, max_iter=5000))
     own.fit(TRAIN_X, TRAIN_Y)
     assert (probe.logits(VALID_X).argmax(1) == own.predict(VALID_X)).mean() > 0.98
@@ -47,7 +47,7 @@ def test_folded_it_answers_as_the_librarys_own_on_standardised_features(probe: L
     assert probe.chosen["accuracy"] == (probe.logits(VALID_X).argmax(1) == VALID_Y).mean() > 0.6
 
 
-def test_of_the_grid_the_best_is_taken_and_of_equals_the_most_regularised(probe: LinearProbe) -> None:
+def test_the_best_c_is_chosen_and_the_smallest_among_equals(probe: LinearProbe) -> None:
     best = max(row["accuracy"] for row in probe.grid)
     assert probe.chosen == next(row for row in probe.grid if row["accuracy"] == best)
     strengths = [row["C"] for row in probe.grid]
@@ -56,9 +56,7 @@ def test_of_the_grid_the_best_is_taken_and_of_equals_the_most_regularised(probe:
 
 
 @pytest.mark.parametrize(("strength", "smaller"), [(1e-4, True), (1e4, False)])
-def test_calibrated_a_probe_says_the_same_with_the_confidence_that_validation_bears(
-    strength: float, smaller: bool
-) -> None:
+def test_calibration_minimizes_the_loss_and_keeps_the_classes(strength: float, smaller: bool) -> None:
     probe = fit_probe(TRAIN_X, TRAIN_Y, VALID_X, VALID_Y, CLASSES, [strength])
     found = calibrate(probe, VALID_X, VALID_Y)
     before, after = probe.logits(VALID_X).astype(np.float64), found.logits(VALID_X).astype(np.float64)
@@ -74,29 +72,29 @@ def test_calibrated_a_probe_says_the_same_with_the_confidence_that_validation_be
     assert loss(after) <= best + 1e-4
 
 
-def test_a_class_without_train_images_is_never_the_answer() -> None:
+def test_a_class_without_training_images_is_never_predicted() -> None:
     kept = TRAIN_Y != 2
     part = fit_probe(TRAIN_X[kept], TRAIN_Y[kept], VALID_X, VALID_Y, CLASSES)
     assert part.weight.shape == (CLASSES, WIDTH)
     assert 2 not in part.logits(VALID_X).argmax(1)
 
 
-def test_two_classes_and_one() -> None:
-    x, y = draw(60, 1, classes=2)
-    two = fit_probe(x, y, *draw(40, 2, classes=2), 2)
+def test_two_classes_work_and_one_is_rejected() -> None:
+    x, y = sample(60, 1, classes=2)
+    two = fit_probe(x, y, *sample(40, 2, classes=2), 2)
     assert two.chosen["accuracy"] > 0.7
-    with pytest.raises(PipelineError, match="two classes or more"):
+    with pytest.raises(PipelineError, match="at least two classes"):
         fit_probe(x[y == 0], y[y == 0], x, y, 2)
 
 
-def test_installed_it_is_the_head(probe: LinearProbe, tiny_vit: Path) -> None:
-    _, model = build_model(ModelArguments(str(tiny_vit)), class_names=list("abcd"), seed=0)
-    install_head(model, probe)
-    head = model.get_submodule("classifier")
+def test_an_installed_probe_is_the_head(probe: LinearProbe, tiny_vit: Path) -> None:
+    classifier = build_classifier(ModelArguments(str(tiny_vit)), class_names=list("abcd"), seed=0)
+    install_head(classifier, probe)
+    head = classifier.model.get_submodule("classifier")
     assert np.allclose(head(torch.from_numpy(VALID_X)).detach(), probe.logits(VALID_X), atol=1e-3)
 
 
-def test_neighbours_are_counted_by_angle_and_the_smallest_best_k_is_taken() -> None:
+def test_neighbors_are_ranked_by_angle_and_the_smallest_best_k_is_chosen() -> None:
     k, accuracy = knn_accuracy(TRAIN_X, TRAIN_Y, TRAIN_X, TRAIN_Y)
     assert (k, accuracy) == (1, 1.0)
     assert knn_accuracy(3 * TRAIN_X, TRAIN_Y, (TRAIN_X / 5).astype(np.float32), TRAIN_Y) == (1, 1.0)
@@ -104,7 +102,7 @@ def test_neighbours_are_counted_by_angle_and_the_smallest_best_k_is_taken() -> N
     assert few[0] == 1
 
 
-def test_the_curve_ends_with_all_images_and_is_the_same_each_time(probe: LinearProbe) -> None:
+def test_the_learning_curve_ends_with_all_images_and_is_deterministic(probe: LinearProbe) -> None:
     curve = learning_curve(probe, TRAIN_X, TRAIN_Y, VALID_X, VALID_Y, seed=0)
     assert [row["images_per_class"] for row in curve] == [1, 2, 5, 10, 20, 30]
     assert [row["images"] for row in curve] == [4, 8, 20, 40, 80, 120]

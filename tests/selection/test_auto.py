@@ -1,24 +1,14 @@
-"""What `--recipe auto` chooses, from facts; that it reaches a run is in `tests/commands/test_train.py`."""
+"""What `--auto` chooses from facts; `tests/workflows/test_train.py` tests that the choices reach a run."""
 
 import dataclasses
 from typing import Any
 
 import pytest
 
-from pipeline.arguments import images, model, strategy
-from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.arguments.settings import GROUPS
 from pipeline.selection.auto import Choice, Facts, choose
 
-FLAGS = {
-    f.name
-    for c in (
-        model.ModelArguments,
-        images.AugmentationArguments,
-        strategy.AdaptationArguments,
-        FineTuningArguments,
-    )
-    for f in dataclasses.fields(c)
-}
+FLAGS = {f.name for group in GROUPS for f in dataclasses.fields(group)}
 
 # ViT-B/16 at 224 px and 1,020 images, on one GPU.
 BASE = Facts(
@@ -29,7 +19,7 @@ BASE = Facts(
     from_scratch=False,
     image_size=224,
     step_flops=105e9,
-    flops_a_second=400e12,
+    flops_per_second=400e12,
     precision="bf16",
     device="cuda",
     gpu_memory=40 * 10**9,
@@ -40,7 +30,7 @@ def chosen(**changes: Any) -> dict[str, Choice]:
     return {choice.flag: choice for choice in choose(dataclasses.replace(BASE, **changes))}
 
 
-@pytest.mark.parametrize("changes", [{}, {"device": "cpu", "gpu_memory": None, "flops_a_second": 3e11}])
+@pytest.mark.parametrize("changes", [{}, {"device": "cpu", "gpu_memory": None, "flops_per_second": 3e11}])
 def test_each_choice_is_a_flag_with_a_reason_in_one_line(changes: dict[str, Any]) -> None:
     for choice in chosen(**changes).values():
         assert choice.flag in FLAGS
@@ -49,26 +39,26 @@ def test_each_choice_is_a_flag_with_a_reason_in_one_line(changes: dict[str, Any]
         assert "\n" not in str(choice)
 
 
-def test_a_gpu_fine_tunes_all_and_two_cores_take_the_probe() -> None:
+def test_a_gpu_fine_tunes_all_weights_and_two_cores_fit_a_probe() -> None:
     assert chosen()["strategy"].value == "full"
-    slow = chosen(device="cpu", gpu_memory=None, flops_a_second=3e11)
+    slow = chosen(device="cpu", gpu_memory=None, flops_per_second=3e11)
     assert slow["strategy"].value == "head"
     assert "would take about 6 h" in slow["strategy"].reason
-    assert chosen(device="cpu", gpu_memory=None, flops_a_second=3e11, step_flops=2e9)["strategy"].value == "full"
+    assert chosen(device="cpu", gpu_memory=None, flops_per_second=3e11, step_flops=2e9)["strategy"].value == "full"
 
 
-def test_what_does_not_fit_into_memory_gets_adapters() -> None:
+def test_a_model_too_large_for_the_memory_gets_adapters() -> None:
     assert chosen(parameters=1_100_000_000, gpu_memory=24 * 10**9)["strategy"].value == "lora"
     assert "layer_decay" not in chosen(parameters=1_100_000_000, gpu_memory=24 * 10**9)
 
 
-def test_random_weights_are_trained_all_of_them() -> None:
-    scratch = chosen(from_scratch=True, device="cpu", gpu_memory=None, flops_a_second=3e11)
+def test_random_weights_are_trained_completely() -> None:
+    scratch = chosen(from_scratch=True, device="cpu", gpu_memory=None, flops_per_second=3e11)
     assert scratch["strategy"].value == "full"
     assert not {"head_init", "layer_decay"} & scratch.keys()
 
 
-def test_more_images_take_fewer_epochs_and_stronger_augmentation() -> None:
+def test_more_images_get_fewer_epochs_and_stronger_augmentation() -> None:
     epochs = [int(str(chosen(images=102 * n)["num_train_epochs"].value)) for n in (10, 50, 500, 5000)]
     assert epochs == sorted(epochs, reverse=True)
     assert len(set(epochs)) == 4
@@ -77,25 +67,25 @@ def test_more_images_take_fewer_epochs_and_stronger_augmentation() -> None:
 
 
 @pytest.mark.parametrize(("images", "batch"), [(20, 2), (160, 16), (1020, 32), (50_000, 128)])
-def test_an_epoch_has_ten_steps_where_there_are_images_for_them(images: int, batch: int) -> None:
+def test_an_epoch_has_at_least_ten_steps_if_there_are_enough_images(images: int, batch: int) -> None:
     assert chosen(images=images, classes=2)["global_batch_size"].value == batch
 
 
-def test_a_gpu_takes_the_batch_in_one_pass_where_it_fits() -> None:
+def test_a_gpu_uses_no_gradient_accumulation_if_the_batch_fits() -> None:
     gpu, cpu = chosen(images=50_000), chosen(device="cpu", gpu_memory=None)
     assert gpu["per_device_train_batch_size"].value == gpu["global_batch_size"].value == 128
     assert gpu["auto_find_batch_size"].word == "--auto_find_batch_size=True"
     assert not {"per_device_train_batch_size", "auto_find_batch_size"} & cpu.keys()
 
 
-def test_a_pretrained_backbone_never_gets_a_rate_that_wrecks_it_without_layer_decay() -> None:
+def test_a_high_learning_rate_always_comes_with_layer_decay() -> None:
     for parameters in (2_000_000, 86_000_000, 300_000_000):
         rates = chosen(parameters=parameters)
         assert float(str(rates["layer_decay"].value)) < 1
         assert float(str(rates["learning_rate"].value)) <= (1e-4 if parameters > 10e6 else 2e-3)
 
 
-def test_a_small_network_gets_what_measured_better_for_it_and_a_large_one_a_probes_head() -> None:
+def test_a_small_network_gets_mixup_and_averaging_and_a_large_one_a_probe_head() -> None:
     small, large = chosen(parameters=2_700_000), chosen()
     assert {"mixup", "ema_decay", "label_smoothing_factor"} <= small.keys() - large.keys()
     assert large["head_init"].value == "probe"

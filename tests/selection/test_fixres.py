@@ -1,7 +1,7 @@
-"""FixRes: of two sizes the one that scores better on validation is taken, and what has one size only is refused."""
+"""FixRes: the better of two resolutions is kept, and networks with a fixed resolution are rejected."""
 
 import io
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import numpy as np
@@ -18,23 +18,25 @@ from transformers import (
 )
 
 from pipeline.arguments.model import ModelArguments
-from pipeline.arguments.strategy import AdaptationArguments
+from pipeline.arguments.selection import SelectionArguments
+from pipeline.arguments.settings import Settings
+from pipeline.arguments.strategy import StrategyArguments
 from pipeline.errors import PipelineError
-from pipeline.images.processor import ImageProcessor, input_size
-from pipeline.models.build import build_model
+from pipeline.models.build import build_classifier
+from pipeline.models.classifier import ImageClassifier
 from pipeline.selection import fixres
+from pipeline.selection.improve import Propose, improve
 from tests.conftest import save_vit
 
 IMAGES, CLASSES, SIDE = 60, ["a", "b", "c", "d"], 32
-LOADING: dict[str, Any] = {"batch_size": 16, "num_workers": 0, "progress": False}
-Network = tuple[ImageProcessor, PreTrainedModel]
+STEPS: list[tuple[str, Propose]] = [("--fixres", fixres.propose)]
 
 
 @pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Network:
-    """Weights so large that the class depends on the pixels, and on how many there are."""
+def vit(tmp_path_factory: pytest.TempPathFactory) -> ImageClassifier:
+    """A ViT with weights so large that the predicted class depends on the pixels and on the resolution."""
     folder = save_vit(tmp_path_factory.mktemp("vit"), initializer_range=0.5)
-    return build_model(ModelArguments(str(folder), image_size=SIDE), class_names=CLASSES, seed=0)
+    return build_classifier(ModelArguments(str(folder), image_size=SIDE), class_names=CLASSES, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def split() -> datasets.Dataset:
 
 
 def classes(model: PreTrainedModel, side: int, split: datasets.Dataset) -> list[int]:
-    """What transformers itself says at that size, its table interpolated at every step."""
+    """Return the classes that transformers predicts at this size, interpolating position embeddings itself."""
     pixels = ViTImageProcessor(
         size={"height": side, "width": side}, image_mean=[0.4] * 3, image_std=[0.3] * 3, resample=3
     )
@@ -64,56 +66,60 @@ def classes(model: PreTrainedModel, side: int, split: datasets.Dataset) -> list[
     return numbers
 
 
+def kept(classifier: ImageClassifier, split: datasets.Dataset) -> ImageClassifier:
+    """Return the classifier that remains after the selection step."""
+    return improve(classifier, datasets.DatasetDict(validation=split), Settings(), STEPS)[0]
+
+
 @pytest.mark.parametrize("best", [32, 36])
-def test_the_size_that_scores_better_is_taken(vit: Network, split: datasets.Dataset, best: int) -> None:
-    processor, model = vit
-    right = classes(model, best, split)
-    assert all(classes(model, side, split) != right for side in {32, 36} - {best})
-    labelled = split.remove_columns("label").add_column("label", right)
-    taken, its = fixres.find_test_size(model, processor, labelled, **LOADING)
-    assert input_size(its) == (best, best)
-    assert taken.config.image_size == best
-    assert classes(taken, best, split) == right
-    assert input_size(processor) == (SIDE, SIDE)
+def test_the_resolution_with_the_higher_accuracy_is_kept(
+    vit: ImageClassifier, split: datasets.Dataset, best: int
+) -> None:
+    right = classes(vit.model, best, split)
+    assert all(classes(vit.model, side, split) != right for side in {32, 36} - {best})
+    labeled = split.remove_columns("label").add_column("label", right)
+    chosen, results = improve(vit, datasets.DatasetDict(validation=labeled), Settings(), STEPS)
+    assert chosen.input_size == (best, best)
+    assert chosen.model.config.image_size == best
+    assert classes(chosen.model, best, split) == right
+    assert vit.input_size == (SIDE, SIDE)
+    assert results == {"train_image_size": SIDE}
 
 
-def test_of_sizes_that_score_alike_the_smallest_is_taken(vit: Network, split: datasets.Dataset) -> None:
-    processor, model = vit
-    said = zip(*(classes(model, side, split) for side in (32, 36)), strict=True)
-    wrong = [min(set(range(4)) - set(numbers)) for numbers in said]
-    labelled = split.remove_columns("label").add_column("label", wrong)
-    taken, its = fixres.find_test_size(model, processor, labelled, **LOADING)
-    assert taken is model
-    assert its is processor
+def test_equal_accuracy_keeps_the_resolution_of_training(vit: ImageClassifier, split: datasets.Dataset) -> None:
+    predicted = zip(*(classes(vit.model, side, split) for side in (32, 36)), strict=True)
+    wrong = [min(set(range(4)) - set(numbers)) for numbers in predicted]
+    labeled = split.remove_columns("label").add_column("label", wrong)
+    assert kept(vit, labeled) is vit
 
 
-def test_a_convolutional_network_keeps_its_weights(split: datasets.Dataset, vit: Network) -> None:
+def test_a_convolutional_network_keeps_its_weights(split: datasets.Dataset, vit: ImageClassifier) -> None:
     torch.manual_seed(0)
     shape: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "num_labels": 4}
     model = ResNetForImageClassification(ResNetConfig(**shape, layer_type="basic"))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    taken, its = fixres.find_test_size(model, vit[0], split, **LOADING)
-    assert input_size(its)[0] in (32, 37)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in taken.state_dict().items())
+    chosen = kept(ImageClassifier(model, vit.processor), split)
+    assert chosen.input_size[0] in (32, 37)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in chosen.model.state_dict().items())
 
 
-def test_a_network_of_one_size_stays_as_it_is(
-    vit: Network, split: datasets.Dataset, caplog: pytest.LogCaptureFixture
+def test_a_network_with_a_fixed_resolution_is_kept_with_a_warning(
+    vit: ImageClassifier, split: datasets.Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     sizes: dict[str, Any] = {"image_size": SIDE, "hidden_sizes": [16, 24, 32], "depths": [1, 1, 1], "patch_size": 4}
     heads: dict[str, Any] = {"num_attention_heads": [2, 2, 2], "key_dim": [8, 8, 8], "num_labels": 4}
-    model = LevitForImageClassification(LevitConfig(**sizes, **heads))  # its attention has a bias for each place
-    taken, its = fixres.find_test_size(model, vit[0], split, **LOADING)
-    assert taken is model
-    assert its is vit[0]
-    assert "levit takes no images of 36 pixels: 32 stay" in caplog.text
+    model = LevitForImageClassification(LevitConfig(**sizes, **heads))  # its attention biases belong to a fixed grid
+    levit = ImageClassifier(model, vit.processor)
+    assert kept(levit, split) is levit
+    assert "--fixres: levit does not support 36 px input; keeping 32 px" in caplog.text
 
 
-def test_the_head_strategy_is_refused() -> None:
-    with pytest.raises(PipelineError, match="leave it out"):
-        AdaptationArguments(strategy="head", fixres=True)
+def test_fixres_cannot_be_combined_with_the_head_strategy() -> None:
+    with pytest.raises(PipelineError, match=r"remove --fixres$"):
+        Settings(strategy=StrategyArguments(strategy="head"), selection=SelectionArguments(fixres=True))
 
 
-def test_images_that_are_no_squares_are_refused(vit: Network) -> None:
-    with pytest.raises(PipelineError, match="no squares"):
-        fixres.check(vit[1], cast(ImageProcessor, ViTImageProcessor(size={"height": 32, "width": 40})))
+def test_images_that_are_not_square_are_rejected(vit: ImageClassifier) -> None:
+    processor: Any = ViTImageProcessor(size={"height": 32, "width": 40})
+    with pytest.raises(PipelineError, match="images that are not square: remove --fixres"):
+        fixres.check(ImageClassifier(vit.model, processor))

@@ -1,4 +1,4 @@
-"""Runs of seconds: a small ViT with dropout, three colours."""
+"""Runs of a few seconds: a small ViT with dropout, three colors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.arguments.data import DataArguments
 from pipeline.arguments.model import ModelArguments
 from pipeline.data.sources import load_splits
-from pipeline.models.build import build_model
+from pipeline.models.build import build_classifier
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import TRAINER_STATE
 from pipeline.training.fit import fit
@@ -22,7 +22,7 @@ from tests.training.fitting import COLOURS, Fitted, settings_of
 
 @pytest.fixture(scope="package")
 def dropping_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With dropout, so that a resume must restore every generator."""
+    """A ViT with dropout, so that a resume must restore every random generator."""
     folder = tmp_path_factory.mktemp("dropping")
     return save_vit(folder, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
 
@@ -34,7 +34,7 @@ def splits(photos: Path) -> datasets.DatasetDict:
 
 @pytest.fixture(scope="package")
 def misleading(splits: datasets.DatasetDict) -> datasets.DatasetDict:
-    """Every step of training makes validation worse: its labels are those of the next class."""
+    """Validation labels are shifted by one class, so every training step makes validation worse."""
     other = splits["validation"].map(lambda row: {"label": (row["label"] + 1) % 3})
     return datasets.DatasetDict(splits | {"validation": other})
 
@@ -47,17 +47,17 @@ def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> 
         name: str = "run", *, data: datasets.DatasetDict = splits, vit: Path = dropping_vit, **changes: Any
     ) -> Fitted:
         settings = settings_of(**changes)
-        processor, model = build_model(ModelArguments(str(vit)), class_names=COLOURS, seed=settings.trainer.seed)
+        classifier = build_classifier(ModelArguments(str(vit)), class_names=COLOURS, seed=settings.trainer.seed)
         seen: list[Tensor] = []
 
         def look(module: torch.nn.Module, _: Any, given: dict[str, Any]) -> None:
-            if module.training and not given["pixel_values"].is_meta:  # where operations are only counted
+            if module.training and not given["pixel_values"].is_meta:  # FLOPs are counted on the meta device
                 seen.append(given["pixel_values"].clone())
 
         (tmp_path / name).mkdir(exist_ok=True)
-        with_hook = model.register_forward_pre_hook(torch.compiler.disable(look), with_kwargs=True)
-        figures = fit(model, processor, data, folder=tmp_path / name, settings=settings)
+        with_hook = classifier.model.register_forward_pre_hook(torch.compiler.disable(look), with_kwargs=True)
+        metrics = fit(classifier, data, folder=tmp_path / name, settings=settings)
         with_hook.remove()
-        return Fitted(tmp_path / name, model, figures, seen, read_json(tmp_path / name / TRAINER_STATE))
+        return Fitted(tmp_path / name, classifier.model, metrics, seen, read_json(tmp_path / name / TRAINER_STATE))
 
     return run

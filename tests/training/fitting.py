@@ -1,4 +1,4 @@
-"""What a call of `fit` leaves, to look at."""
+"""Settings of short runs, and what a call of `fit` leaves behind."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,17 +9,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
-from pipeline.arguments.images import AugmentationArguments
-from pipeline.arguments.settings import Settings
-from pipeline.arguments.strategy import AdaptationArguments
-from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.arguments.settings import GROUPS, Settings
 
 COLOURS = ["blue", "green", "red"]
-STEPS_AN_EPOCH = 6  # 36 images, 6 a step
+STEPS_AN_EPOCH = 6  # 36 images in batches of 6
 
 
 def settings_of(**changes: Any) -> Settings:
-    """Settings of a run of seconds; each flag finds its group."""
+    """Return the settings of a run of a few seconds; each flag goes to its group."""
     small: dict[str, Any] = {
         "num_train_epochs": 3,
         "learning_rate": 3e-3,
@@ -32,21 +29,20 @@ def settings_of(**changes: Any) -> Settings:
     }
     given = small | changes
 
-    def take(kind: type) -> dict[str, Any]:
-        return {f.name: given.pop(f.name) for f in dataclasses.fields(kind) if f.name in given}
-
-    augmentation = AugmentationArguments(**take(AugmentationArguments))
-    adaptation = AdaptationArguments(**take(AdaptationArguments))
-    return Settings(FineTuningArguments(**given), augmentation, adaptation)
+    groups: list[Any] = [
+        group(**{f.name: given.pop(f.name) for f in dataclasses.fields(group) if f.name in given}) for group in GROUPS
+    ]
+    assert not given, f"unknown flags: {given}"
+    return Settings(*groups)
 
 
 @dataclass
 class Fitted:
-    """What a call of `fit` left, and what the network saw."""
+    """What a call of `fit` left behind, and the pixels that the network received."""
 
     folder: Path
     model: PreTrainedModel
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     seen: list[Tensor]
     state: dict[str, Any]
 
@@ -55,7 +51,7 @@ class Fitted:
 
 
 def stored(checkpoint: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint under the names that they have in memory."""
+    """Return the weights of a checkpoint under their names in memory."""
     return dict(AutoModelForImageClassification.from_pretrained(checkpoint).state_dict())
 
 

@@ -14,7 +14,7 @@ from transformers import ViTForImageClassification
 
 from pipeline.arguments.model import ModelArguments
 from pipeline.errors import PipelineError
-from pipeline.models.build import build_model
+from pipeline.models.build import build_classifier
 from pipeline.runs.checkpoints import TRAINING_WEIGHTS
 from pipeline.runs.folder import ADAPTER
 from tests.training.fitting import COLOURS, Fitted, checkpoints, same, settings_of, stored
@@ -66,7 +66,7 @@ def test_the_average_is_what_is_scored_saved_and_left(fitted: Run) -> None:
 
 
 def test_lora_trains_its_share_and_leaves_an_ordinary_network(fitted: Run, dropping_vit: Path, tmp_path: Path) -> None:
-    before = dict(build_model(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42)[1].state_dict())
+    before = dict(build_classifier(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42).model.state_dict())
     done = fitted(strategy="lora", lora_rank=4, learning_rate=1e-2, num_train_epochs=5)
     assert max(done.log("eval_accuracy")) > 0.8
     after = dict(done.model.state_dict())
@@ -86,7 +86,7 @@ def test_a_kept_adapter_on_its_base_is_the_merged_network(fitted: Run, dropping_
     from peft import PeftModel
 
     done = fitted(strategy="lora", keep_adapter=True, num_train_epochs=2)
-    _, base = build_model(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42)
+    base = build_classifier(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42).model
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)  # peft 0.21
         adapted = PeftModel.from_pretrained(base, done.folder / ADAPTER).eval()
@@ -95,7 +95,8 @@ def test_a_kept_adapter_on_its_base_is_the_merged_network(fitted: Run, dropping_
 
 
 def test_frozen_blocks_stay_and_what_is_above_them_moves(fitted: Run, dropping_vit: Path) -> None:
-    before = dict(build_model(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42)[1].named_parameters())
+    untrained = build_classifier(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42).model
+    before = dict(untrained.named_parameters())
     done = fitted(freeze_blocks=1)
     for name, weight in done.model.named_parameters():
         assert torch.equal(weight, before[name]) == name.startswith(("vit.embeddings", "vit.layers.0")), name
@@ -129,8 +130,8 @@ def test_patches_that_are_not_seen_change_the_training_and_not_what_is_scored(fi
     fewer = fitted("fewer", max_steps=1, warmup_steps=10, patch_drop_rate=0.5)
     assert fewer.log("loss") != plain.log("loss")
     assert fewer.log("eval_loss") == pytest.approx(plain.log("eval_loss"), rel=1e-6)  # a step at a rate of nothing
-    whole = fitted("whole", num_train_epochs=1).figures["speed"]["gflops_per_image"]
-    assert fitted("half", num_train_epochs=1, patch_drop_rate=0.5).figures["speed"]["gflops_per_image"] < 0.7 * whole
+    whole = fitted("whole", num_train_epochs=1).metrics["speed"]["gflops_per_image"]
+    assert fitted("half", num_train_epochs=1, patch_drop_rate=0.5).metrics["speed"]["gflops_per_image"] < 0.7 * whole
 
 
 @pytest.fixture(scope="module")
@@ -175,23 +176,23 @@ def test_every_line_of_the_log_says_how_long_the_data_were_waited_for(fitted: Ru
     ("changes", "message"),
     [
         ({"mixup": 0.8, "per_device_train_batch_size": 1}, r"^--mixup blends .* raise --per_device_train_batch_size"),
-        ({"layer_decay": 0.0}, r"^--layer_decay 0\.0: above 0"),
-        ({"ema_decay": 1.0, "lora_rank": 0}, r"^--ema_decay 1\.0: .*\n--lora_rank 0: at least 1"),
-        ({"strategy": "lora", "layer_decay": 0.8}, r"^--strategy lora trains no blocks"),
-        ({"keep_adapter": True}, r"^--keep_adapter needs --strategy lora"),
+        ({"layer_decay": 0.0}, r"^--layer_decay 0\.0 is out of range"),
+        ({"ema_decay": 1.0, "lora_rank": 0}, r"^--lora_rank 0 is out of range.*\n--ema_decay 1\.0 is out of range"),
+        ({"strategy": "lora", "layer_decay": 0.8}, r"^--strategy lora does not train the blocks"),
+        ({"keep_adapter": True}, r"^--keep_adapter .*add --strategy lora"),
         (
             {"strategy": "lora", "keep_adapter": True, "refit_head": True},
             r"^--keep_adapter saves the trained head, which --refit_head replaces: add --refit_head False$",
         ),
-        ({"class_weights": "balanced", "balanced_sampling": True}, r"leave one out"),
+        ({"class_weights": "balanced", "balanced_sampling": True}, r"remove one of them"),
         (
             {"balanced_sampling": True, "refit_head": True},
-            r"^--refit_head counts each image .* add --refit_head False$",
+            r"^--refit_head ignores class balancing: add --refit_head False$",
         ),
-        ({"max_hours": 0}, r"^--max_hours 0: more than 0"),
-        ({"patch_drop_rate": 1}, r"^--patch_drop_rate 1: 0 or more and below 1"),
+        ({"max_hours": 0}, r"^--max_hours 0 is out of range: use a value of more than 0"),
+        ({"patch_drop_rate": 1}, r"^--patch_drop_rate 1 is out of range"),
     ],
 )
-def test_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_rejected(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         settings_of(**changes)

@@ -23,7 +23,7 @@ def streamed(splits: datasets.DatasetDict, tmp_path: Path) -> datasets.DatasetDi
     files = [str(tmp_path / f"{number}.parquet") for number in range(2)]
     rows = datasets.load_dataset("parquet", data_files=files, streaming=True)["train"]
     rows = rows.cast_column("image", datasets.Image(decode=False))
-    stream = Stream(rows, images=len(train), identity="1", skips_bad=False)
+    stream = Stream(rows, num_images=len(train), identity="1", skip_bad_images=False)
     return datasets.DatasetDict(splits | {"train": stream})
 
 

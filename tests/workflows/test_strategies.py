@@ -94,7 +94,7 @@ def test_fixres_saves_the_network_at_the_size_that_it_names(
     assert results["train_image_size"] == 32
     assert f"{100 * results['eval_accuracy']:.2f} % at {side}" in caplog.text
     assert f"; {side} is kept" in caplog.text
-    assert f"Images: 32 pixels, scored at {side}," in (folder / CARD).read_text()
+    assert f"Input resolution: 32 px for training, {side} px for evaluation." in (folder / CARD).read_text()
     picture = next((photos / "test" / "red").iterdir())
     assert pipeline("image-classification", model=str(folder))(str(picture))
 
@@ -116,7 +116,7 @@ def test_a_head_is_fitted_anew_and_taken_where_validation_says_so(
     assert figures["eval_accuracy"] == max(figures["refit_eval_accuracy"], figures["trained_head_eval_accuracy"])
     changed = {key for key, value in weights["plain"].items() if not torch.equal(value, weights["refit"][key])}
     assert changed == ({"classifier.weight", "classifier.bias"} if taken else set())
-    assert f"and was {'taken' if taken else 'not taken'}." in (tmp_path / "refit" / CARD).read_text()
+    assert f"The {'refitted' if taken else 'trained'} head was kept." in (tmp_path / "refit" / CARD).read_text()
 
 
 def test_auto_says_why_and_a_flag_overrides(

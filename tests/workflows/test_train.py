@@ -95,7 +95,7 @@ def test_another_run_is_refused_with_what_differs(
 ) -> None:
     code, _, err = vit_pipeline("train", *train_flags, "--seed=1", f"--output_dir={finished_run}")
     assert code == 2
-    assert "seed: 42 there, 1 here" in err
+    assert "seed: 42 in the run folder, 1 on the command line" in err
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
@@ -130,7 +130,7 @@ def test_without_a_test_split_it_says_so_and_goes_on(
     assert "test_accuracy" not in results
     assert "no test split" in caplog.text
     card = (tmp_path / "run" / CARD).read_text()
-    assert "new images will score lower" in card
+    assert "expect a lower accuracy on new images" in card
 
 
 def test_the_resolved_recipe_holds_what_shaped_the_run(finished_run: Path) -> None:

@@ -1,0 +1,113 @@
+"""Every check of flags against each other, in one place. Torch-free.
+
+Ranges of single numbers are declared with the flags (`arguments.flags`). What depends on the model is checked by
+`training.compatibility`, and what depends on the images by `data`.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pipeline.arguments.flags import flags_that_need_all_images, range_problems
+from pipeline.errors import refuse
+
+
+def require_valid(*groups: Any) -> None:
+    """Raise one error with everything that is wrong with groups of flags, alone and in combination.
+
+    Args:
+        groups: Instances of the classes of `pipeline.arguments`, each class at most once.
+
+    Raises:
+        PipelineError: If a number is out of range, or flags cannot be combined.
+    """
+    refuse(find_problems(groups))
+
+
+def find_problems(groups: Iterable[Any]) -> Iterator[str]:
+    """Yield one line for each number out of range and each combination of flags that does not work."""
+    by_class = {type(group).__name__: group for group in groups}
+    for group in by_class.values():
+        yield from range_problems(group)
+    for needed, check in _COMBINATIONS:
+        if all(name in by_class for name in needed):
+            yield from check(*(by_class[name] for name in needed))
+    if (data := by_class.get("DataArguments")) is not None and data.streaming:
+        yield from _streaming(by_class)
+
+
+def trainer_problems(args: Any) -> Iterator[str]:
+    """Yield what is wrong with the flags of the training loop; `args` is a `FineTuningArguments` not yet resolved."""
+    if args.warmup_steps == 1:
+        yield "--warmup_steps 1 is one single step: use 0.1 for a tenth of all steps"
+    if args.metric_for_best_model not in ("accuracy", "loss"):
+        yield f"--metric_for_best_model {args.metric_for_best_model} is unknown: use accuracy or loss"
+    if args.eval_strategy not in ("epoch", "steps"):
+        yield (
+            f"--eval_strategy {args.eval_strategy} never scores validation, which chooses the best checkpoint: use "
+            "epoch or steps"
+        )
+    if args.save_strategy not in (args.eval_strategy, "best"):
+        yield (f"--save_strategy {args.save_strategy} does not match --eval_strategy: use {args.eval_strategy} or best")
+    for name in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            yield (
+                f"a launch with {name} is not supported, because its checkpoints cannot be loaded strictly: use "
+                "distributed_type MULTI_GPU"
+            )
+    if args.push_to_hub and not args.hub_model_id:
+        yield "--push_to_hub needs a repository: add --hub_model_id OWNER/NAME"
+
+
+def _streaming(groups: Mapping[str, Any]) -> Iterator[str]:
+    if found := flags_that_need_all_images(groups):
+        needs = "needs" if len(found) == 1 else "need"
+        yield (
+            f"{', '.join(found)} {needs} all images before training and cannot be combined with --streaming: remove "
+            "--streaming"
+        )
+
+
+def _blending(images: Any, trainer: Any) -> Iterator[str]:
+    for name in ("mixup", "cutmix"):
+        if getattr(images, name) and trainer.per_device_train_batch_size == 1:
+            yield f"--{name} blends the images of a batch, which has only one: raise --per_device_train_batch_size"
+
+
+def _balance(objective: Any) -> Iterator[str]:
+    if objective.class_weights != "none" and objective.balanced_sampling:
+        yield (
+            "--class_weights balanced and --balanced_sampling both correct for unequal class sizes: remove one of them"
+        )
+
+
+def _refit_of_balanced(objective: Any, selection: Any) -> Iterator[str]:
+    balanced = objective.class_weights == "balanced" or objective.balanced_sampling
+    if balanced and selection.refit_head:
+        yield "--refit_head ignores class balancing: add --refit_head False"
+
+
+def _strategy(strategy: Any) -> Iterator[str]:
+    if strategy.strategy != "lora" and strategy.keep_adapter:
+        yield "--keep_adapter saves the adapter of LoRA: add --strategy lora, or remove --keep_adapter"
+    if strategy.strategy != "full" and (strategy.layer_decay < 1 or strategy.freeze_blocks):
+        yield (
+            f"--strategy {strategy.strategy} does not train the blocks: remove --layer_decay and --freeze_blocks, or "
+            "use --strategy full"
+        )
+
+
+def _selection_of_strategy(strategy: Any, selection: Any) -> Iterator[str]:
+    if strategy.keep_adapter and selection.refit_head:
+        yield "--keep_adapter saves the trained head, which --refit_head replaces: add --refit_head False"
+    if strategy.strategy == "head" and selection.fixres:
+        yield "--fixres corrects for random crops, and --strategy head trains on none: remove --fixres"
+
+
+_COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
+    (("ImageArguments", "FineTuningArguments"), _blending),
+    (("ObjectiveArguments",), _balance),
+    (("ObjectiveArguments", "SelectionArguments"), _refit_of_balanced),
+    (("StrategyArguments",), _strategy),
+    (("StrategyArguments", "SelectionArguments"), _selection_of_strategy),
+)

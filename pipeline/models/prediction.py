@@ -1,0 +1,144 @@
+"""Predictions for images without labels: files, folders, glob patterns, PIL images and arrays -> ranked classes."""
+
+import glob
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import torch
+from torch.utils.data import Dataset
+
+from pipeline.data.folders import list_files
+from pipeline.errors import BadImageError, PipelineError
+from pipeline.images.decode import IMAGE_EXTENSIONS, open_image
+from pipeline.images.pixels import to_rgb
+from pipeline.models.inference import LoaderOptions, run_inference
+
+if TYPE_CHECKING:
+    from pipeline.models.classifier import ImageClassifier
+
+logger = logging.getLogger(__name__)
+
+Source = str | Path | PIL.Image.Image | np.ndarray[Any, Any]
+_ONE = (str, Path, PIL.Image.Image, np.ndarray)
+
+
+def predict(
+    classifier: "ImageClassifier",
+    images: Source | Iterable[Source],
+    *,
+    top_k: int,
+    batch_size: int,
+    bad_images: Literal["fail", "skip"],
+    progress: bool,
+) -> pd.DataFrame:
+    """Return the most likely classes of images, as `ImageClassifier.predict` describes. All ranks must call it.
+
+    Raises:
+        PipelineError: If no image is found, or an image cannot be read and `bad_images` is `fail`.
+    """
+    named = find_images(images)
+    rows = _Images(named, classifier.processor, fail=bad_images == "fail")
+    top_k = min(top_k, len(classifier.class_names))
+
+    def rank(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, list[str | None]]:
+        output: Any = classifier.model(pixel_values=batch["pixel_values"].float())
+        best = output.logits.float().softmax(dim=1).topk(top_k, dim=1)
+        return best.values.cpu(), best.indices.cpu(), batch["problems"]
+
+    options = LoaderOptions(batch_size, progress=progress)
+    ranked = run_inference(classifier.model, rows, rank, options, description="predict", collate_fn=_collate)
+    problems = [problem for _, _, batch in ranked for problem in batch]
+    for problem in filter(None, problems):
+        logger.warning("skipping %s", problem)
+    readable = [name for (name, _), problem in zip(named, problems, strict=True) if problem is None]
+    keep = torch.tensor([problem is None for problem in problems])
+    probabilities = torch.cat([values for values, _, _ in ranked])[keep]
+    classes = torch.cat([indices for _, indices, _ in ranked])[keep]
+    labels = np.asarray(classifier.class_names, dtype=object)
+    return pd.DataFrame(
+        {
+            "image": np.repeat(np.asarray(readable, dtype=object), top_k),
+            "rank": np.tile(np.arange(1, top_k + 1), len(readable)),
+            "label": labels[classes.numpy().ravel()],
+            "probability": probabilities.numpy().ravel().astype(float),
+        }
+    )
+
+
+def find_images(images: Source | Iterable[Source]) -> list[tuple[str | int, Source]]:
+    """Return each image with its name: its path, or its position for an image in memory.
+
+    Raises:
+        PipelineError: If a file, folder or glob pattern matches no image.
+    """
+    sources = [images] if isinstance(images, _ONE) else list(images)
+    named: list[tuple[str | int, Source]] = []
+    for place, source in enumerate(sources):
+        if isinstance(source, str | Path):
+            named += [(str(path), path) for path in _find_files(source)]
+        else:
+            named.append((place, source))
+    return named
+
+
+def _find_files(name: str | Path) -> list[Path]:
+    """Return the image files that a file, a folder (with all below it) or a glob pattern names, sorted."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        found = [file for file in list_files(path) if file.suffix.lower() in IMAGE_EXTENSIONS]
+    elif path.is_file():
+        found = [path]
+    else:
+        matches = map(Path, glob.glob(str(name), recursive=True))  # noqa: PTH207 (Path.glob rejects "..")
+        found = [file for file in matches if file.is_file()]
+    if not found:
+        raise PipelineError(f"no image found at {name}: pass image files, folders with images, or glob patterns")
+    return sorted(found)
+
+
+class _Images(Dataset[dict[str, Any]]):
+    """Images prepared by an image processor; one that cannot be read is a black image with its problem."""
+
+    def __init__(self, named: Sequence[tuple[str | int, Source]], processor: Any, *, fail: bool) -> None:
+        self.named, self.processor, self.fail = named, processor, fail
+
+    def __len__(self) -> int:
+        return len(self.named)
+
+    def __getitems__(self, places: list[int]) -> list[dict[str, Any]]:
+        """Return the rows of a batch, prepared in one call of the image processor."""
+        images, problems = zip(*(self._open(*self.named[place]) for place in places), strict=True)
+        pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+        return [
+            {"pixel_values": image, "problem": problem} for image, problem in zip(pixels.float(), problems, strict=True)
+        ]
+
+    def _open(self, name: str | int, source: Source) -> tuple[PIL.Image.Image, str | None]:
+        try:
+            return _as_rgb(source, name=str(name)), None
+        except BadImageError as error:
+            if self.fail:
+                raise BadImageError(f"{error}\nfix or remove the image, or pass --bad_images skip") from error
+            return PIL.Image.new("RGB", (64, 64)), str(error)
+
+
+def _as_rgb(source: Source, *, name: str) -> PIL.Image.Image:
+    if isinstance(source, str | Path):
+        return open_image(source, name=name)
+    try:
+        image = PIL.Image.fromarray(source) if isinstance(source, np.ndarray) else source.copy()
+        return to_rgb(image)
+    except (TypeError, ValueError, OSError) as error:
+        raise BadImageError(f"image {name}: {error}") from error
+
+
+def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
+        "problems": [row["problem"] for row in rows],
+    }

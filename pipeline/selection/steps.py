@@ -1,0 +1,15 @@
+"""The list of selection steps: which of them the settings ask for, in their order."""
+
+from pipeline.arguments.settings import Settings
+from pipeline.selection import fixres, refit_head
+from pipeline.selection.improve import Propose
+
+
+def selection_steps(settings: Settings) -> list[tuple[str, Propose]]:
+    """Return the steps that the settings ask for. A new step is one function and one line here."""
+    steps: list[tuple[bool, str, Propose]] = [
+        (settings.selection.fixres, "--fixres", fixres.propose),
+        # With --strategy head the head already is a linear probe on the same features.
+        (settings.selection.refit_head and settings.strategy.strategy != "head", "--refit_head", refit_head.propose),
+    ]
+    return [(name, propose) for wanted, name, propose in steps if wanted]
