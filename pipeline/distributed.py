@@ -13,9 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-import datasets
 import psutil
-from datasets.utils.tqdm import are_progress_bars_disabled
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError
@@ -229,6 +227,9 @@ def raise_by_rank(problems: Mapping[int, str | None]) -> None:
 @contextlib.contextmanager
 def progress_on_terminal_only() -> Iterator[None]:
     """Hide the progress bars of `datasets` unless stderr is a terminal."""
+    import datasets  # takes a second to import, which `--help` need not wait for
+    from datasets.utils.tqdm import are_progress_bars_disabled
+
     if sys.stderr.isatty() or are_progress_bars_disabled():
         yield
         return

@@ -1,4 +1,4 @@
-"""Small true parts for every test: drawn class folders, a two-layer ViT on disk, no network."""
+"""Small real parts for every test: class folders of images, a two-layer ViT on disk, no network."""
 
 import os
 import socket
@@ -21,20 +21,20 @@ from pipeline import cli
 
 torch.set_num_threads(1)  # results depend on the number of threads, and the models are tiny
 
-# Real photographs and a real small ViT, which are no part of the project; tests that want them skip without.
+# Real photographs and a real small ViT, which are not part of the project. Tests that need them are skipped without.
 SHARED = Path(os.environ.get("VIT_PIPELINE_SHARED", Path(__file__).parents[2] / "shared"))
 
-COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
+COLORS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only loopback answers, whatever a test or a library tries."""
+    """Allow connections to loopback addresses only."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX and not str(address[0]).startswith(("127.", "::1", "localhost")):
-            raise OSError(f"the tests have no network, and {address} was asked for")
+            raise OSError(f"tests may not connect to {address}")
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
@@ -42,28 +42,28 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache of data sets lies below the tests' own folder."""
+    """Put the cache of `datasets` into the temporary folder of the tests."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
 
 
-def draw_image(colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (20, 16)) -> Image.Image:
-    """A noisy patch of one colour: easy to learn, no two alike."""
+def noisy_image(color: tuple[int, int, int], seed: int, size: tuple[int, int] = (20, 16)) -> Image.Image:
+    """Return a noisy patch of one color: easy to learn, and different for each seed."""
     noise = np.random.default_rng(seed).normal(0, 25, (size[1], size[0], 3))
-    return Image.fromarray((np.asarray(colour) + noise).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((np.asarray(color) + noise).clip(0, 255).astype(np.uint8))
 
 
 @pytest.fixture(scope="session")
 def make_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Draw class folders, below split folders where counts are given by split name."""
+    """Return a function that writes class folders, below split folders if counts are given by split name."""
 
     def make(**counts: int) -> Path:
         root = tmp_path_factory.mktemp("photos")
         for number, (split, count) in enumerate((counts or {"": 12}).items()):
-            for c, (name, colour) in enumerate(COLOURS.items()):
+            for c, (name, color) in enumerate(COLORS.items()):
                 (root / split / name).mkdir(parents=True)
                 for i in range(count):
                     seed = number * 10_000 + c * 1000 + i
-                    draw_image(colour, seed).save(root / split / name / f"{i:03}.png")
+                    noisy_image(color, seed).save(root / split / name / f"{i:03}.png")
         return root
 
     return make
@@ -71,12 +71,12 @@ def make_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def photos(make_folder: Callable[..., Path]) -> Path:
-    """Three colours, 12 train, 6 validation and 6 test images each."""
+    """A folder with three colors as classes, each with 12 train, 6 validation and 6 test images."""
     return make_folder(train=12, validation=6, test=6)
 
 
 def save_vit(folder: Path, *, num_labels: int = 5, **changes: Any) -> Path:
-    """A two-layer ViT with its processor, as a checkpoint of another task would lie on disk."""
+    """Save a two-layer ViT with its image processor, as a checkpoint of another task."""
     torch.manual_seed(7)
     shape: dict[str, Any] = {
         "hidden_size": 32,
@@ -101,7 +101,7 @@ def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def vit_pipeline(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line in this process: exit code, what it printed, what it said on standard error."""
+    """Return a function that runs a command line in this process and returns exit code, stdout and stderr."""
 
     def run(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -114,7 +114,7 @@ def vit_pipeline(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int,
 
 @pytest.fixture(scope="session")
 def train_flags(tiny_vit: Path, photos: Path) -> list[str]:
-    """Flags of a run of seconds that learns the three colours."""
+    """Flags of a run of a few seconds that learns the three colors."""
     return [
         f"--model_name_or_path={tiny_vit}",
         f"--dataset_name={photos}",
@@ -128,7 +128,7 @@ def train_flags(tiny_vit: Path, photos: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, train_flags: list[str]) -> Path:
-    """One finished run, shared by the tests that only read it."""
-    folder = tmp_path_factory.mktemp("runs") / "colours"
+    """A finished run, shared by the tests that only read it."""
+    folder = tmp_path_factory.mktemp("runs") / "colors"
     assert cli.main(["train", *train_flags, f"--output_dir={folder}"]) == 0
     return folder

@@ -1,4 +1,4 @@
-"""Every mistake of a newcomer ends in one or two lines that name the thing and the remedy, with exit code 2."""
+"""Every mistake of a newcomer ends with exit code 2 and one or two lines that name the problem and the remedy."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, ViTImageProcessor
 from transformers.utils.import_utils import is_timm_available
 
-from tests.conftest import draw_image, save_vit
+from tests.conftest import noisy_image, save_vit
 from tests.models.families import save
 
 Run = Callable[..., tuple[int, str, str]]
@@ -21,7 +21,7 @@ Refuse = Callable[..., str]
 
 @pytest.fixture
 def refused(vit_pipeline: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refuse:
-    """Run a command line that must be refused; return its message. Nothing may be left behind."""
+    """Run a command line that must be rejected, and return its message. It may not create any file."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> str:
@@ -39,7 +39,7 @@ def refused(vit_pipeline: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def train(refused: Refuse, tiny_vit: Path, photos: Path) -> Refuse:
-    """`train` on good data with a good model, except for what is given."""
+    """Run `train` on valid data with a valid model, except for the given words."""
 
     def run(*words: object) -> str:
         return refused(
@@ -94,7 +94,7 @@ def test_a_folder_without_images(train: Refuse, tmp_path: Path) -> None:
 
 
 def test_a_missing_column(train: Refuse, tmp_path: Path) -> None:
-    draw_image((200, 0, 0), 1).save(tmp_path / "a.png")
+    noisy_image((200, 0, 0), 1).save(tmp_path / "a.png")
     (tmp_path / "train.csv").write_text("file,kind\na.png,rose\na.png,tulip\n")
     message = train(f"--dataset_name={tmp_path}")
     assert "file, kind" in message
@@ -106,7 +106,7 @@ def test_a_missing_column(train: Refuse, tmp_path: Path) -> None:
 def test_one_class_only(train: Refuse, tmp_path: Path) -> None:
     (tmp_path / "one" / "rose").mkdir(parents=True)
     for i in range(4):
-        draw_image((200, 0, 0), i).save(tmp_path / "one" / "rose" / f"{i}.png")
+        noisy_image((200, 0, 0), i).save(tmp_path / "one" / "rose" / f"{i}.png")
     assert "only one class, 'rose'" in train("--dataset_name=one")
 
 
@@ -114,7 +114,7 @@ def test_a_class_too_small_to_split(train: Refuse, tmp_path: Path) -> None:
     for name, count in {"rose": 4, "tulip": 1}.items():
         (tmp_path / "few" / name).mkdir(parents=True)
         for i in range(count):
-            draw_image((200, 0, 0), i).save(tmp_path / "few" / name / f"{i}.png")
+            noisy_image((200, 0, 0), i).save(tmp_path / "few" / name / f"{i}.png")
     message = train("--dataset_name=few")
     assert "'tulip'" in message
     assert "add images" in message
@@ -136,7 +136,7 @@ def test_a_model_that_does_not_exist_or_cannot_be_reached(train: Refuse, name: s
     assert "network" in message or "no model folder" in message
 
 
-def test_a_data_set_without_network(train: Refuse) -> None:
+def test_a_hub_dataset_without_network(train: Refuse) -> None:
     message = train("--dataset_name=nobody/no-flowers")
     assert "nobody/no-flowers" in message
     assert "check the network" in message
@@ -157,22 +157,22 @@ def test_a_model_without_weights(train: Refuse, tiny_vit: Path, tmp_path: Path) 
     assert "--from_scratch" in train("--model_name_or_path=bare")
 
 
-def test_a_model_that_is_none_of_images(train: Refuse, tiny_vit: Path, tmp_path: Path) -> None:
+def test_a_model_that_is_not_for_images(train: Refuse, tiny_vit: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_vit, tmp_path / "text")
     (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     message = train("--model_name_or_path=text")
     assert "text has the model type bert, for which transformers has no image classifier: use another model" in message
 
 
-def test_a_timm_name_that_is_no_hub_id(train: Refuse) -> None:
+def test_a_timm_name_that_is_not_a_hub_id(train: Refuse) -> None:
     message = train("--model_name_or_path=vit_base_patch16_224.augreg_in21k")
     assert "(for a timm model, timm/vit_base_patch16_224.augreg_in21k)" in message
 
 
 def test_a_timm_model_without_timm(train: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save("timm vit", tmp_path / "timm")
-    AutoConfig.from_pretrained(tmp_path / "timm")  # transformers' own modules are loaded, for the tests that follow
-    monkeypatch.setitem(sys.modules, "timm", None)  # as where it is not installed
+    AutoConfig.from_pretrained(tmp_path / "timm")  # loads modules of transformers, which later tests need
+    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
     is_timm_available.cache_clear()
     try:
         message = train("--model_name_or_path=timm")
@@ -191,11 +191,11 @@ def test_a_malicious_pickle(train: Refuse, tiny_vit: Path, tmp_path: Path) -> No
     shutil.copytree(tiny_vit, tmp_path / "evil")
     (tmp_path / "evil" / "model.safetensors").unlink()
     torch.save({"vit.layernorm.weight": Touch()}, tmp_path / "evil" / "pytorch_model.bin")
-    message = train("--model_name_or_path=evil")  # which sees that no file was made
+    message = train("--model_name_or_path=evil")  # this fixture checks that no file was created
     assert "are corrupt or contain more than tensors: use a model with safetensors weights" in message
 
 
-def test_an_image_size_that_a_network_cannot_take(train: Refuse, tmp_path: Path) -> None:
+def test_an_unsupported_image_size(train: Refuse, tmp_path: Path) -> None:
     save("convnext", tmp_path / "convnext")
     assert "--image_size 2 is not a multiple of the patch size 4: use 4" in train(
         "--model_name_or_path=convnext", "--image_size=2"
@@ -216,7 +216,7 @@ def test_predict_with_a_backbone_that_lacks_weights(refused: Refuse, tiny_vit: P
     weights = load_file(tiny_vit / "model.safetensors")
     kept = {name: weight for name, weight in weights.items() if "layer.1." not in name}
     save_file(kept, tmp_path / "holes" / "model.safetensors", metadata={"format": "pt"})
-    draw_image((200, 0, 0), 1).save(tmp_path / "a.png")
+    noisy_image((200, 0, 0), 1).save(tmp_path / "a.png")
     assert "holes lacks 16 weights of its backbone" in refused("predict", "--model=holes", "a.png")
 
 
@@ -242,7 +242,7 @@ def test_a_folder_that_cannot_be_written(train: Refuse, tmp_path: Path) -> None:
     assert "cannot write into" in train("--output_dir=file/run")
 
 
-def test_pushing_without_a_token_is_refused_before_the_training(train: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pushing_without_a_token_is_rejected_before_training(train: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.hf_api.get_token", lambda: None)
@@ -253,7 +253,7 @@ def test_pushing_without_a_token_is_refused_before_the_training(train: Refuse, m
 def test_evaluate_on_classes_the_model_does_not_know(refused: Refuse, finished_run: Path, tmp_path: Path) -> None:
     for name in ("red", "purple"):
         (tmp_path / "other" / name).mkdir(parents=True)
-        draw_image((200, 0, 0), 1).save(tmp_path / "other" / name / "1.png")
+        noisy_image((200, 0, 0), 1).save(tmp_path / "other" / name / "1.png")
     message = refused("evaluate", f"--model={finished_run}", "--dataset_name=other")
     assert "classes that the model does not have: 'purple'" in message
 
@@ -263,7 +263,7 @@ def test_evaluate_without_model_or_data(refused: Refuse, tiny_vit: Path) -> None
     assert "--dataset_name" in refused("evaluate", f"--model={tiny_vit}")
 
 
-def test_evaluate_into_a_folder_that_holds_figures(refused: Refuse, finished_run: Path) -> None:
+def test_evaluate_into_a_folder_that_holds_metrics(refused: Refuse, finished_run: Path) -> None:
     message = refused("evaluate", f"--model={finished_run}", f"--output_dir={finished_run}")
     assert "choose another --output_dir" in message
 
@@ -294,12 +294,12 @@ def test_predict_with_a_model_without_weights(refused: Refuse, tmp_path: Path) -
     assert "other has no weights" in refused("predict", "--model=other", "a.png")
 
 
-def test_pushing_what_is_no_finished_run(refused: Refuse, tiny_vit: Path) -> None:
+def test_pushing_a_folder_that_is_not_a_finished_run(refused: Refuse, tiny_vit: Path) -> None:
     assert "is not a run folder" in refused("push", f"--model={tiny_vit}", "--hub_model_id=me/flowers")
     assert "--hub_model_id OWNER/NAME" in refused("push", f"--model={tiny_vit}")
 
 
-def test_pushing_without_network_leaves_the_card_as_it_was(
+def test_pushing_without_network_does_not_change_the_card(
     refused: Refuse, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_some_token")
@@ -317,16 +317,18 @@ def test_pushing_without_network_leaves_the_card_as_it_was(
         ("deit", ["--freeze_blocks=9"], "--freeze_blocks 9 is more than the 2 blocks of DeiTFor"),
     ],
 )
-def test_what_a_family_cannot_do(train: Refuse, tmp_path: Path, family: str, flags: list[str], message: str) -> None:
+def test_settings_that_a_family_does_not_support(
+    train: Refuse, tmp_path: Path, family: str, flags: list[str], message: str
+) -> None:
     save(family, tmp_path / "model")
     assert message in train(f"--model_name_or_path={tmp_path / 'model'}", *flags)
 
 
-def test_a_blend_of_one_image(train: Refuse) -> None:
+def test_mixup_with_a_batch_of_one_image(train: Refuse) -> None:
     assert "raise --per_device_train_batch_size" in train("--mixup=0.5", "--per_device_train_batch_size=1")
 
 
-def test_a_stream_of_what_lies_here_and_what_needs_all_images(train: Refuse) -> None:
+def test_streaming_a_local_folder_or_with_flags_that_need_all_images(train: Refuse) -> None:
     assert "is a local folder; --streaming works with Hub datasets only" in train("--streaming")
     message = train("--streaming", "--baseline", "--balanced_sampling")
     assert message.startswith("--balanced_sampling, --baseline need all images before training and cannot be combined")

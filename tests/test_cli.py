@@ -29,7 +29,7 @@ def test_help_names_every_verb_recipe_and_our_own_flags(vit_pipeline: Run) -> No
     assert all(verb in overview for verb in cli.VERBS)
     _, text, _ = vit_pipeline("train", "--help")
     roles = {name: role for group in cli.VERBS["train"].groups.values() for name, role in flags_of(group).items()}
-    assert all((f"--{name} " in text) == role.short for name, role in roles.items())
+    assert {name for name in roles if f"  --{name} " in text} == {name for name, role in roles.items() if role.short}
     assert all(recipe in text for recipe in config.shipped_recipes())
 
 

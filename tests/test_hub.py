@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import CARD, PREDICTIONS, PUBLISHED, RECIPE, RECORD, RESULTS, TRAINER_STATE
-from tests.conftest import COLOURS, draw_image
+from tests.conftest import COLORS, noisy_image
 from tests.fakes.hub import FakeHub
 
 CLIENT = """
@@ -36,12 +36,12 @@ run, codes, scan_options = Path(sys.argv[1]), {}, []
 original = pyarrow.dataset.ParquetFileFormat
 recording = lambda **options: scan_options.append(options["default_fragment_scan_options"]) or original(**options)
 pyarrow.dataset.ParquetFileFormat = recording
-flags = ["--model_name_or_path=tester/tiny-vit", "--dataset_name=tester/colours", "--num_train_epochs=2",
+flags = ["--model_name_or_path=tester/tiny-vit", "--dataset_name=tester/colors", "--num_train_epochs=2",
          "--learning_rate=3e-3", "--precision=fp32", "--dataloader_num_workers=0", f"--output_dir={run}"]
 codes["train"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=tester/pushed"])
 print("pre_buffer:", [options.pre_buffer for options in scan_options], file=sys.stderr)
 codes["push"] = cli.main(["push", f"--model={run}", "--hub_model_id=tester/again"])
-codes["evaluate"] = cli.main(["evaluate", "--model=tester/pushed", "--dataset_name=tester/colours",
+codes["evaluate"] = cli.main(["evaluate", "--model=tester/pushed", "--dataset_name=tester/colors",
                                 f"--output_dir={run}-scored"])
 codes["pickle only"] = cli.main(["train", *flags, "--model_name_or_path=tester/pickled", "--max_steps=1",
                                    f"--output_dir={run}-p"])
@@ -96,18 +96,18 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> Iterator[Fa
             hub.put("model", "tester/pickled", name, (tiny_vit / name).read_bytes())
         for name in ("tf_model.h5", "training_args.bin"):
             hub.put("model", "tester/pickled", name, b"not needed")
-        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLOURS))})
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLORS))})
         for number, (split, count) in enumerate({"train": 12, "validation": 6, "test": 6}.items()):
             rows: dict[str, list[Any]] = {"image": [], "label": []}
-            for label, colour in enumerate(COLOURS.values()):
+            for label, color in enumerate(COLORS.values()):
                 for i in range(count):
                     content = io.BytesIO()
-                    draw_image(colour, 10_000 * number + 100 * label + i).save(content, "PNG")
+                    noisy_image(color, 10_000 * number + 100 * label + i).save(content, "PNG")
                     rows["image"].append({"bytes": content.getvalue(), "path": f"image_{i}.png"})
                     rows["label"].append(label)
             file = tmp_path_factory.mktemp("parquet") / "part.parquet"
             datasets.Dataset.from_dict(rows, features=features).to_parquet(file)
-            hub.put("dataset", "tester/colours", f"data/{split}-00000-of-00001.parquet", file.read_bytes())
+            hub.put("dataset", "tester/colors", f"data/{split}-00000-of-00001.parquet", file.read_bytes())
             hub.put("dataset", "tester/streamed", f"data/{split}-00000-of-00001.parquet", file.read_bytes())
         hub.put("dataset", "tester/streamed", "README.md", STREAMED_CARD.encode())
         yield hub
@@ -177,17 +177,17 @@ def test_the_card_names_repository_base_model_dataset_and_results(
         assert f'model="{repo}"' in text
         assert "ore information needed" not in text
         assert data.base_model == "tester/tiny-vit"
-        assert data.datasets == "tester/colours"
+        assert data.datasets == "tester/colors"
         test = next(r for r in data.eval_results or [] if r.dataset_split == "test")
         assert test.metric_value == pytest.approx(results["test_accuracy"], abs=1e-4)
-        assert (test.dataset_type, test.metric_type) == ("tester/colours", "accuracy")
+        assert (test.dataset_type, test.metric_type) == ("tester/colors", "accuracy")
 
 
 def test_the_downloaded_model_gives_the_same_logits(pushed: tuple[Path, dict[str, int], str]) -> None:
     run, _, _ = pushed
     own, names = read_predictions(run / PREDICTIONS)
     scored, same_names = read_predictions(Path(f"{run}-scored") / PREDICTIONS)
-    assert names == same_names == list(COLOURS)
+    assert names == same_names == list(COLORS)
     assert scored[0].split == own[1].split == "test"
     np.testing.assert_allclose(scored[0].logits, own[1].logits, atol=1e-5)
 
@@ -211,5 +211,5 @@ def test_errors_of_the_hub_have_a_remedy(
     assert len(errors) == 4
     assert "model tester/none not found on the Hub, and there is no such local folder: check the name" in errors[0]
     assert "dataset tester/none not found on the Hub, and there is no such local folder: check the name" in errors[1]
-    assert "dataset tester/colours at revision v9 not found on the Hub" in errors[2]
+    assert "dataset tester/colors at revision v9 not found on the Hub" in errors[2]
     assert "run `hf auth login` with a token that has write access" in errors[3]

@@ -16,7 +16,7 @@ from pipeline.evaluation.scoring import all_metrics, row_ids, score
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 
-COLOURS = ["blue", "green", "red"]
+COLORS = ["blue", "green", "red"]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_rows_keep_their_order_and_come_once(
     assert predictions.labels.tolist() == list(shuffled["label"])
     assert sorted(Path(name) for name in predictions.ids) == sorted((photos / "test").rglob("*.png"))
     for name, label, logits in zip(predictions.ids, predictions.labels, predictions.logits, strict=True):
-        assert Path(name).parent.name == COLOURS[label]
+        assert Path(name).parent.name == COLORS[label]
         row = test_split.filter(lambda image, name=name: image["path"] == name, input_columns="image")
         assert scored(classifier, row).logits[0] == pytest.approx(logits, abs=1e-5)
 
@@ -82,9 +82,9 @@ def test_a_broken_image_is_named(classifier: ImageClassifier, test_split: datase
 
 def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     written = [some("validation", seed=0), some("test", seed=1, images=7)]
-    write_predictions(tmp_path / "predictions.parquet", written, COLOURS)
+    write_predictions(tmp_path / "predictions.parquet", written, COLORS)
     read, names = read_predictions(tmp_path / "predictions.parquet")
-    assert names == COLOURS
+    assert names == COLORS
     assert [p.split for p in read] == ["validation", "test"]
     for before, after in zip(written, read, strict=True):
         assert list(after.ids) == list(before.ids)
@@ -96,7 +96,7 @@ def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_other_programs_read_the_predictions(tmp_path: Path) -> None:
-    write_predictions(tmp_path / "predictions.parquet", [some("test", seed=1)], COLOURS)
+    write_predictions(tmp_path / "predictions.parquet", [some("test", seed=1)], COLORS)
     table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet")
     assert table.column_names == ["split", "id", "label", "logits"]
     assert len(table["logits"][0]) == 3
@@ -104,13 +104,13 @@ def test_other_programs_read_the_predictions(tmp_path: Path) -> None:
 
 def test_predictions_that_cannot_be_written_are_explained(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="cannot write"):
-        write_predictions(tmp_path / "nowhere" / "predictions.parquet", [some("test", seed=1)], COLOURS)
+        write_predictions(tmp_path / "nowhere" / "predictions.parquet", [some("test", seed=1)], COLORS)
 
 
 def test_metrics_have_the_prefix_of_their_split() -> None:
     validation, test = some("validation", seed=0), some("test", seed=1)
-    answers = all_metrics([validation, test], COLOURS)
-    expected = metrics.split_metrics(test.logits, test.labels, COLOURS)
+    answers = all_metrics([validation, test], COLORS)
+    expected = metrics.split_metrics(test.logits, test.labels, COLORS)
     assert {key: answers[f"test_{key}"] for key in expected} == expected
-    assert answers["eval_loss"] == metrics.split_metrics(validation.logits, validation.labels, COLOURS)["loss"]
+    assert answers["eval_loss"] == metrics.split_metrics(validation.logits, validation.labels, COLORS)["loss"]
     assert {key.partition("_")[0] for key in answers} == {"eval", "test"}

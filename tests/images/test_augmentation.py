@@ -28,7 +28,7 @@ from pipeline.images.processor import Normalize
 from pipeline.images.transforms import EvalTransform, TrainTransform, collate
 from pipeline.models.build import build_classifier
 from pipeline.training.fit import fit
-from tests.conftest import draw_image
+from tests.conftest import noisy_image
 from tests.images.test_transforms import as_jpeg, normalized_pixels, pixels, split_of
 
 POLICIES: tuple[Policy, ...] = get_args(Policy)
@@ -45,7 +45,7 @@ CROPS: Any = BitImageProcessor(size={"shortest_edge": 18}, crop_size={"height": 
 @pytest.fixture(scope="module")
 def split() -> datasets.Dataset:
     """Return 24 images of 40 x 30 pixels, as bytes."""
-    images = [draw_image((90, 120, 60), seed, size=(40, 30)) for seed in range(24)]
+    images = [noisy_image((90, 120, 60), seed, size=(40, 30)) for seed in range(24)]
     return split_of([{"bytes": as_jpeg(image), "path": None} for image in images])
 
 

@@ -16,7 +16,7 @@ from pipeline.arguments.model import ModelArguments
 from pipeline.errors import PipelineError
 from pipeline.images.processor import input_size, set_input_size
 from pipeline.models.build import build_classifier
-from tests.conftest import COLOURS, draw_image, save_vit
+from tests.conftest import COLORS, noisy_image, save_vit
 from tests.models.building import build
 
 
@@ -27,8 +27,8 @@ def test_image_size_changes_the_size_of_processed_images(tiny_vit: Path, tmp_pat
         cropping = BitImageProcessor(size={"shortest_edge": 18}, crop_size={"height": 16, "width": 16})
         cropping.save_pretrained(tmp_path / "model")
     arguments = ModelArguments(model_name_or_path=str(tmp_path / "model"), image_size=32)
-    processor = build_classifier(arguments, class_names=list(COLOURS), seed=0).processor
-    image = draw_image((200, 50, 40), 0, size=(60, 40))
+    processor = build_classifier(arguments, class_names=list(COLORS), seed=0).processor
+    image = noisy_image((200, 50, 40), 0, size=(60, 40))
     assert processor(images=[image], return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)
     assert input_size(processor) == (32, 32)
 
@@ -53,10 +53,10 @@ def test_a_checkpoint_without_image_processor_is_rejected(tiny_vit: Path, tmp_pa
 def test_a_processor_that_keeps_the_aspect_ratio_gets_a_center_crop_that_is_saved(tmp_path: Path) -> None:
     folder = save_vit(tmp_path)
     BitImageProcessor(size={"shortest_edge": 16}, do_center_crop=False).save_pretrained(folder)
-    processor = build_classifier(ModelArguments(str(folder)), class_names=list(COLOURS), seed=0).processor
+    processor = build_classifier(ModelArguments(str(folder)), class_names=list(COLORS), seed=0).processor
     assert input_size(processor) == (16, 16)
     processor.save_pretrained(tmp_path / "run")
-    image = draw_image((200, 50, 40), 0, size=(60, 40))
+    image = noisy_image((200, 50, 40), 0, size=(60, 40))
     saved: Any = BitImageProcessor.from_pretrained(tmp_path / "run")
     cropping: Any = BitImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     actual, expected = (p(images=[image], return_tensors="pt")["pixel_values"] for p in (saved, cropping))

@@ -13,7 +13,7 @@ from pipeline.arguments.images import ImageArguments
 from pipeline.images.pixel_files import is_cached
 from pipeline.images.train_images import MapImages, TrainImages, map_images
 from pipeline.images.transforms import EvalTransform, TrainTransform
-from tests.conftest import draw_image
+from tests.conftest import noisy_image
 from tests.images.test_transforms import as_jpeg, pixels, split_of
 
 MANY_EPOCHS = 10**9  # enough for a cache of a few images to save time
@@ -28,7 +28,7 @@ def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def split() -> datasets.Dataset:
-    images = [draw_image((90, 120, 60), seed, size=(40, 30)) for seed in range(6)]
+    images = [noisy_image((90, 120, 60), seed, size=(40, 30)) for seed in range(6)]
     return split_of([{"bytes": as_jpeg(image), "path": None} for image in images])
 
 

@@ -23,7 +23,7 @@ from pipeline.images.processor import Normalize, input_size
 from pipeline.images.transforms import EvalTransform, TrainTransform, collate, shrink
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
-from tests.conftest import draw_image, save_vit
+from tests.conftest import noisy_image, save_vit
 
 RESIZES: Any = ViTImageProcessor(
     size={"height": 16, "width": 16}, image_mean=[0.4] * 3, image_std=[0.3] * 3, resample=3
@@ -49,7 +49,7 @@ def as_jpeg(image: PIL.Image.Image, *, orientation: int = 1) -> bytes:
 
 def jpeg_variants() -> dict[str, bytes]:
     """Return JPEGs by name. They are not square, and lighter on the left, so that tests notice every rotation."""
-    noise = np.asarray(draw_image((120, 60, 90), 1, size=(37, 23))).astype(float)
+    noise = np.asarray(noisy_image((120, 60, 90), 1, size=(37, 23))).astype(float)
     image = PIL.Image.fromarray((noise + np.linspace(90, 0, 37)[None, :, None]).astype(np.uint8))
     return {
         "wide": as_jpeg(image),
@@ -86,7 +86,7 @@ def split_of(images: list[dict[str, Any]], *, start: int = 0) -> datasets.Datase
 @pytest.fixture(scope="module")
 def split() -> datasets.Dataset:
     """Return twelve images of 40 x 30 pixels, as bytes."""
-    images = [draw_image((90, 120, 60), seed, size=(40, 30)) for seed in range(12)]
+    images = [noisy_image((90, 120, 60), seed, size=(40, 30)) for seed in range(12)]
     return split_of([{"bytes": as_jpeg(image), "path": None} for image in images])
 
 
@@ -294,7 +294,7 @@ def decoded_size(content: bytes, decode_size: int | None, processor: Any = RESIZ
 def test_decode_size_sets_the_shorter_side_of_decoded_images(
     size: tuple[int, int], decode_size: int | None, jpeg_size: tuple[int, ...], png_size: tuple[int, ...]
 ) -> None:
-    image = draw_image((90, 120, 60), 0, size=size)
+    image = noisy_image((90, 120, 60), 0, size=size)
     assert decoded_size(as_jpeg(image), decode_size) == jpeg_size
     assert decoded_size(as_png(image), decode_size) == png_size
     # A rotated image is decoded to the same shorter side, and is then upright.

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import PREDICTIONS, RECORD, TRAINER_STATE, RunFolder
-from tests.conftest import draw_image
+from tests.conftest import noisy_image
 from tests.launch.conftest import launcher
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -87,7 +87,7 @@ def copy_photos(photos: Path, folder: Path) -> None:
     changed, fewer, broken = (
         folder / name / "photos" / "train" / "red" / "003.png" for name in ("changed", "fewer", "broken")
     )
-    draw_image((9, 9, 9), 5, size=(31, 30)).save(changed)
+    noisy_image((9, 9, 9), 5, size=(31, 30)).save(changed)
     fewer.unlink()
     broken.write_bytes(broken.read_bytes()[:99])
 

@@ -8,6 +8,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     os.chdir(job.get(f"folder{rank}", job["folder"]))
     if path := job.get(f"signal{rank}"):
         threading.Thread(target=send_signal_after, args=(Path(path),), daemon=True).start()
+    logging.getLogger().handlers.clear()  # The command line adds a handler for the stderr of this job.
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = cli.main([*job["arguments"], *job.get(f"arguments{rank}", [])])

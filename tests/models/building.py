@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 from pipeline.arguments.model import ModelArguments
 from pipeline.models.build import build_classifier
 from pipeline.models.classifier import ImageClassifier
-from tests.conftest import COLOURS
+from tests.conftest import COLORS
 
 
 def new_classifier(folder: Path, classes: list[str] | None = None, *, seed: int = 0, **changes: Any) -> ImageClassifier:
     """Return the classifier that training would start from. Default classes: the three colors."""
     arguments = ModelArguments(model_name_or_path=str(folder), **changes)
-    return build_classifier(arguments, class_names=classes or list(COLOURS), seed=seed)
+    return build_classifier(arguments, class_names=classes or list(COLORS), seed=seed)
 
 
 def build(folder: Path, classes: list[str] | None = None, *, seed: int = 0, **changes: Any) -> PreTrainedModel:

@@ -28,7 +28,7 @@ from transformers import (
 from pipeline.errors import PipelineError
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.head import head_names
-from tests.conftest import COLOURS, draw_image, save_vit
+from tests.conftest import COLORS, noisy_image, save_vit
 from tests.models.building import build, differing, logits, new_classifier
 from tests.models.families import RESIZE_PROCESSOR, TOWERS, save
 
@@ -100,7 +100,7 @@ def test_a_new_head_does_not_keep_the_bias_of_the_checkpoint(tiny_vit: Path, tmp
     assert new["classifier.bias"].tolist() == [0.0] * 5
 
 
-@pytest.mark.parametrize("classes", [list(COLOURS), CHECKPOINT_CLASSES], ids=["new head", "the checkpoint's head"])
+@pytest.mark.parametrize("classes", [list(COLORS), CHECKPOINT_CLASSES], ids=["new head", "the checkpoint's head"])
 def test_a_zero_head_gives_zero_logits(tiny_vit: Path, images: Tensor, classes: list[str]) -> None:
     model = build(tiny_vit, classes, head_init="zero")
     assert logits(model, images).abs().max() == 0
@@ -226,7 +226,7 @@ def test_a_timm_model_is_saved_with_the_processor_attributes_of_transformers(tmp
     assert saved["image_processor_type"] == "TimmWrapperImageProcessor"
     # On the Hub, transformers looks for this file first.
     from_file = AutoImageProcessor.from_pretrained(tmp_path, image_processor_filename="preprocessor_config.json")
-    image = draw_image((200, 50, 40), 0, size=(60, 40))
+    image = noisy_image((200, 50, 40), 0, size=(60, 40))
     pixels, expected = (
         processor(images=[image], return_tensors="pt")["pixel_values"]
         for processor in (from_file, classifier.processor)

@@ -19,9 +19,9 @@ from transformers import (
 
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.models.classifier import ImageClassifier
-from tests.conftest import draw_image, save_vit
+from tests.conftest import noisy_image, save_vit
 
-IMAGES = [draw_image((200, 50, 40), seed, size=(30, 20)) for seed in range(7)]
+IMAGES = [noisy_image((200, 50, 40), seed, size=(30, 20)) for seed in range(7)]
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +89,13 @@ def test_pixels_that_are_not_rescaled_are_taken_too(tiny_vit: Path, tmp_path: Pa
     assert len(ImageClassifier.load(tmp_path / "raw").predict(IMAGES[:1], top_k=1)) == 1
 
 
-def test_a_model_that_is_not_there_is_refused() -> None:
+def test_a_missing_model_is_rejected() -> None:
     with pytest.raises(PipelineError, match=r"no model folder \./nowhere"):
         ImageClassifier.load("./nowhere")
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match=r"holds no config\.json"):
+def test_a_folder_without_a_model_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"has no config\.json"):
         ImageClassifier.load(str(tmp_path))
 
 
@@ -104,33 +104,31 @@ def copy(tiny_vit: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_vit, tmp_path / "copy")
 
 
-def test_a_model_without_processor_is_refused(copy: Path) -> None:
+def test_a_model_without_image_processor_is_rejected(copy: Path) -> None:
     (copy / "preprocessor_config.json").unlink()
     with pytest.raises(PipelineError, match="copy has no image processor"):
         ImageClassifier.load(str(copy))
 
 
-def test_a_model_without_weights_is_refused(copy: Path) -> None:
+def test_a_model_without_weights_is_rejected(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     with pytest.raises(PipelineError, match=r"copy has no weights \(model\.safetensors\)"):
         ImageClassifier.load(str(copy))
 
 
-def test_a_model_with_damaged_weights_is_refused(copy: Path) -> None:
+def test_a_model_with_corrupt_weights_is_rejected(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:1000])
-    with pytest.raises(PipelineError, match=r"the weights of .*copy are damaged .*header"):
+    with pytest.raises(PipelineError, match=r"the weights of .*copy are corrupt .*header"):
         ImageClassifier.load(str(copy))
 
 
-def test_a_backbone_without_head_is_refused_with_what_to_type(copy: Path) -> None:
+def test_a_backbone_without_head_is_rejected_with_the_command_to_train_it(copy: Path) -> None:
     ViTModel(ViTConfig.from_pretrained(copy)).save_pretrained(copy)
-    with pytest.raises(
-        PipelineError, match="has no trained head: fine-tune it first, with `train --model_name_or_path"
-    ):
+    with pytest.raises(PipelineError, match="has no trained head: fine-tune it first with `train --model_name_or_path"):
         ImageClassifier.load(str(copy))
 
 
-def test_a_model_that_lacks_any_other_weight_is_refused(copy: Path) -> None:
+def test_a_model_that_lacks_a_backbone_weight_is_rejected(copy: Path) -> None:
     weights = load_file(copy / "model.safetensors")
     lost = next(name for name in weights if "layer.1." in name)
     save_file({k: v for k, v in weights.items() if k != lost}, copy / "model.safetensors", metadata={"format": "pt"})
@@ -138,9 +136,9 @@ def test_a_model_that_lacks_any_other_weight_is_refused(copy: Path) -> None:
         ImageClassifier.load(str(copy))
 
 
-def test_a_model_whose_processor_keeps_the_shape_of_an_image_is_refused(copy: Path) -> None:
+def test_a_processor_that_keeps_the_aspect_ratio_is_rejected(copy: Path) -> None:
     BitImageProcessor(size={"shortest_edge": 16}, do_center_crop=False).save_pretrained(copy)
-    with pytest.raises(PipelineError, match="copy makes images of several sizes"):
+    with pytest.raises(PipelineError, match="copy makes images of different sizes"):
         ImageClassifier.load(str(copy))
 
 

@@ -20,7 +20,7 @@ from pipeline.models.checkpoint import load_strictly
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.head import head_names
 from pipeline.runs.checkpoints import newest_complete_checkpoint
-from tests.conftest import COLOURS, draw_image
+from tests.conftest import COLORS, noisy_image
 from tests.models.building import build, new_classifier
 from tests.models.families import FAMILIES, save
 
@@ -63,7 +63,7 @@ def weights_of(weights: dict[str, Tensor], name: str) -> Tensor:
 @pytest.fixture
 def images(tmp_path: Path) -> list[Path]:
     """Return the paths of an RGB, a gray and a CMYK image that are not square."""
-    image = draw_image((120, 60, 90), 1, size=(60, 44))
+    image = noisy_image((120, 60, 90), 1, size=(60, 44))
     for mode in ("RGB", "L", "CMYK"):
         image.convert(mode).save(tmp_path / f"{mode}.jpg")
     return [tmp_path / f"{mode}.jpg" for mode in ("RGB", "L", "CMYK")]
@@ -129,7 +129,7 @@ def test_the_logits_of_a_run_equal_those_of_the_transformers_pipeline(finished: 
     classify = pipeline("image-classification", model=str(finished), dtype=torch.float32, device="cpu")
     for logits, path in zip(ours, images, strict=True):
         theirs = {a["label"]: a["score"] for a in classify(str(path), top_k=3, function_to_apply="none")}
-        assert theirs == pytest.approx(dict(zip(COLOURS, logits.tolist(), strict=True)), abs=1e-4)
+        assert theirs == pytest.approx(dict(zip(COLORS, logits.tolist(), strict=True)), abs=1e-4)
     assert np.ptp(ours, axis=0).max() > 1e-3  # otherwise the logits would not depend on the image
 
 

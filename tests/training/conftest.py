@@ -17,7 +17,7 @@ from pipeline.runs.files import read_json
 from pipeline.runs.folder import TRAINER_STATE
 from pipeline.training.fit import fit
 from tests.conftest import save_vit
-from tests.training.fitting import COLOURS, Fitted, settings_of
+from tests.training.fitting import COLORS, Fitted, settings_of
 
 
 @pytest.fixture(scope="package")
@@ -47,7 +47,7 @@ def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> 
         name: str = "run", *, data: datasets.DatasetDict = splits, vit: Path = dropping_vit, **changes: Any
     ) -> Fitted:
         settings = settings_of(**changes)
-        classifier = build_classifier(ModelArguments(str(vit)), class_names=COLOURS, seed=settings.trainer.seed)
+        classifier = build_classifier(ModelArguments(str(vit)), class_names=COLORS, seed=settings.trainer.seed)
         seen: list[Tensor] = []
 
         def look(module: torch.nn.Module, _: Any, given: dict[str, Any]) -> None:

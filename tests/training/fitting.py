@@ -11,8 +11,8 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from pipeline.arguments.settings import GROUPS, Settings
 
-COLOURS = ["blue", "green", "red"]
-STEPS_AN_EPOCH = 6  # 36 images in batches of 6
+COLORS = ["blue", "green", "red"]
+STEPS_PER_EPOCH = 6  # 36 images in batches of 6
 
 
 def settings_of(**changes: Any) -> Settings:

@@ -1,4 +1,4 @@
-"""`fit`: the best weights to the last bit, resumes that leave no trace, and a run that diverged."""
+"""`fit`: exactly the best weights, resumes that leave no trace, and runs that diverge."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from pipeline.models.build import build_classifier
 from pipeline.runs.checkpoints import newest_complete_checkpoint
 from pipeline.runs.folder import TRAINER_STATE
 from pipeline.training import build
-from tests.training.fitting import COLOURS, STEPS_AN_EPOCH, Fitted, checkpoints, same, stored
+from tests.training.fitting import COLORS, STEPS_PER_EPOCH, Fitted, checkpoints, same, stored
 
 
 def test_the_model_ends_with_every_weight_of_its_best_checkpoint(
@@ -42,8 +42,8 @@ def test_the_model_ends_with_every_weight_of_its_best_checkpoint(
     )
 
 
-def test_every_weight_learns_and_the_images_are_learnt(fitted: Callable[..., Fitted], dropping_vit: Path) -> None:
-    before = build_classifier(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42).model.state_dict()
+def test_every_weight_changes_and_accuracy_rises(fitted: Callable[..., Fitted], dropping_vit: Path) -> None:
+    before = build_classifier(ModelArguments(str(dropping_vit)), class_names=COLORS, seed=42).model.state_dict()
     done = fitted()
     assert max(done.log("eval_accuracy")) > 0.8
     moved = {name for name, weight in done.model.named_parameters() if not torch.equal(weight, before[name])}
@@ -63,22 +63,22 @@ def test_only_checkpoints_and_the_state_are_written(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_network_sees_each_image_once_an_epoch_as_seed_epoch_and_index_say(
+def test_each_image_is_used_once_per_epoch_and_depends_on_seed_epoch_and_index(
     fitted: Callable[..., Fitted], splits: datasets.DatasetDict, dropping_vit: Path, workers: int
 ) -> None:
     done = fitted(num_train_epochs=2, dataloader_num_workers=workers, seed=5)
-    processor = build_classifier(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=0).processor
+    processor = build_classifier(ModelArguments(str(dropping_vit)), class_names=COLORS, seed=0).processor
     transform, rows = TrainTransform(processor, ImageArguments(), seed=5), splits["train"][:]
     for epoch in (0, 1):
         transform.epoch.fill_(epoch)
         expected = Normalize(processor)(torch.stack(transform(rows)["pixel_values"])).flatten(1)
-        seen = torch.cat(done.seen[epoch * STEPS_AN_EPOCH : (epoch + 1) * STEPS_AN_EPOCH]).flatten(1)
+        seen = torch.cat(done.seen[epoch * STEPS_PER_EPOCH : (epoch + 1) * STEPS_PER_EPOCH]).flatten(1)
         assert torch.equal(seen.unique(dim=0), expected.unique(dim=0))
         assert len(seen) == len(expected) == 36
 
 
 @pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}])
-def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one_to_the_bit(
+def test_a_run_resumed_within_an_epoch_equals_an_uninterrupted_one_bit_for_bit(
     fitted: Callable[..., Fitted], tmp_path: Path, changes: dict[str, int]
 ) -> None:
     every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4, "save_steps": 4}
@@ -98,7 +98,7 @@ def test_a_run_resumed_within_an_epoch_is_the_uninterrupted_one_to_the_bit(
     assert same(dict(whole.model.state_dict()), dict(parts.model.state_dict()))
 
 
-def test_a_run_goes_on_where_its_folder_was_moved_to(
+def test_a_run_resumes_in_a_moved_folder(
     fitted: Callable[..., Fitted], misleading: datasets.DatasetDict, tmp_path: Path
 ) -> None:
     changes = {"data": misleading, "metric_for_best_model": "loss"}
@@ -112,7 +112,7 @@ def test_a_run_goes_on_where_its_folder_was_moved_to(
 
 
 def untouched(run: Callable[[], Fitted], folder: Path) -> Fitted:
-    """Call again; no checkpoint may change, and the network must see nothing."""
+    """Call `fit` again; no checkpoint may change, and the network must receive no image."""
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoint-*/*")}
     again = run()
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("checkpoint-*/*")} == before
@@ -121,10 +121,10 @@ def untouched(run: Callable[[], Fitted], folder: Path) -> Fitted:
 
 
 @pytest.mark.parametrize("limit", [None, 1])
-def test_a_run_at_its_end_trains_no_further_step(
+def test_a_complete_run_trains_no_further_step(
     fitted: Callable[..., Fitted], misleading: datasets.DatasetDict, limit: int | None
 ) -> None:
-    """Also where only the best checkpoint was kept: training was complete, so scoring it is all that is left."""
+    """This also holds if only the best checkpoint was kept: training was complete, and only scoring remains."""
     changes = {"data": misleading, "metric_for_best_model": "loss", "max_steps": 15, "save_total_limit": limit}
     first = fitted(**changes)
     assert first.state["global_step"] == 15
@@ -139,7 +139,7 @@ def test_a_run_that_died_after_its_last_step_trains_no_further_step(fitted: Call
     (first.folder / TRAINER_STATE).unlink()
     again = untouched(lambda: fitted(max_steps=4), first.folder)
     assert same(dict(again.model.state_dict()), dict(first.model.state_dict()))
-    assert again.state["log_history"] == first.state["log_history"][:-1]  # the last line is about the time it took
+    assert again.state["log_history"] == first.state["log_history"][:-1]  # the last line has the runtime
 
 
 def test_a_run_that_stopped_early_trains_no_further_step(
@@ -152,10 +152,10 @@ def test_a_run_that_stopped_early_trains_no_further_step(
     assert same(dict(again.model.state_dict()), dict(first.model.state_dict()))
 
 
-def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
+def test_sigterm_saves_a_checkpoint_and_the_resumed_run_ends_the_same(
     fitted: Callable[..., Fitted], misleading: datasets.DatasetDict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the default limit of checkpoints, and a best one that is not the newest."""
+    """The number of checkpoints is limited by default, and the best one is not the newest."""
     changes = {"data": misleading, "metric_for_best_model": "loss"}
     whole = fitted("whole", **changes)
     handler = signal.getsignal(signal.SIGTERM)
@@ -169,7 +169,7 @@ def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
             os.kill(os.getpid(), signal.SIGTERM)
         return measured(prediction)
 
-    monkeypatch.setattr(build, "_figures", kill_in_the_second_evaluation)
+    monkeypatch.setattr(build, "_compute_metrics", kill_in_the_second_evaluation)
     with pytest.raises(Terminated, match=r"saved step 13 in .*parts: repeat the command to go on"):
         fitted("parts", **changes)
     monkeypatch.undo()
@@ -183,23 +183,21 @@ def test_sigterm_saves_the_step_it_came_in_and_the_run_ends_the_same(
     assert parts.log("eval_loss") == whole.log("eval_loss")
 
 
-def test_accumulated_batches_are_one_batch(fitted: Callable[..., Fitted], tiny_vit: Path) -> None:
+def test_gradient_accumulation_equals_one_large_batch(fitted: Callable[..., Fitted], tiny_vit: Path) -> None:
     one = fitted("one", vit=tiny_vit, per_device_train_batch_size=8)
     two = fitted("two", vit=tiny_vit, per_device_train_batch_size=4, gradient_accumulation_steps=2)
-    assert one.state["global_step"] == two.state["global_step"] == 15  # the last of each epoch is half a batch
+    assert one.state["global_step"] == two.state["global_step"] == 15  # the last batch of each epoch is half full
     assert two.log("loss") == pytest.approx(one.log("loss"), abs=1e-5)
     assert two.log("grad_norm") == pytest.approx(one.log("grad_norm"), rel=1e-3)
     weights = dict(one.model.state_dict())
     assert all(torch.allclose(t, weights[name], atol=1e-4) for name, t in two.model.state_dict().items())
 
 
-def test_a_run_that_diverged_is_stopped_and_its_last_good_checkpoint_stays(
-    fitted: Callable[..., Fitted], tmp_path: Path
-) -> None:
+def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(fitted: Callable[..., Fitted], tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     each = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1}
     with pytest.raises(PipelineError, match=r"nan at step 2 \(training diverged\): lower .*\(now 1e\+30\)"):
-        fitted(learning_rate=1e30, warmup_steps=2, **each)  # the first step warms up, at a rate of nothing
+        fitted(learning_rate=1e30, warmup_steps=2, **each)  # the learning rate of the first step is 0
     assert checkpoints(tmp_path / "run") == [1]
     good = load_file(tmp_path / "run" / "checkpoint-1" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in good.values())
@@ -207,7 +205,7 @@ def test_a_run_that_diverged_is_stopped_and_its_last_good_checkpoint_stays(
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-def test_metrics_get_class_numbers_and_losses_and_no_logits(
+def test_metrics_are_computed_from_classes_and_losses_not_logits(
     fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = build._compute_metrics
@@ -217,7 +215,7 @@ def test_metrics_get_class_numbers_and_losses_and_no_logits(
         got.append(prediction.predictions)
         return measured(prediction)
 
-    monkeypatch.setattr(build, "_figures", look)
+    monkeypatch.setattr(build, "_compute_metrics", look)
     fitted(num_train_epochs=1, per_device_eval_batch_size=5)
     ((numbers, losses),) = got
     assert isinstance(numbers, np.ndarray)
@@ -225,7 +223,7 @@ def test_metrics_get_class_numbers_and_losses_and_no_logits(
     assert numbers.dtype.kind == "i"
 
 
-def test_the_lines_of_progress_are_those_of_the_history(
+def test_the_progress_lines_agree_with_the_log_history(
     fitted: Callable[..., Fitted], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="pipeline")
@@ -244,7 +242,7 @@ def test_the_lines_of_progress_are_those_of_the_history(
         assert re.fullmatch(rf"{re.escape(start + score + star)}  \(\d+ images/s, data wait \d+\.\d%\)", line)
 
 
-def test_the_state_is_json_that_others_read(fitted: Callable[..., Fitted]) -> None:
+def test_the_trainer_state_is_plain_json(fitted: Callable[..., Fitted]) -> None:
     done = fitted(num_train_epochs=1)
     text = (done.folder / TRAINER_STATE).read_text()
     state = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))

@@ -1,4 +1,4 @@
-"""Every flag of adaptation and images does to a run what it says, and a resumed run ends as an uninterrupted one."""
+"""Each flag of strategy, images and objective has its effect, and a resumed run equals an uninterrupted one."""
 
 import shutil
 import warnings
@@ -17,7 +17,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.build import build_classifier
 from pipeline.runs.checkpoints import TRAINING_WEIGHTS
 from pipeline.runs.folder import ADAPTER
-from tests.training.fitting import COLOURS, Fitted, checkpoints, same, settings_of, stored
+from tests.training.fitting import COLORS, Fitted, checkpoints, same, settings_of, stored
 
 Run = Callable[..., Fitted]
 
@@ -37,7 +37,7 @@ EACH_FOUR = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4
     ],
     ids="+".join,
 )
-def test_a_resumed_run_is_the_uninterrupted_one(fitted: Run, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(fitted: Run, tmp_path: Path, changes: dict[str, Any]) -> None:
     whole = fitted("whole", **EACH_FOUR, **changes, save_total_limit=None)
     for step in (4, 8):
         shutil.copytree(whole.folder / f"checkpoint-{step}", tmp_path / "parts" / f"checkpoint-{step}")
@@ -51,7 +51,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(fitted: Run, tmp_path: Path, cha
             assert file.read_bytes() == (parts.folder / f"checkpoint-{step}" / file.name).read_bytes()
 
 
-def test_the_average_is_what_is_scored_saved_and_left(fitted: Run) -> None:
+def test_the_average_is_scored_saved_and_returned(fitted: Run) -> None:
     plain = fitted("plain", save_total_limit=None)
     averaged = fitted("averaged", save_total_limit=None, ema_decay=0.9)
     assert averaged.log("loss") == plain.log("loss")  # training itself is the same
@@ -65,8 +65,8 @@ def test_the_average_is_what_is_scored_saved_and_left(fitted: Run) -> None:
     assert same(average, stored(averaged.folder / "checkpoint-18"))
 
 
-def test_lora_trains_its_share_and_leaves_an_ordinary_network(fitted: Run, dropping_vit: Path, tmp_path: Path) -> None:
-    before = dict(build_classifier(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42).model.state_dict())
+def test_lora_trains_adapters_and_returns_a_merged_network(fitted: Run, dropping_vit: Path, tmp_path: Path) -> None:
+    before = dict(build_classifier(ModelArguments(str(dropping_vit)), class_names=COLORS, seed=42).model.state_dict())
     done = fitted(strategy="lora", lora_rank=4, learning_rate=1e-2, num_train_epochs=5)
     assert max(done.log("eval_accuracy")) > 0.8
     after = dict(done.model.state_dict())
@@ -82,11 +82,11 @@ def test_lora_trains_its_share_and_leaves_an_ordinary_network(fitted: Run, dropp
     assert not (done.folder / ADAPTER).exists()
 
 
-def test_a_kept_adapter_on_its_base_is_the_merged_network(fitted: Run, dropping_vit: Path) -> None:
+def test_a_saved_adapter_on_its_base_equals_the_merged_network(fitted: Run, dropping_vit: Path) -> None:
     from peft import PeftModel
 
     done = fitted(strategy="lora", keep_adapter=True, num_train_epochs=2)
-    base = build_classifier(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42).model
+    base = build_classifier(ModelArguments(str(dropping_vit)), class_names=COLORS, seed=42).model
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)  # peft 0.21
         adapted = PeftModel.from_pretrained(base, done.folder / ADAPTER).eval()
@@ -94,15 +94,15 @@ def test_a_kept_adapter_on_its_base_is_the_merged_network(fitted: Run, dropping_
     assert torch.allclose(adapted(pixel_values=pixels).logits, done.model.eval()(pixels).logits, atol=1e-5)
 
 
-def test_frozen_blocks_stay_and_what_is_above_them_moves(fitted: Run, dropping_vit: Path) -> None:
-    untrained = build_classifier(ModelArguments(str(dropping_vit)), class_names=COLOURS, seed=42).model
+def test_frozen_blocks_do_not_change_and_the_others_do(fitted: Run, dropping_vit: Path) -> None:
+    untrained = build_classifier(ModelArguments(str(dropping_vit)), class_names=COLORS, seed=42).model
     before = dict(untrained.named_parameters())
     done = fitted(freeze_blocks=1)
     for name, weight in done.model.named_parameters():
         assert torch.equal(weight, before[name]) == name.startswith(("vit.embeddings", "vit.layers.0")), name
 
 
-def test_the_rate_decays_from_block_to_block_and_the_head_has_its_own(fitted: Run) -> None:
+def test_the_learning_rate_decays_by_block_and_the_head_can_have_another(fitted: Run) -> None:
     done = fitted(layer_decay=0.5, head_learning_rate=0.1, weight_decay=0.1, num_train_epochs=1)
     saved = torch.load(done.folder / "checkpoint-6" / "optimizer.pt", weights_only=True)  # noqa: TID251 (the Trainer's)
     rates = {round(group["initial_lr"], 9) for group in saved["param_groups"]}
@@ -110,37 +110,41 @@ def test_the_rate_decays_from_block_to_block_and_the_head_has_its_own(fitted: Ru
     assert {group["weight_decay"] for group in saved["param_groups"]} == {0.0, 0.1}
 
 
-def test_smoothing_changes_the_training_loss_and_not_how_validation_is_measured(fitted: Run) -> None:
+def test_label_smoothing_changes_the_training_loss_only(fitted: Run) -> None:
     first = fitted("plain", max_steps=1, warmup_steps=10)
     smooth = fitted("smooth", max_steps=1, warmup_steps=10, label_smoothing_factor=0.3)
     assert smooth.log("loss") != first.log("loss")
-    assert smooth.log("eval_loss") == pytest.approx(first.log("eval_loss"), rel=1e-6)  # a step at a rate of nothing
+    assert smooth.log("eval_loss") == pytest.approx(
+        first.log("eval_loss"), rel=1e-6
+    )  # the learning rate of this step is 0
 
 
 @pytest.mark.parametrize(
     "flags", [{"mixup": 0.8}, {"cutmix": 1.0}, {"random_erasing": 1.0}], ids=lambda f: next(iter(f))
 )
-def test_blends_and_blanks_reach_the_network(fitted: Run, flags: dict[str, float]) -> None:
+def test_mixup_cutmix_and_erasing_reach_the_network(fitted: Run, flags: dict[str, float]) -> None:
     plain, other = fitted("plain", max_steps=2), fitted("other", max_steps=2, **flags)
     assert not any(torch.equal(*pair) for pair in zip(plain.seen, other.seen, strict=True))
 
 
-def test_patches_that_are_not_seen_change_the_training_and_not_what_is_scored(fitted: Run) -> None:
+def test_patch_dropout_changes_training_and_not_scoring(fitted: Run) -> None:
     plain = fitted("plain", max_steps=1, warmup_steps=10)
     fewer = fitted("fewer", max_steps=1, warmup_steps=10, patch_drop_rate=0.5)
     assert fewer.log("loss") != plain.log("loss")
-    assert fewer.log("eval_loss") == pytest.approx(plain.log("eval_loss"), rel=1e-6)  # a step at a rate of nothing
+    assert fewer.log("eval_loss") == pytest.approx(
+        plain.log("eval_loss"), rel=1e-6
+    )  # the learning rate of this step is 0
     whole = fitted("whole", num_train_epochs=1).metrics["speed"]["gflops_per_image"]
     assert fitted("half", num_train_epochs=1, patch_drop_rate=0.5).metrics["speed"]["gflops_per_image"] < 0.7 * whole
 
 
 @pytest.fixture(scope="module")
 def skewed(splits: datasets.DatasetDict) -> datasets.DatasetDict:
-    """Twelve blue images, twelve green ones and two red ones."""
+    """Training images: twelve blue, twelve green, two red."""
     return datasets.DatasetDict(splits | {"train": splits["train"].select(range(26))})
 
 
-def test_balanced_sampling_shows_the_small_class_as_often_as_the_others(
+def test_balanced_sampling_samples_a_small_class_as_often_as_the_others(
     fitted: Run, skewed: datasets.DatasetDict
 ) -> None:
     def share_of_red(run: Fitted) -> float:
@@ -151,7 +155,7 @@ def test_balanced_sampling_shows_the_small_class_as_often_as_the_others(
     assert 0.2 < share_of_red(fitted("balanced", data=skewed, balanced_sampling=True)) < 0.5
 
 
-def test_class_weights_change_what_is_minimised(fitted: Run, skewed: datasets.DatasetDict) -> None:
+def test_class_weights_change_the_training_loss(fitted: Run, skewed: datasets.DatasetDict) -> None:
     plain, weighed = fitted("a", data=skewed), fitted("b", data=skewed, class_weights="balanced")
     assert plain.log("loss") != weighed.log("loss")
 
@@ -163,7 +167,7 @@ def test_max_hours_stops_scores_and_saves(fitted: Run) -> None:
     assert len(done.log("eval_accuracy")) == 1
 
 
-def test_every_line_of_the_log_says_how_long_the_data_were_waited_for(fitted: Run) -> None:
+def test_every_log_line_has_the_data_wait(fitted: Run) -> None:
     done = fitted()
     assert len(done.log("data_wait")) == len(done.log("loss"))
     assert all(0 <= share < 1 for share in done.log("data_wait"))

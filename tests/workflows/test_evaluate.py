@@ -6,12 +6,12 @@ import numpy as np
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import PREDICTIONS, RESULTS
-from tests.conftest import COLOURS, draw_image
+from tests.conftest import COLORS, noisy_image
 
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_a_run_scored_again_gives_its_own_figures(finished_run: Path, vit_pipeline: Run, tmp_path: Path) -> None:
+def test_evaluating_a_run_again_gives_its_own_metrics(finished_run: Path, vit_pipeline: Run, tmp_path: Path) -> None:
     folder = tmp_path / "scored"
     code, out, _ = vit_pipeline("evaluate", f"--model={finished_run}", f"--output_dir={folder}")
     assert code == 0
@@ -26,7 +26,7 @@ def test_a_run_scored_again_gives_its_own_figures(finished_run: Path, vit_pipeli
     assert test.ids == own_test.ids
 
 
-def test_the_validation_split_that_was_cut_is_cut_again_not_all_images_scored(
+def test_the_held_out_validation_split_is_held_out_again(
     train_flags: list[str], make_folder: Callable[..., Path], vit_pipeline: Run, tmp_path: Path
 ) -> None:
     flags = [*train_flags, f"--dataset_name={make_folder()}", "--max_steps=1", f"--output_dir={tmp_path}/run"]
@@ -39,12 +39,12 @@ def test_the_validation_split_that_was_cut_is_cut_again_not_all_images_scored(
     assert again["eval_samples"] < 12
 
 
-def test_other_images_are_aligned_to_the_model_by_name(finished_run: Path, vit_pipeline: Run, tmp_path: Path) -> None:
+def test_labels_of_other_images_are_aligned_by_name(finished_run: Path, vit_pipeline: Run, tmp_path: Path) -> None:
     # "green" alone and "red": their numbers in this folder are 0 and 1, in the model 1 and 2.
     for name in ("green", "red"):
         (tmp_path / "other" / name).mkdir(parents=True)
         for i in range(5):
-            draw_image(COLOURS[name], 77_000 + i).save(tmp_path / "other" / name / f"{i}.png")
+            noisy_image(COLORS[name], 77_000 + i).save(tmp_path / "other" / name / f"{i}.png")
     code, out, _ = vit_pipeline(
         "evaluate", f"--model={finished_run}", f"--dataset_name={tmp_path}/other", f"--output_dir={tmp_path}/scored"
     )

@@ -1,4 +1,4 @@
-"""`train` with the strategies: frozen features, a probe as head, the settings that explain themselves."""
+"""`train` with each strategy, with a linear probe, with selection steps, and with `--auto`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def fast(train_flags: list[str]) -> list[str]:
     return [*train_flags, "--max_steps=2"]
 
 
-def test_the_head_strategy_leaves_an_ordinary_run(
+def test_the_head_strategy_leaves_a_complete_run(
     vit_pipeline: Run, train_flags: list[str], photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="pipeline")
@@ -55,10 +55,10 @@ def test_the_head_strategy_leaves_an_ordinary_run(
     assert RunFolder(folder).record["timings"].keys() >= {"features", "probe"}
     caplog.clear()
     vit_pipeline("train", *train_flags, "--strategy=head", f"--output_dir={tmp_path / 'again'}")
-    assert "features of 36 images read from the cache" in caplog.text
+    assert "read the features of 36 images from the cache" in caplog.text
 
 
-def test_fine_tuning_starts_from_the_probes_head(vit_pipeline: Run, fast: list[str], tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_the_head_of_the_probe(vit_pipeline: Run, fast: list[str], tmp_path: Path) -> None:
     scores = {}
     for start in ("random", "probe"):
         folder = tmp_path / start
@@ -70,18 +70,18 @@ def test_fine_tuning_starts_from_the_probes_head(vit_pipeline: Run, fast: list[s
     assert scores["probe"] > max(0.8, scores["random"])
 
 
-def test_the_baseline_is_said_and_changes_nothing(
+def test_the_baseline_is_logged_and_changes_nothing(
     vit_pipeline: Run, fast: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="pipeline")
-    for name, flags in (("plain", []), ("told", ["--baseline"])):
+    for name, flags in (("plain", []), ("baseline", ["--baseline"])):
         assert vit_pipeline("train", *fast, *flags, f"--output_dir={tmp_path / name}")[0] == 0
-    assert "on frozen features, validation accuracy of " in caplog.text
-    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "told"))
+    assert "frozen features: validation accuracy " in caplog.text
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "baseline"))
     assert one == other
 
 
-def test_fixres_saves_the_network_at_the_size_that_it_names(
+def test_fixres_saves_the_network_at_the_resolution_that_it_logs(
     vit_pipeline: Run, fast: list[str], photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="pipeline")
@@ -92,18 +92,19 @@ def test_fixres_saves_the_network_at_the_size_that_it_names(
     assert read_json(folder / "preprocessor_config.json")["size"] == {"height": side, "width": side}
     results = read_json(folder / RESULTS)
     assert results["train_image_size"] == 32
-    assert f"{100 * results['eval_accuracy']:.2f} % at {side}" in caplog.text
-    assert f"; {side} is kept" in caplog.text
+    accuracy = f"{100 * results['eval_accuracy']:.2f}%"
+    kept = f"{accuracy} with 36 px input" if side == 36 else f"{accuracy} before; keeping the present model"
+    assert f"--fixres: validation accuracy {kept}" in caplog.text or f"{kept}," in caplog.text
     assert f"Input resolution: 32 px for training, {side} px for evaluation." in (folder / CARD).read_text()
     picture = next((photos / "test" / "red").iterdir())
     assert pipeline("image-classification", model=str(folder))(str(picture))
 
 
-@pytest.mark.parametrize(("start", "taken"), [("random", True), ("zero", False)])
-def test_a_head_is_fitted_anew_and_taken_where_validation_says_so(
-    vit_pipeline: Run, fast: list[str], tmp_path: Path, start: str, taken: bool
+@pytest.mark.parametrize(("start", "kept"), [("random", True), ("zero", False)])
+def test_a_refitted_head_is_kept_only_if_validation_improves(
+    vit_pipeline: Run, fast: list[str], tmp_path: Path, start: str, kept: bool
 ) -> None:
-    # At this rate a random head stays as bad as it is, and one step from zero finds these three classes.
+    # At this learning rate a random head does not improve, and one step from zero separates these three classes.
     weights, results = {}, {}
     for name, flags in (("plain", []), ("refit", ["--refit_head"])):
         folder = tmp_path / name
@@ -111,19 +112,19 @@ def test_a_head_is_fitted_anew_and_taken_where_validation_says_so(
         code, _, err = vit_pipeline("train", *fast, *words, *flags)
         assert code == 0, err
         weights[name], results[name] = load_file(folder / "model.safetensors"), read_json(folder / RESULTS)
-    figures = results["refit"]
-    assert figures["trained_head_eval_accuracy"] == results["plain"]["eval_accuracy"]
-    assert figures["eval_accuracy"] == max(figures["refit_eval_accuracy"], figures["trained_head_eval_accuracy"])
+    refit = results["refit"]
+    assert refit["trained_head_eval_accuracy"] == results["plain"]["eval_accuracy"]
+    assert refit["eval_accuracy"] == max(refit["refit_eval_accuracy"], refit["trained_head_eval_accuracy"])
     changed = {key for key, value in weights["plain"].items() if not torch.equal(value, weights["refit"][key])}
-    assert changed == ({"classifier.weight", "classifier.bias"} if taken else set())
-    assert f"The {'refitted' if taken else 'trained'} head was kept." in (tmp_path / "refit" / CARD).read_text()
+    assert changed == ({"classifier.weight", "classifier.bias"} if kept else set())
+    assert f"The {'refitted' if kept else 'trained'} head was kept." in (tmp_path / "refit" / CARD).read_text()
 
 
-def test_auto_says_why_and_a_flag_overrides(
+def test_auto_logs_its_reasons_and_a_flag_overrides_its_choice(
     vit_pipeline: Run, photos: Path, tiny_vit: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="pipeline")
-    words = ["train", f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", "--recipe=auto"]
+    words = ["train", f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", "--auto"]
     code, _, err = vit_pipeline(
         *words, "--num_train_epochs=1", "--dataloader_num_workers=0", f"--output_dir={tmp_path}/a"
     )
@@ -132,22 +133,23 @@ def test_auto_says_why_and_a_flag_overrides(
     assert any(line.startswith("auto: --num_train_epochs 30: ") and line.endswith("(overridden)") for line in lines)
     chosen = RunFolder(tmp_path / "a").arguments
     assert chosen["num_train_epochs"] == 1
-    assert (chosen["layer_decay"], chosen["mixup"], chosen["recipe"]) == (0.85, 0.5, "none")
-    code, out, err = vit_pipeline(*words, "--num_train_epochs=1", f"--output_dir={tmp_path}/a")
+    assert (chosen["layer_decay"], chosen["mixup"]) == (0.85, 0.5)
+    assert "auto" not in chosen
+    code, _out, err = vit_pipeline(*words, "--num_train_epochs=1", f"--output_dir={tmp_path}/a")
     assert code == 0, err
-    assert "was finished before" in out
+    assert "is already finished; showing its results" in caplog.text
 
 
 @pytest.mark.parametrize(("flags", "warns"), [([], True), (["--layer_decay=0.7"], False), (["--from_scratch"], False)])
-def test_a_rate_that_wrecks_the_pretraining_is_warned_of(
+def test_a_learning_rate_that_destroys_the_features_is_warned_of(
     vit_pipeline: Run, fast: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, flags: list[str], warns: bool
 ) -> None:
     code, _, err = vit_pipeline("train", *fast, "--learning_rate=1e-3", *flags, f"--output_dir={tmp_path / 'run'}")
     assert code == 0, err
-    assert ("unlearns what they know" in caplog.text) == warns
+    assert ("is high enough to destroy the pre-trained features" in caplog.text) == warns
 
 
-def test_lora_leaves_an_ordinary_run_and_its_adapter(vit_pipeline: Run, fast: list[str], tmp_path: Path) -> None:
+def test_lora_leaves_a_complete_run_and_its_adapter(vit_pipeline: Run, fast: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "lora"
     code, _, err = vit_pipeline("train", *fast, "--strategy=lora", "--keep_adapter", f"--output_dir={folder}")
     assert code == 0, err

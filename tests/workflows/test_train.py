@@ -23,13 +23,13 @@ from tests.conftest import SHARED
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_a_run_leaves_exactly_the_files_of_its_contract(finished_run: Path) -> None:
+def test_a_run_writes_exactly_the_documented_files(finished_run: Path) -> None:
     kept = {path.name for path in finished_run.iterdir() if not path.name.startswith("checkpoint-")}
     assert kept == set(PUBLISHED)
     assert len(list(finished_run.glob("checkpoint-*"))) == 1
 
 
-def test_it_learns_and_the_figures_are_those_of_the_predictions(finished_run: Path) -> None:
+def test_it_learns_and_the_metrics_are_those_of_the_predictions(finished_run: Path) -> None:
     results = read_json(finished_run / RESULTS)
     assert results["eval_accuracy"] > 0.8
     predictions, names = read_predictions(finished_run / PREDICTIONS)
@@ -42,7 +42,7 @@ def test_it_learns_and_the_figures_are_those_of_the_predictions(finished_run: Pa
     assert results["test_samples"] == 18
 
 
-def test_the_artefact_is_the_best_checkpoint_to_the_last_bit(finished_run: Path) -> None:
+def test_the_saved_model_equals_the_best_checkpoint(finished_run: Path) -> None:
     state = read_json(finished_run / TRAINER_STATE)
     best = finished_run / f"checkpoint-{state['best_global_step']}"
     saved, kept = load_file(finished_run / "model.safetensors"), load_file(best / "model.safetensors")
@@ -50,7 +50,7 @@ def test_the_artefact_is_the_best_checkpoint_to_the_last_bit(finished_run: Path)
     assert all((saved[name] == kept[name]).all() for name in saved)
 
 
-def test_the_saved_folder_is_what_people_deploy(finished_run: Path, photos: Path) -> None:
+def test_the_saved_folder_gives_the_same_answers_when_deployed(finished_run: Path, photos: Path) -> None:
     model = AutoModelForImageClassification.from_pretrained(finished_run)
     assert model.config.label2id == {"blue": 0, "green": 1, "red": 2}
     classify = pipeline("image-classification", model=str(finished_run))
@@ -62,7 +62,7 @@ def test_the_saved_folder_is_what_people_deploy(finished_run: Path, photos: Path
     assert answers == pytest.approx(dict(zip(names, scores.tolist(), strict=True)), abs=1e-5)
 
 
-def test_the_record_names_no_path_of_this_machine(finished_run: Path) -> None:
+def test_the_record_has_no_path_of_this_machine(finished_run: Path) -> None:
     text = (finished_run / RECORD).read_text()
     assert str(finished_run.parent) not in text
     assert str(Path.home()) not in text.replace(str(Path.cwd()), "")
@@ -74,12 +74,13 @@ def test_the_record_names_no_path_of_this_machine(finished_run: Path) -> None:
 
 
 def test_a_finished_run_shows_its_results_and_changes_nothing(
-    finished_run: Path, train_flags: list[str], vit_pipeline: Run
+    finished_run: Path, train_flags: list[str], vit_pipeline: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="pipeline")
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
     code, out, _ = vit_pipeline("train", *train_flags, f"--output_dir={finished_run}")
     assert code == 0
-    assert "was finished before" in out
+    assert "is already finished; showing its results" in caplog.text
     assert "validation" in out
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
 
@@ -90,7 +91,7 @@ def test_the_recipe_of_a_run_repeats_it(finished_run: Path, tmp_path: Path) -> N
     assert all((first[name] == again[name]).all() for name in first)
 
 
-def test_another_run_is_refused_with_what_differs(
+def test_another_run_is_rejected_with_the_differences(
     finished_run: Path, train_flags: list[str], vit_pipeline: Run
 ) -> None:
     code, _, err = vit_pipeline("train", *train_flags, "--seed=1", f"--output_dir={finished_run}")
@@ -98,7 +99,7 @@ def test_another_run_is_refused_with_what_differs(
     assert "seed: 42 in the run folder, 1 on the command line" in err
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
+def test_a_killed_run_resumes_and_ends_like_an_uninterrupted_one(
     train_flags: list[str], finished_run: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
@@ -119,7 +120,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     assert all((whole[name] == halves[name]).all() for name in whole)
 
 
-def test_without_a_test_split_it_says_so_and_goes_on(
+def test_a_missing_test_split_is_logged(
     train_flags: list[str], make_folder: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="pipeline")
@@ -133,7 +134,7 @@ def test_without_a_test_split_it_says_so_and_goes_on(
     assert "expect a lower accuracy on new images" in card
 
 
-def test_the_resolved_recipe_holds_what_shaped_the_run(finished_run: Path) -> None:
+def test_the_recipe_states_the_settings_that_shaped_the_run(finished_run: Path) -> None:
     recipe = yaml.safe_load((finished_run / RECIPE).read_text())
     assert recipe["learning_rate"] == 3e-3
     assert recipe["precision"] == "fp32"
@@ -141,7 +142,7 @@ def test_the_resolved_recipe_holds_what_shaped_the_run(finished_run: Path) -> No
     assert "output_dir" not in recipe
 
 
-def test_a_tracker_gets_the_figures(train_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_gets_the_metrics(train_flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
@@ -152,7 +153,7 @@ def test_a_tracker_gets_the_figures(train_flags: list[str], tmp_path: Path, monk
 
 
 @pytest.mark.skipif(not (SHARED / "vit-tiny-imagenet-32px").is_dir(), reason="needs the shared photographs and ViT")
-def test_a_real_vit_meets_real_photographs_at_twice_its_resolution(tmp_path: Path) -> None:
+def test_a_real_vit_trains_on_real_photographs_at_twice_its_resolution(tmp_path: Path) -> None:
     flags = [f"--model_name_or_path={SHARED}/vit-tiny-imagenet-32px", f"--dataset_name={SHARED}/flowers102-64px"]
     limits = ["--max_train_samples=102", "--max_eval_samples=102", "--max_steps=2", "--image_size=64"]
     assert cli.main(["train", *flags, *limits, f"--output_dir={tmp_path}/run"]) == 0
