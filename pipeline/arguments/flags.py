@@ -42,9 +42,10 @@ class Flag:
 
     def contains(self, value: float) -> bool:
         """Return whether a number is in the valid range."""
-        if self.minimum is not None and (value < self.minimum or (self.open_minimum and value == self.minimum)):
-            return False
-        return self.maximum is None or not (value > self.maximum or (self.open_maximum and value == self.maximum))
+        # Written so that NaN, which is neither above nor below anything, is invalid.
+        above = self.minimum is None or value > self.minimum or (value == self.minimum and not self.open_minimum)
+        below = self.maximum is None or value < self.maximum or (value == self.maximum and not self.open_maximum)
+        return above and below
 
     @property
     def valid_range(self) -> str:

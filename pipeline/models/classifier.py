@@ -18,6 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.images.processor import ImageProcessor, input_size, makes_one_size
 from pipeline.models import checkpoint, prediction
 from pipeline.models.head import head_names, linear_head
+from pipeline.models.inference import LoaderOptions, run_inference
 from pipeline.performance.device import pick_device
 
 if TYPE_CHECKING:
@@ -136,6 +137,20 @@ class ImageClassifier:
         Raises:
             PipelineError: If no image is found, or an image cannot be read and `bad_images` is `fail`.
         """
-        return prediction.predict(
-            self, images, top_k=top_k, batch_size=batch_size, bad_images=bad_images, progress=progress
+        named = prediction.find_images(images)
+        rows = prediction.ImageRows(named, self.processor, fail=bad_images == "fail")
+        top_k = min(top_k, len(self.class_names))
+
+        def rank(batch: dict[str, Any]) -> prediction.Ranked:
+            best = torch.from_numpy(self.logits(batch["pixel_values"])).softmax(dim=1).topk(top_k, dim=1)
+            return best.values, best.indices, batch["problems"]
+
+        batches = run_inference(
+            self.model,
+            rows,
+            rank,
+            LoaderOptions(batch_size, progress=progress),
+            description="predict",
+            collate_fn=prediction.collate_rows,
         )
+        return prediction.ranked_table(named, batches, self.class_names)

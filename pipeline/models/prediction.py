@@ -1,10 +1,10 @@
-"""Predictions for images without labels: files, folders, glob patterns, PIL images and arrays -> ranked classes."""
+"""Images without labels (files, folders, glob patterns, PIL images, arrays) -> rows for inference; and their table."""
 
 import glob
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,58 +16,14 @@ from pipeline.data.folders import list_files
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.images.decode import IMAGE_EXTENSIONS, open_image
 from pipeline.images.pixels import to_rgb
-from pipeline.models.inference import LoaderOptions, run_inference
-
-if TYPE_CHECKING:
-    from pipeline.models.classifier import ImageClassifier
 
 logger = logging.getLogger(__name__)
 
 Source = str | Path | PIL.Image.Image | np.ndarray[Any, Any]
+Ranked = tuple[torch.Tensor, torch.Tensor, list[str | None]]
+"""Of a batch: probabilities (batch, k), classes (batch, k), and the problem of each image that cannot be read."""
+
 _ONE = (str, Path, PIL.Image.Image, np.ndarray)
-
-
-def predict(
-    classifier: "ImageClassifier",
-    images: Source | Iterable[Source],
-    *,
-    top_k: int,
-    batch_size: int,
-    bad_images: Literal["fail", "skip"],
-    progress: bool,
-) -> pd.DataFrame:
-    """Return the most likely classes of images, as `ImageClassifier.predict` describes. All ranks must call it.
-
-    Raises:
-        PipelineError: If no image is found, or an image cannot be read and `bad_images` is `fail`.
-    """
-    named = find_images(images)
-    rows = _Images(named, classifier.processor, fail=bad_images == "fail")
-    top_k = min(top_k, len(classifier.class_names))
-
-    def rank(batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, list[str | None]]:
-        output: Any = classifier.model(pixel_values=batch["pixel_values"].float())
-        best = output.logits.float().softmax(dim=1).topk(top_k, dim=1)
-        return best.values.cpu(), best.indices.cpu(), batch["problems"]
-
-    options = LoaderOptions(batch_size, progress=progress)
-    ranked = run_inference(classifier.model, rows, rank, options, description="predict", collate_fn=_collate)
-    problems = [problem for _, _, batch in ranked for problem in batch]
-    for problem in filter(None, problems):
-        logger.warning("skipping %s", problem)
-    readable = [name for (name, _), problem in zip(named, problems, strict=True) if problem is None]
-    keep = torch.tensor([problem is None for problem in problems])
-    probabilities = torch.cat([values for values, _, _ in ranked])[keep]
-    classes = torch.cat([indices for _, indices, _ in ranked])[keep]
-    labels = np.asarray(classifier.class_names, dtype=object)
-    return pd.DataFrame(
-        {
-            "image": np.repeat(np.asarray(readable, dtype=object), top_k),
-            "rank": np.tile(np.arange(1, top_k + 1), len(readable)),
-            "label": labels[classes.numpy().ravel()],
-            "probability": probabilities.numpy().ravel().astype(float),
-        }
-    )
 
 
 def find_images(images: Source | Iterable[Source]) -> list[tuple[str | int, Source]]:
@@ -101,7 +57,7 @@ def _find_files(name: str | Path) -> list[Path]:
     return sorted(found)
 
 
-class _Images(Dataset[dict[str, Any]]):
+class ImageRows(Dataset[dict[str, Any]]):
     """Images prepared by an image processor; one that cannot be read is a black image with its problem."""
 
     def __init__(self, named: Sequence[tuple[str | int, Source]], processor: Any, *, fail: bool) -> None:
@@ -137,8 +93,40 @@ def _as_rgb(source: Source, *, name: str) -> PIL.Image.Image:
         raise BadImageError(f"image {name}: {error}") from error
 
 
-def _collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collate_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack rows into `pixel_values` (batch, 3, height, width), and list their `problems`."""
     return {
         "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
         "problems": [row["problem"] for row in rows],
     }
+
+
+def ranked_table(
+    named: Sequence[tuple[str | int, Source]], batches: Sequence[Ranked], class_names: Sequence[str]
+) -> pd.DataFrame:
+    """Return one row for each image and rank, without the images that cannot be read, which are logged.
+
+    Args:
+        named: The images, from `find_images`.
+        batches: The most likely classes of each batch, in the order of the images.
+        class_names: Names of the classes, in the order of the logits.
+
+    Returns:
+        The columns `image`, `rank` (from 1), `label` and `probability`.
+    """
+    problems = [problem for _, _, batch in batches for problem in batch]
+    for problem in filter(None, problems):
+        logger.warning("skipping %s", problem)
+    names = [name for (name, _), problem in zip(named, problems, strict=True) if problem is None]
+    readable = torch.tensor([problem is None for problem in problems])
+    probabilities = torch.cat([values for values, _, _ in batches])[readable]
+    classes = torch.cat([indices for _, indices, _ in batches])[readable]
+    top_k = classes.shape[1]
+    return pd.DataFrame(
+        {
+            "image": np.repeat(np.asarray(names, dtype=object), top_k),
+            "rank": np.tile(np.arange(1, top_k + 1), len(names)),
+            "label": np.asarray(class_names, dtype=object)[classes.numpy().ravel()],
+            "probability": probabilities.numpy().ravel().astype(float),
+        }
+    )

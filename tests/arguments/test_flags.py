@@ -84,6 +84,7 @@ def test_the_groups_load_no_torch() -> None:
     [
         (ImageArguments(crop_scale=0.0), "--crop_scale 0.0 is out of range: use a value between 0 and 1 (excluding 0)"),
         (ImageArguments(hflip=1.1), "--hflip 1.1 is out of range: use a value between 0 and 1"),
+        (ImageArguments(crop_scale=float("nan")), "--crop_scale nan is out of range"),
         (ImageArguments(mixup=-1.0), "--mixup -1.0 is out of range: use a value of at least 0"),
         (ImageArguments(patch_drop_rate=1.0), "use a value between 0 and 1 (excluding 1)"),
         (StrategyArguments(ema_decay=1.0), "use a value between 0 and 1 (excluding 0 and 1)"),
