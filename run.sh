@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Make the environment where it is missing, then run a verb in it:
-#   ./run.sh                 the embedded default: train --config synthetic-flowers
-#   ./run.sh VERB ...        train, evaluate, predict, push; where several GPUs are visible, with a process on each
-#   ./run.sh test [ARGS]     every check there is: format, lint, types, import layers, tests
+# Create the environment if it is missing, then run a verb in it:
+#   ./run.sh                 the demo: train --config synthetic-flowers
+#   ./run.sh VERB ...        train, evaluate, predict, push; one process per visible GPU
+#   ./run.sh test [ARGS]     all checks: format, lint, types, import layers, tests (ARGS go to pytest)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=$here/.venv
 
-# install EXTRA: bring .venv in line with pyproject.toml; a stamp makes the next call skip it.
+# install EXTRA: install what pyproject.toml asks for into .venv; a stamp lets the next call skip it.
 install() {
   local stamp=$venv/.installed${1//[^a-z]/}
   if [[ -e $stamp && ! $here/pyproject.toml -nt $stamp ]]; then return; fi
@@ -23,7 +23,7 @@ install() {
   touch "$stamp"
 }
 
-# find_python ARGS: run the first interpreter that is new enough.
+# find_python ARGS: run the first Python interpreter that is new enough.
 find_python() {
   local python
   for python in python3 python3.14 python3.13 python3.12 python3.11; do
@@ -32,11 +32,11 @@ find_python() {
       return
     fi
   done
-  echo "error: Python 3.11 or newer is needed; python3 is $(python3 --version 2>&1)" >&2
+  echo "error: python3 is $(python3 --version 2>&1): install Python 3.11 or newer" >&2
   exit 2
 }
 
-# count_gpus: how many CUDA shows to a program.
+# count_gpus: print the number of GPUs that CUDA shows to a program.
 count_gpus() {
   if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
     tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true

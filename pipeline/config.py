@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -170,13 +170,20 @@ def recipe_as_flags(name: str) -> list[str]:
     return [word for key, value in given.items() for word in _as_flag(key, value)]
 
 
-def parse(line: CommandLine, classes: Sequence[type], *, positional: str | None = None) -> tuple[Any, ...]:
+def parse(
+    line: CommandLine,
+    classes: Sequence[type],
+    *,
+    positional: str | None = None,
+    check: Callable[..., Iterable[str]] | None = None,
+) -> tuple[Any, ...]:
     """Turn a command line into its dataclasses, and the list of positional words if the verb has any.
 
     Args:
         line: From `read_command_line`.
         classes: Dataclasses whose fields are the flags.
         positional: Name of the words without a flag, or None if the verb has none.
+        check: Gets what this returns and yields further problems, which are raised together with the others.
 
     Raises:
         PipelineError: If a flag or key is unknown, a value is invalid, or flags cannot be combined; all problems at
@@ -193,12 +200,16 @@ def parse(line: CommandLine, classes: Sequence[type], *, positional: str | None 
     given, rest = parser.parse_known_args([*line.recipe_flags, *line.flags])
     words = [word for word in rest if not word.startswith("--")]
     refuse(_unknown([w for w in rest if w.startswith("--")] if positional else rest, known))
-    parsed = _build(classes, vars(given))
-    return (*parsed, words) if positional else parsed
+    parsed, problems = _build(classes, vars(given))
+    result = (*parsed, words) if positional else parsed
+    if check is not None and len(parsed) == len(classes):
+        problems += check(*result)
+    refuse(problems)
+    return result
 
 
-def _build(classes: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Build every dataclass, and raise the problems of all of them and of their combinations together."""
+def _build(classes: Sequence[type], values: Mapping[str, Any]) -> tuple[tuple[Any, ...], list[str]]:
+    """Return every dataclass that can be built, and the problems of all of them and of their combinations."""
     built, problems = [], []
     for c in classes:
         try:
@@ -207,8 +218,7 @@ def _build(classes: Sequence[type], values: Mapping[str, Any]) -> tuple[Any, ...
             problems.append(str(error))
         except ValueError as error:  # a combination that TrainingArguments rejects
             problems.append(" ".join(str(error).split()))
-    refuse([*problems, *checks.find_problems(built)])
-    return tuple(built)
+    return tuple(built), [*problems, *checks.find_problems(built)]
 
 
 def full_help(line: CommandLine, classes: Sequence[type]) -> str:

@@ -10,11 +10,10 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import psutil
-from tqdm import tqdm
 
 from pipeline.errors import PipelineError
 
@@ -222,36 +221,6 @@ def raise_by_rank(problems: Mapping[int, str | None]) -> None:
     if len(found) == len(problems) and len(set(found.values())) == 1:
         raise DistributedError(found[0])
     raise DistributedError("\n".join(f"rank {number}: {problem}" for number, problem in found.items()))
-
-
-@contextlib.contextmanager
-def progress_on_terminal_only() -> Iterator[None]:
-    """Hide the progress bars of `datasets` unless stderr is a terminal."""
-    import datasets  # takes a second to import, which `--help` need not wait for
-    from datasets.utils.tqdm import are_progress_bars_disabled
-
-    if sys.stderr.isatty() or are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
-
-
-def progress_bar(iterable: Iterable[T], *, desc: str, unit: str, enabled: bool) -> Iterable[T]:
-    """Return the iterable with a progress bar that only the main process shows.
-
-    Args:
-        iterable: What the bar counts. It may have a length.
-        desc: Text in front of the bar.
-        unit: Name of one item, such as `batch`.
-        enabled: Whether the main process shows the bar.
-    """
-    return cast(
-        Iterable[T], tqdm(iterable, desc=desc, unit=unit, disable=not (enabled and is_main_process()), leave=False)
-    )
 
 
 def _describe_differences(values: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:

@@ -62,7 +62,7 @@ def test_unknown_flag(train: Refuse) -> None:
 
 
 def test_removed_flag(train: Refuse) -> None:
-    assert "it is --eval_strategy now" in train("--evaluation_strategy", "epoch")
+    assert "use --eval_strategy" in train("--evaluation_strategy", "epoch")
 
 
 def test_wrong_type_in_a_flag(train: Refuse) -> None:
@@ -76,7 +76,7 @@ def test_wrong_type_in_a_recipe(train: Refuse, tmp_path: Path) -> None:
 
 def test_unknown_recipe(train: Refuse) -> None:
     message = train("--config=flowers-102")
-    assert "no recipe or file 'flowers-102'" in message
+    assert "unknown recipe or file 'flowers-102'" in message
     assert "synthetic-flowers" in message
 
 
@@ -270,14 +270,14 @@ def test_evaluate_into_a_folder_that_holds_metrics(refused: Refuse, finished_run
 
 def test_predict_names_every_mistake_at_once(refused: Refuse) -> None:
     message = refused("predict", "a.png", "--top_k=0")
-    assert "which model?" in message
+    assert "no model given: pass --model" in message
     assert "--top_k 0" in message
 
 
 def test_predict_on_nothing_and_to_nowhere(refused: Refuse, finished_run: Path) -> None:
-    assert "no image at nothing*.jpg" in refused("predict", f"--model={finished_run}", "nothing*.jpg")
+    assert "no image found at nothing*.jpg" in refused("predict", f"--model={finished_run}", "nothing*.jpg")
     assert ".csv, .jsonl, .parquet" in refused("predict", f"--model={finished_run}", "a.png", "--output=t.txt")
-    assert "there is no folder" in refused("predict", f"--model={finished_run}", "a.png", "--output=no/t.csv")
+    assert "is in a folder that does not exist: create no" in refused("predict", f"--model={finished_run}", "a.png", "--output=no/t.csv")
 
 
 def test_predict_on_a_corrupt_image(refused: Refuse, finished_run: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import distributed
+from pipeline import distributed, progress
 from pipeline.errors import PipelineError
 
 # What each of two ranks runs. It writes its results to rank<N>.json.
@@ -90,7 +90,7 @@ def test_only_the_main_process_shows_a_progress_bar(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, enabled: bool, shown: bool
 ) -> None:
     monkeypatch.setenv("RANK", rank)
-    bar = distributed.progress_bar([3, 1], desc="score test", unit="batch", enabled=enabled)
+    bar = progress.progress_bar([3, 1], desc="score test", unit="batch", enabled=enabled)
     assert list(bar) == [3, 1]
     assert ("score test" in capsys.readouterr().err) == shown
 

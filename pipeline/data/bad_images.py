@@ -9,10 +9,10 @@ from typing import Any, Literal
 import datasets
 
 from pipeline import distributed
-from pipeline.distributed import progress_on_terminal_only
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.images.decode import open_image
 from pipeline.performance import machine
+from pipeline.progress import progress_on_terminal_only
 
 logger = logging.getLogger(__name__)
 

@@ -24,11 +24,11 @@ import torch
 from filelock import FileLock
 
 from pipeline import distributed
-from pipeline.distributed import progress_on_terminal_only
 from pipeline.images import pixel_files
 from pipeline.images.identity import content_key
 from pipeline.images.pixel_files import Pixels
 from pipeline.performance import machine
+from pipeline.progress import progress_on_terminal_only
 from pipeline.runs.files import read_json
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from pipeline import distributed
+from pipeline import distributed, progress
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.images.transforms import collate
 from pipeline.performance.device import DTYPES, Precision, pick_device
@@ -76,7 +76,7 @@ def run_inference(
         collate_fn=collate_fn,
         generator=torch.Generator(),  # the default one would advance the global generator, which training uses
     )
-    bar = distributed.progress_bar(loader, desc=description, unit="batch", enabled=options.progress)
+    bar = progress.progress_bar(loader, desc=description, unit="batch", enabled=options.progress)
     with distributed.fail_together(), _evaluation_mode(model) as device:
         autocast = torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
         # Not inference_mode: some networks keep a tensor of their first forward pass, which training needs later.

@@ -11,9 +11,9 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from pipeline.distributed import progress_on_terminal_only
 from pipeline.errors import refuse
 from pipeline.performance import machine
+from pipeline.progress import progress_on_terminal_only
 from pipeline.synthetic.genome import GENUS_SIZE
 from pipeline.synthetic.scene import render
 

@@ -3,14 +3,13 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
 from pipeline import config, distributed
 from pipeline.arguments.verbs import NO_MODEL, PredictArguments
 from pipeline.config import CommandLine
-from pipeline.errors import refuse
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.prediction import find_images
 from pipeline.runs.files import atomic_write
@@ -40,13 +39,14 @@ def predict(model: str | Path, images: str | Path | Iterable[str | Path], **flag
     """
     sources = [images] if isinstance(images, str | Path) else list(images)
     line = config.read_call("predict", None, {"model": model} | flags)
-    return _predict(cast(PredictArguments, config.parse(line, ARGUMENTS)[0]), [str(source) for source in sources])
+    (args,) = config.parse(line, ARGUMENTS, check=lambda args: _problems(args, sources))
+    return _predict(args, [str(source) for source in sources])
 
 
 def run(line: CommandLine) -> str:
     """Run the verb, and return a table as text, or the name of the file."""
     with distributed.fail_together():
-        args, images = config.parse(line, ARGUMENTS, positional="images")
+        args, images = config.parse(line, ARGUMENTS, positional="images", check=_problems)
     table = _predict(args, images)
     if args.output is None:
         return _as_text(table)
@@ -55,7 +55,6 @@ def run(line: CommandLine) -> str:
 
 def _predict(args: PredictArguments, images: Sequence[str]) -> pd.DataFrame:
     with distributed.fail_together():
-        refuse(_problems(args, images))
         paths = [str(path) for _, path in find_images(images)]
         distributed.require_same({"the images": paths, "--top_k": args.top_k})
         classifier = ImageClassifier.load(str(args.model), revision=args.model_revision)
@@ -68,7 +67,7 @@ def _predict(args: PredictArguments, images: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _problems(args: PredictArguments, images: Sequence[str]) -> Iterator[str]:
+def _problems(args: PredictArguments, images: Sequence[str | Path]) -> Iterator[str]:
     if args.model is None:
         yield NO_MODEL
     if not images:

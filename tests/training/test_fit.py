@@ -170,7 +170,7 @@ def test_sigterm_saves_a_checkpoint_and_the_resumed_run_ends_the_same(
         return measured(prediction)
 
     monkeypatch.setattr(build, "_compute_metrics", kill_in_the_second_evaluation)
-    with pytest.raises(Terminated, match=r"saved step 13 in .*parts: repeat the command to go on"):
+    with pytest.raises(Terminated, match=r"saved step 13 in .*parts: repeat the command to resume"):
         fitted("parts", **changes)
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGTERM) == handler
