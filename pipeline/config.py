@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import yaml
 
 from pipeline.arguments import checks
-from pipeline.errors import PipelineError, did_you_mean, refuse
+from pipeline.errors import PipelineError, did_you_mean, raise_problems
 
 RECIPES = Path(__file__).parent / "configs"
 
@@ -107,7 +107,7 @@ def read_command_line(verb: str, words: Sequence[str]) -> CommandLine:
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     known, flags = parser.parse_known_args(words)
-    refuse(_removed(flag_name(word) for word in flags if word.startswith("--")))
+    raise_problems(_removed(flag_name(word) for word in flags if word.startswith("--")))
     recipe_flags = recipe_as_flags(known.config) if known.config else []
     return CommandLine(verb, known.config, recipe_flags, flags)
 
@@ -165,7 +165,7 @@ def recipe_as_flags(name: str) -> list[str]:
         raise PipelineError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise PipelineError(f"{path} is not a recipe: write one `key: value` per line")
-    refuse(f"{path}: {problem.replace('--', '')}" for problem in _removed(content))
+    raise_problems(f"{path}: {problem.replace('--', '')}" for problem in _removed(content))
     given = {key: value for key, value in content.items() if value not in ("", "null", "~")}
     return [word for key, value in given.items() for word in _as_flag(key, value)]
 
@@ -193,18 +193,18 @@ def parse(
     parser = _parser(classes)
     try:
         _, rest = parser.parse_known_args(list(line.recipe_flags))
-        refuse(_unknown(rest, known, sign=""))
+        raise_problems(_unknown(rest, known, sign=""))
     except PipelineError as error:
         assert line.recipe is not None
         raise PipelineError(f"{recipe_path(line.recipe)}: {str(error).replace('--', '')}") from error
     given, rest = parser.parse_known_args([*line.recipe_flags, *line.flags])
     words = [word for word in rest if not word.startswith("--")]
-    refuse(_unknown([w for w in rest if w.startswith("--")] if positional else rest, known))
+    raise_problems(_unknown([w for w in rest if w.startswith("--")] if positional else rest, known))
     parsed, problems = _build(classes, vars(given))
     result = (*parsed, words) if positional else parsed
     if check is not None and len(parsed) == len(classes):
         problems += check(*result)
-    refuse(problems)
+    raise_problems(problems)
     return result
 
 

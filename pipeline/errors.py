@@ -16,7 +16,7 @@ class Terminated(Exception):  # noqa: N818 (it is not an error: the same command
     """SIGTERM stopped the run after a checkpoint was written. The exit code is 143."""
 
 
-def refuse(problems: Iterable[str]) -> None:
+def raise_problems(problems: Iterable[str]) -> None:
     """Raise one error that lists all problems, so that the user can fix them together.
 
     Args:

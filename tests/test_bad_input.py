@@ -277,7 +277,8 @@ def test_predict_names_every_mistake_at_once(refused: Refuse) -> None:
 def test_predict_on_nothing_and_to_nowhere(refused: Refuse, finished_run: Path) -> None:
     assert "no image found at nothing*.jpg" in refused("predict", f"--model={finished_run}", "nothing*.jpg")
     assert ".csv, .jsonl, .parquet" in refused("predict", f"--model={finished_run}", "a.png", "--output=t.txt")
-    assert "is in a folder that does not exist: create no" in refused("predict", f"--model={finished_run}", "a.png", "--output=no/t.csv")
+    message = refused("predict", f"--model={finished_run}", "a.png", "--output=no/t.csv")
+    assert "is in a folder that does not exist: create no" in message
 
 
 def test_predict_on_a_corrupt_image(refused: Refuse, finished_run: Path, tmp_path: Path) -> None:

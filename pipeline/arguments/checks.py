@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.arguments.flags import flags_that_need_all_images, range_problems
-from pipeline.errors import refuse
+from pipeline.errors import raise_problems
 
 
 def require_valid(*groups: Any) -> None:
@@ -21,7 +21,7 @@ def require_valid(*groups: Any) -> None:
     Raises:
         PipelineError: If a number is out of range, or flags cannot be combined.
     """
-    refuse(find_problems(groups))
+    raise_problems(find_problems(groups))
 
 
 def find_problems(groups: Iterable[Any]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from pipeline.arguments.checks import trainer_problems
 from pipeline.arguments.flags import default_of, flags_of
 from pipeline.arguments.inherited import REJECTED
 from pipeline.arguments.training import TrainingFlags
-from pipeline.errors import PipelineError, did_you_mean, refuse
+from pipeline.errors import PipelineError, did_you_mean, raise_problems
 from pipeline.performance.machine import best_precision, default_workers, usable_cores
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class FineTuningArguments(TrainingFlags, TrainingArguments):  # type: ignore[mis
 
     def __post_init__(self) -> None:
         """Check all flags, then let the machine decide what was left open."""
-        refuse([*self._rejected(), *trainer_problems(self), *_tracker_problems(self.report_to)])
+        raise_problems([*self._rejected(), *trainer_problems(self), *_tracker_problems(self.report_to)])
         if not torch.accelerator.is_available():
             self.use_cpu = True
         if self.precision == "auto":

@@ -29,7 +29,7 @@ from pipeline.data.labels import (
 from pipeline.data.source_types import HUB, SOURCE_TYPES, SourceType, describe_location, find_source_type
 from pipeline.data.splits import SPLIT_ALIASES, classes_with_one_row, hold_out_rows, limit_rows, name_splits
 from pipeline.data.streaming import open_stream
-from pipeline.errors import PipelineError, list_some, refuse
+from pipeline.errors import PipelineError, list_some, raise_problems
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def load_splits(args: DataArguments) -> datasets.DatasetDict:
         raise PipelineError(f"{args.dataset_name} has no train split, only {', '.join(found)}: add a train split")
     labeled = _drop_unlabeled_test(found)
     labels = {split_name: split.labels for split_name, split in labeled.items()}
-    refuse(find_label_problems(labels))
+    raise_problems(find_label_problems(labels))
     class_names = labels["train"].names
     warn_of_missing_classes(labels, names=class_names)
     splits = {name: _to_rows(split, name, class_names=class_names) for name, split in labeled.items()}
@@ -151,7 +151,7 @@ def _split_columns(
     logger.info(
         "read %s as %s (image column %r, label column %r)", args.dataset_name, source_type, columns.image, columns.label
     )
-    refuse(
+    raise_problems(
         f"{split_name} has no column {columns.image!r}, only {', '.join(split.features)}: "
         "use the same image column in all splits"
         for split_name, split in found.items()
@@ -172,7 +172,7 @@ def _require_valid(args: DataArguments) -> str:
     Raises:
         PipelineError: If there is none, or a number is out of range.
     """
-    refuse([*checks.find_problems([args]), *([] if args.dataset_name else [NO_DATASET])])
+    raise_problems([*checks.find_problems([args]), *([] if args.dataset_name else [NO_DATASET])])
     return args.dataset_name or ""
 
 
@@ -184,7 +184,7 @@ def _drop_unlabeled_test(found: Mapping[str, _SourceSplit]) -> dict[str, _Source
     """
     labeled = {split_name: split for split_name, split in found.items() if split.labels.used}
     unlabeled = [split_name for split_name in found if split_name not in labeled]
-    refuse(
+    raise_problems(
         f"{name} has no labels: add labels or pass --label_column_name"
         for name in unlabeled
         if name != "test" or not labeled

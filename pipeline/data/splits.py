@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import PipelineError, refuse
+from pipeline.errors import PipelineError, raise_problems
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ def reject_misspelled_splits(names: Iterable[str], *, split_names: Collection[st
     present = {canonical_split(name) for name in split_names}
     suspects = {name: split for name in names if (split := _similar_split(name)) and split not in present}
     if split_names or len(suspects) > 1:
-        refuse(f"{folder}: {name!r} looks like {split}: rename it to {split!r}" for name, split in suspects.items())
+        raise_problems(
+            f"{folder}: {name!r} looks like {split}: rename it to {split!r}" for name, split in suspects.items()
+        )
 
 
 def _similar_split(name: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 from PIL import Image
 
-from pipeline.errors import refuse
+from pipeline.errors import raise_problems
 from pipeline.performance import machine
 from pipeline.progress import progress_on_terminal_only
 from pipeline.synthetic.genome import GENUS_SIZE
@@ -78,7 +78,7 @@ def load_synthetic(
     """
     counts = {"train": train, "validation": validation, "test": test}
     numbers = {"num_species": num_species, "first_species": first_species, "size": size, **counts}
-    refuse(
+    raise_problems(
         f"synthetic-flowers: {name} {number} is too small: use {minimum} or more"
         for name, number in numbers.items()
         if number < (minimum := _MINIMA.get(name, 0))

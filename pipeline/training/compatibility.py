@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from pipeline.arguments.settings import Settings
-from pipeline.errors import PipelineError, refuse
+from pipeline.errors import PipelineError, raise_problems
 from pipeline.models import layers, lora, patch_dropout
 from pipeline.models.classifier import ImageClassifier
 from pipeline.performance import flops
@@ -34,7 +34,7 @@ def reject_unsupported(classifier: ImageClassifier, settings: Settings) -> None:
             check()
         except PipelineError as error:
             problems.append(str(error))
-    refuse(problems)
+    raise_problems(problems)
 
 
 def needs_linear_head(settings: Settings) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline import config, distributed, hub
 from pipeline.arguments.verbs import PushArguments
 from pipeline.config import CommandLine
-from pipeline.errors import refuse
+from pipeline.errors import raise_problems
 from pipeline.reporting import card
 from pipeline.runs.folder import require_finished
 
@@ -38,7 +38,7 @@ def run(line: CommandLine) -> str:
         "no run given: pass --model RUN": args.model,
         "no repository given: pass --hub_model_id OWNER/NAME": args.hub_model_id,
     }
-    refuse(problem for problem, value in required.items() if value is None)
+    raise_problems(problem for problem, value in required.items() if value is None)
     if not distributed.is_main_process():
         return ""
     address = push(args.model, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision)
