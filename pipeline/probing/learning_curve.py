@@ -41,7 +41,7 @@ def learning_curve(
     for label in np.unique(train_y):
         rows = order[train_y[order] == label]
         place[rows] = np.arange(len(rows))
-    largest = int(place.max()) + 1
+    largest = int(np.max(place)) + 1
     curve = []
     for count in (count for count in counts if count < largest):
         chosen = place < count

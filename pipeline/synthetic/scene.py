@@ -1,6 +1,7 @@
 """Renders a complete image: background, neighbors, plant, foreground and camera effects."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -107,7 +108,7 @@ _DUSK_LIGHT = np.array([0.8, 0.9, 1.2], dtype=np.float32)  # RGB
 
 def expose(canvas: Array, rng: np.random.Generator, *, dusk: bool = False) -> Array:
     """Return the image of a canvas at half its size, with camera effects, by day or at dusk: (size, size, 3), uint8."""
-    image = (canvas[::2, ::2] + canvas[1::2, ::2] + canvas[::2, 1::2] + canvas[1::2, 1::2]) * np.float32(0.25)
+    image: Any = (canvas[::2, ::2] + canvas[1::2, ::2] + canvas[::2, 1::2] + canvas[1::2, 1::2]) * np.float32(0.25)
     image = image * _illumination(len(image), rng)
     gray = image.mean(axis=-1, keepdims=True)
     saturated = gray + (image - gray) * rng.uniform(0.75, 1.2)

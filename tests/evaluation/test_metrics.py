@@ -97,7 +97,7 @@ def test_the_interval_of_the_mean_over_classes_covers_the_truth(
     for _ in range(draws):
         right = rng.random(len(labels)) < shares[labels]
         answer = one(MacroAccuracy, np.where(right, labels, (labels + 1) % len(counts)), labels)
-        covered += answer["macro_accuracy_low"] <= shares.mean() <= answer["macro_accuracy_high"]
+        covered += int(answer["macro_accuracy_low"] <= float(shares.mean()) <= answer["macro_accuracy_high"])
     assert 0.90 <= covered / draws <= 0.99
 
 
