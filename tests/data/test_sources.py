@@ -164,7 +164,8 @@ def test_fingerprint_is_the_same_in_another_folder_and_process(tmp_path: Path) -
     assert len(expected) == 16
     program = (
         "from pipeline.arguments.data import DataArguments\n"
-        "from pipeline.data.sources import fingerprint, load_splits\n"
+        "from pipeline.data.fingerprint import fingerprint\n"
+        "from pipeline.data.sources import load_splits\n"
         f"print(fingerprint(load_splits(DataArguments(dataset_name={str(copy)!r}))))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=CHECKOUT)
