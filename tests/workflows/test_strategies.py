@@ -94,7 +94,7 @@ def test_fixres_saves_the_network_at_the_resolution_that_it_logs(
     assert results["train_image_size"] == 32
     accuracy = f"{100 * results['eval_accuracy']:.2f}%"
     kept = f"{accuracy} with 36 px input" if side == 36 else f"{accuracy} before; keeping the present model"
-    assert f"--fixres: validation accuracy {kept}" in caplog.text or f"{kept}," in caplog.text
+    assert kept in caplog.text
     assert f"Input resolution: 32 px for training, {side} px for evaluation." in (folder / CARD).read_text()
     picture = next((photos / "test" / "red").iterdir())
     assert pipeline("image-classification", model=str(folder))(str(picture))
