@@ -49,7 +49,7 @@ REJECTED = {
 """Name -> why the Trainer's value of it is fixed here, or what to use in its place."""
 
 NEUTRAL = frozenset({
-    "logging_strategy", "logging_first_step", "log_level", "log_level_replica", "log_on_each_node", "disable_tqdm",
+    "logging_strategy", "logging_first_step", "log_level", "log_on_each_node", "disable_tqdm",
     "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "skip_memory_metrics",
     "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_in_order",
     "dataloader_multiprocessing_context", "hub_revision",

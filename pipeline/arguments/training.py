@@ -59,6 +59,9 @@ class TrainingFlags:
     logging_steps: float = flag(
         0.02, "Log every this many steps, or this fraction of all steps if below 1.", short=False, neutral=True
     )
+    log_level_replica: str = flag(
+        "passive", "Log level of transformers in the processes other than the first.", short=False, neutral=True
+    )
     report_to: list[str] = flag(
         factory=lambda: ["none"], help="Trackers: tensorboard, wandb, mlflow, trackio, ...", neutral=True
     )

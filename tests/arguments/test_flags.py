@@ -56,6 +56,7 @@ def test_a_redeclared_flag_has_the_default_of_the_trainer_or_one_of_these() -> N
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "logging_steps": 0.02,
+        "log_level_replica": "passive",
         "metric_for_best_model": "accuracy",
         "report_to": ["none"],
         "dataloader_num_workers": -1,

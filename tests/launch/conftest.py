@@ -21,6 +21,7 @@ def environment(tmp: Path) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     return inherited | {
         "ACCELERATE_USE_CPU": "true",
+        "CI": "true",  # transformers then hands its warnings to the root logger, where tests see them
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_CACHE": str(tmp / "datasets"),
         "OMP_NUM_THREADS": "1",
