@@ -1,11 +1,41 @@
-"""Errors for users. Their text says what is wrong and what to do."""
+"""Errors for users. Their text says what is wrong and what to do, and never repeats a secret."""
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable, Sequence
+
+_SECRET_NAME = re.compile(r"token(?!s)|secret|passw|pwd|key", re.IGNORECASE)
+_SECRETS = re.compile(
+    r"\b(?:(?P<hub>hf|api_org)_(?:(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{6,}|[a-z0-9]{12,})"
+    r"|(?P<other>AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|sk-|xox[abp]-)[A-Za-z0-9_-]{12,})"
+)
+_ASSIGNMENTS = re.compile(r"(?P<name>[\w-]+)=(?P<value>[^\s'\"]+)")
+
+# What the user can do about an error of the system. Other errors of the system can be bugs of this program.
+_REMEDIES = {
+    errno.EACCES: "change its permissions, or use another path",
+    errno.EPERM: "change its permissions, or use another path",
+    errno.EROFS: "use a path on a file system that can be written",
+    errno.ENOSPC: "free disk space, or use a path on another disk",
+    errno.EDQUOT: "free disk space, or use a path on another disk",
+    errno.EFBIG: "use a path on another disk",
+    errno.EIO: "check the disk, or use a path on another one",
+    errno.ESTALE: "check the network file system",
+    errno.ENAMETOOLONG: "use a shorter path",
+    errno.ELOOP: "remove the loop of links",
+    errno.ENOTDIR: "use a path below a folder",
+    errno.EISDIR: "use the path of a file",
+    errno.EEXIST: "remove it, or use another path",
+}
+_LOGIN_ERRORS = ("LocalTokenNotFoundError", "GatedRepoError", "RepositoryNotFoundError", "HfHubHTTPError")
 
 
 class PipelineError(Exception):
     """A problem that the user can fix. It is shown without a traceback, and the exit code is 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(mask(message))
 
 
 class BadImageError(PipelineError):
@@ -25,8 +55,46 @@ def raise_problems(problems: Iterable[str]) -> None:
     Raises:
         PipelineError: If there is at least one problem.
     """
-    if found := list(problems):
+    if found := list(dict.fromkeys(problems)):
         raise PipelineError("\n".join(found))
+
+
+def is_secret(name: str) -> bool:
+    """Return whether the value of a flag must never be shown: a token, a password or a key."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def mask(text: str) -> str:
+    """Replace tokens, and the values after `token=`, `password=` and the like, by asterisks."""
+    text = _ASSIGNMENTS.sub(lambda found: f"{found['name']}=***" if is_secret(found["name"]) else found[0], text)
+    return _SECRETS.sub(lambda found: f"{found['hub']}_***" if found["hub"] else f"{found['other']}***", text)
+
+
+def mask_words(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line without the secrets in them."""
+    return [
+        "***" if before.startswith("-") and "=" not in before and is_secret(before) and word[0:1] != "-" else mask(word)
+        for before, word in zip(["", *words], words, strict=False)
+    ]
+
+
+def explain_outside_error(error: BaseException) -> str | None:
+    """Return one line for an error that was caused outside of this program, or None if it may be a bug.
+
+    Causes are permissions, the disk, paths, and the login of the Hub. Rust libraries name the number of the system's
+    error in their text.
+    """
+    if any(parent.__name__ in _LOGIN_ERRORS for parent in type(error).__mro__):
+        return f"the Hub refused: {' '.join(str(error).split())[:200]}: run `hf auth login`, or set HF_TOKEN"
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(found[1])
+    if number in _REMEDIES:
+        path = getattr(error, "filename", None)
+        where = f"{str(path)[:200]} cannot be used" if path else "a file cannot be used"
+        reason = errno.errorcode[number] if not isinstance(error, OSError) else error.strerror or error
+        return f"{where} ({reason}): {_REMEDIES[number]}"
+    return explain_outside_error(error.__cause__) if error.__cause__ is not None else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

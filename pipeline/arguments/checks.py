@@ -4,12 +4,21 @@ Ranges of single numbers are declared with the flags (`arguments.flags`). What d
 `training.compatibility`, and what depends on the images by `data`.
 """
 
+import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from pipeline.arguments.flags import flags_that_need_all_images, range_problems
-from pipeline.errors import raise_problems
+from pipeline.arguments.flags import (
+    choice_problems,
+    default_of,
+    flags_of,
+    flags_that_need_all_images,
+    plain,
+    range_problems,
+)
+from pipeline.arguments.inherited import REJECTED
+from pipeline.errors import is_secret, raise_problems
 
 
 def require_valid(*groups: Any) -> None:
@@ -26,18 +35,25 @@ def require_valid(*groups: Any) -> None:
 
 def find_problems(groups: Iterable[Any]) -> Iterator[str]:
     """Yield one line for each number out of range and each combination of flags that does not work."""
-    by_class = {type(group).__name__: group for group in groups}
-    for group in by_class.values():
+    found = list(groups)
+    by_class = {parent.__name__: group for group in found for parent in type(group).__mro__}
+    for group in found:
         yield from range_problems(group)
     for needed, check in _COMBINATIONS:
         if all(name in by_class for name in needed):
             yield from check(*(by_class[name] for name in needed))
     if (data := by_class.get("DataArguments")) is not None and data.streaming:
-        yield from _streaming(by_class)
+        yield from _streaming({type(group).__name__: group for group in found})
 
 
 def trainer_problems(args: Any) -> Iterator[str]:
-    """Yield what is wrong with the flags of the training loop; `args` is a `FineTuningArguments` not yet resolved."""
+    """Yield what is wrong with the flags of the training loop.
+
+    Args:
+        args: `TrainerFlags`, or `FineTuningArguments` that are not resolved yet.
+    """
+    yield from _rejected(args)
+    yield from choice_problems(args)
     if args.warmup_steps == 1:
         yield "--warmup_steps 1 is one single step: use 0.1 for a tenth of all steps"
     if args.metric_for_best_model not in ("accuracy", "loss"):
@@ -49,6 +65,7 @@ def trainer_problems(args: Any) -> Iterator[str]:
         )
     if args.save_strategy not in (args.eval_strategy, "best"):
         yield (f"--save_strategy {args.save_strategy} does not match --eval_strategy: use {args.eval_strategy} or best")
+    yield from _checkpoint_steps(args)
     for name in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             yield (
@@ -57,6 +74,52 @@ def trainer_problems(args: Any) -> Iterator[str]:
             )
     if args.push_to_hub and not args.hub_model_id:
         yield "--push_to_hub needs a repository: add --hub_model_id OWNER/NAME"
+
+
+def without_effect(groups: Iterable[Any], typed: Collection[str], *, forgive_neutral: bool = False) -> Iterator[str]:
+    """Yield one line for each flag of the user that the strategy ignores.
+
+    A flag with its default value is accepted if that turns something off, such as `--mixup 0`.
+
+    Args:
+        groups: As for `require_valid`.
+        typed: The names of the flags that the user gave; those of a recipe may be ignored.
+        forgive_neutral: Whether flags that do not shape the run may be ignored.
+    """
+    by_class = {parent.__name__: group for group in groups for parent in type(group).__mro__}
+    if not by_class.keys() >= {"StrategyArguments", "TrainingFlags"}:
+        return
+    strategy = by_class["StrategyArguments"].strategy
+    for group in {id(group): group for group in by_class.values()}.values():
+        for field, role in zip(dataclasses.fields(group), flags_of(group).values(), strict=True):
+            if field.name not in typed or not role.strategies or strategy in role.strategies:
+                continue
+            value = getattr(group, field.name)
+            is_off = value == default_of(field) and (value in (None, "none", ["none"]) or not value)
+            if not is_off and not (forgive_neutral and role.neutral):
+                yield f"--{field.name} has no effect with --strategy {strategy}: remove it"
+    if "gradient_accumulation_steps" in typed and (batch := by_class["TrainingFlags"].global_batch_size):
+        yield f"--gradient_accumulation_steps is derived from --global_batch_size {batch}: remove one of them"
+
+
+def _rejected(args: Any) -> Iterator[str]:
+    """Yield one line for each flag whose value may not change."""
+    fields = {f.name: f for f in dataclasses.fields(args)}
+    for name, reason in REJECTED.items():
+        value = getattr(args, name)
+        if (plain(value) or None) != (plain(default_of(fields[name])) or None):
+            yield f"--{name}{'' if is_secret(name) else f' {value}'} is not supported: {reason}"
+
+
+def _checkpoint_steps(args: Any) -> Iterator[str]:
+    """Yield a line if a checkpoint would be saved at a step that is not scored."""
+    if not args.eval_strategy == args.save_strategy == "steps":
+        return
+    scored, saved = args.eval_steps or args.logging_steps, args.save_steps
+    if scored <= 0:
+        yield f"--eval_steps {scored:g} is out of range: use a value of more than 0"
+    elif (scored < 1) != (saved < 1) or abs(saved / scored - round(saved / scored)) > 1e-6:
+        yield f"--save_steps {saved:g} is not a multiple of --eval_steps {scored:g}: use --save_steps {scored:g}"
 
 
 def _streaming(groups: Mapping[str, Any]) -> Iterator[str]:
@@ -105,7 +168,7 @@ def _selection_of_strategy(strategy: Any, selection: Any) -> Iterator[str]:
 
 
 _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
-    (("ImageArguments", "FineTuningArguments"), _blending),
+    (("ImageArguments", "TrainingFlags"), _blending),
     (("ObjectiveArguments",), _balance),
     (("ObjectiveArguments", "SelectionArguments"), _refit_of_balanced),
     (("StrategyArguments",), _strategy),

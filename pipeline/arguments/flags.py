@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.arguments.inherited import NEUTRAL, NOT_IN_RECIPE
+from pipeline.arguments.inherited import LOOP_ONLY, NEUTRAL, NOT_IN_RECIPE
+from pipeline.errors import did_you_mean
 
 ANY = object()
 """In `Flag.needs_all_images`: every value except the default."""
+
+LOOP = ("full", "lora")
+"""In `Flag.strategies`: the strategies that have a training loop."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Flag:
         recipe: When `recipe.yaml` of a run states it: `changed` (if it differs from its default), `always` or `never`.
         needs_all_images: The values that need every training image before the first step, so that they cannot be
             combined with `--streaming`.
+        strategies: The values of `--strategy` under which it has an effect. Empty: all of them.
+        choices: The valid values, the usual ones first. Empty: the type says which are valid.
         minimum: The smallest valid number.
         maximum: The largest valid number.
         open_minimum: Whether the minimum itself is invalid.
@@ -35,6 +41,8 @@ class Flag:
     neutral: bool = False
     recipe: str = "changed"
     needs_all_images: tuple[Any, ...] = ()
+    strategies: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
     open_minimum: bool = False
@@ -92,6 +100,22 @@ def range_problems(group: Any) -> Iterator[str]:
             yield f"--{name} {value} is out of range: use a value {_as_words(role)}"
 
 
+def choice_problems(group: Any) -> Iterator[str]:
+    """Yield one line for each word of a group that is not one of the valid choices of its flag."""
+    for name, role in flags_of(group).items():
+        value = getattr(group, name)
+        for word in value if isinstance(value, list) else [value]:
+            if role.choices and word not in role.choices:
+                usual = ", ".join(role.choices[:4])
+                yield f"--{name} {word} is unknown{did_you_mean(str(word), role.choices)}: use {usual}, ..."
+
+
+def plain(value: Any) -> Any:
+    """Return an enum as its value, and what means "nothing" (empty, no tracker, "no") as None."""
+    value = getattr(value, "value", value)
+    return None if value in ([], {}, "", ["none"], "no") else value
+
+
 def neutral_flags(*groups: type) -> frozenset[str]:
     """Return the names of the flags in which two calls of the same run may differ."""
     return frozenset(name for group in groups for name, role in flags_of(group).items() if role.neutral)
@@ -115,4 +139,9 @@ def _as_words(role: Flag) -> str:
 
 def _inherited(name: str) -> Flag:
     """Return the role of a flag that only `TrainingArguments` declares."""
-    return Flag(short=False, neutral=name in NEUTRAL, recipe="never" if name in NOT_IN_RECIPE else "changed")
+    return Flag(
+        short=False,
+        neutral=name in NEUTRAL,
+        recipe="never" if name in NOT_IN_RECIPE else "changed",
+        strategies=LOOP if name in LOOP_ONLY else (),
+    )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.arguments.flags import flag
+from pipeline.arguments.flags import LOOP, flag
 
 
 @dataclass
@@ -20,6 +20,7 @@ class ModelArguments:
         "How a new head is initialized: random, zero (as in the ViT paper), or probe (from a linear probe on frozen "
         "features).",
         needs_all_images=("probe",),
+        strategies=LOOP,
     )
     image_size: int | None = flag(
         None,

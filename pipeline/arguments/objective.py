@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.arguments.flags import flag
+from pipeline.arguments.flags import LOOP, flag
 
 
 @dataclass
@@ -14,7 +14,8 @@ class ObjectiveArguments:
         "none",
         "balanced: weight the loss of each image inversely to the size of its class.",
         needs_all_images=("balanced",),
+        strategies=LOOP,
     )
     balanced_sampling: bool = flag(
-        False, "Sample each class equally often, whatever its size.", needs_all_images=(True,)
+        False, "Sample each class equally often, whatever its size.", needs_all_images=(True,), strategies=LOOP
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.arguments.flags import flag
+from pipeline.arguments.flags import LOOP, flag
 
 
 @dataclass
@@ -20,10 +20,12 @@ class SelectionArguments:
         False,
         "After training, also score validation at 8/7 of the resolution, and save the model at the resolution with the "
         "higher accuracy (FixRes).",
+        strategies=LOOP,
     )
     refit_head: bool = flag(
         False,
         "After training, refit the head by logistic regression on the trained features, calibrate it on validation, "
         "and keep it only if validation accuracy improves.",
         needs_all_images=(True,),
+        strategies=LOOP,
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.arguments.flags import flag
+from pipeline.arguments.flags import LOOP, flag
 
 
 @dataclass
@@ -21,6 +21,7 @@ class StrategyArguments:
         "Before training, report the validation accuracy of k-nearest neighbors and a linear probe on frozen features.",
         neutral=True,
         needs_all_images=(True,),
+        strategies=LOOP,
     )
     layer_decay: float = flag(
         1.0,
@@ -28,15 +29,22 @@ class StrategyArguments:
         minimum=0,
         maximum=1,
         open_minimum=True,
+        strategies=("full",),
     )
     head_learning_rate: float | None = flag(
-        None, "Peak learning rate of the head. Default: --learning_rate.", minimum=0, open_minimum=True
+        None, "Peak learning rate of the head. Default: --learning_rate.", minimum=0, open_minimum=True, strategies=LOOP
     )
-    freeze_blocks: int = flag(0, "Freeze the embeddings and this many of the lowest blocks.", minimum=0)
-    lora_rank: int = flag(16, "Rank of the LoRA adapters.", minimum=1)
-    lora_alpha: int = flag(16, "Alpha of the LoRA adapters; their scale is alpha / rank.", minimum=1)
-    lora_dropout: float = flag(0.1, "Dropout in front of the LoRA adapters.", minimum=0, maximum=1, open_maximum=True)
-    keep_adapter: bool = flag(False, "Save the LoRA adapter too, in adapter/ of the run folder.")
+    freeze_blocks: int = flag(
+        0, "Freeze the embeddings and this many of the lowest blocks.", minimum=0, strategies=("full",)
+    )
+    lora_rank: int = flag(16, "Rank of the LoRA adapters.", minimum=1, strategies=("lora",))
+    lora_alpha: int = flag(
+        16, "Alpha of the LoRA adapters; their scale is alpha / rank.", minimum=1, strategies=("lora",)
+    )
+    lora_dropout: float = flag(
+        0.1, "Dropout in front of the LoRA adapters.", minimum=0, maximum=1, open_maximum=True, strategies=("lora",)
+    )
+    keep_adapter: bool = flag(False, "Save the LoRA adapter too, in adapter/ of the run folder.", strategies=("lora",))
     ema_decay: float | None = flag(
         None,
         "Score and save an exponential moving average of the weights; usually 0.99 to 0.9999 per step.",
@@ -44,4 +52,5 @@ class StrategyArguments:
         maximum=1,
         open_minimum=True,
         open_maximum=True,
+        strategies=LOOP,
     )

@@ -12,16 +12,13 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.integrations.integration_utils import (
-    INTEGRATION_TO_CALLBACK,
-    get_available_reporting_integrations,
-)
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from pipeline.arguments.checks import trainer_problems
-from pipeline.arguments.flags import default_of, flags_of
-from pipeline.arguments.inherited import REJECTED
+from pipeline.arguments.flags import default_of, flags_of, plain
+from pipeline.arguments.inherited import TRACKERS
 from pipeline.arguments.training import TrainingFlags
-from pipeline.errors import PipelineError, did_you_mean, raise_problems
+from pipeline.errors import PipelineError, raise_problems
 from pipeline.performance.machine import best_precision, default_workers, usable_cores
 
 logger = logging.getLogger(__name__)
@@ -37,7 +34,7 @@ class FineTuningArguments(TrainingFlags, TrainingArguments):  # type: ignore[mis
 
     def __post_init__(self) -> None:
         """Check all flags, then let the machine decide what was left open."""
-        raise_problems([*self._rejected(), *trainer_problems(self), *_tracker_problems(self.report_to)])
+        raise_problems([*trainer_problems(self), *_tracker_problems(self.report_to)])
         if not torch.accelerator.is_available():
             self.use_cpu = True
         if self.precision == "auto":
@@ -78,26 +75,18 @@ class FineTuningArguments(TrainingFlags, TrainingArguments):  # type: ignore[mis
     def resolved(self) -> dict[str, Any]:
         """Return the flags that `recipe.yaml` states: those that shape the run, and others that were changed."""
         roles = flags_of(self)
-        plain = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        defaults = {f.name: _plain(default_of(f)) for f in dataclasses.fields(self)}
+        values = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        defaults = {f.name: plain(default_of(f)) for f in dataclasses.fields(self)}
         if self.global_batch_size:
-            del plain["gradient_accumulation_steps"]  # derived, and different with another number of processes
-            plain["per_device_train_batch_size"] = self._requested_per_device_batch
+            del values["gradient_accumulation_steps"]  # derived, and different with another number of processes
+            values["per_device_train_batch_size"] = self._requested_per_device_batch
         return {
             name: value
-            for name, value in plain.items()
+            for name, value in values.items()
             if value is not None
             and roles[name].recipe != "never"
             and (roles[name].recipe == "always" or (value or None) != (defaults[name] or None))
         }
-
-    def _rejected(self) -> Iterator[str]:
-        """Yield one line for each flag whose value may not change."""
-        fields = {f.name: f for f in dataclasses.fields(self)}
-        for name, reason in REJECTED.items():
-            value = getattr(self, name)
-            if (_plain(value) or None) != (_plain(default_of(fields[name])) or None):
-                yield f"--{name} {value} is not supported: {reason}"
 
     def _fit_global_batch(self) -> None:
         """Derive the per-device batch size and gradient accumulation from `--global_batch_size`.
@@ -122,16 +111,5 @@ class FineTuningArguments(TrainingFlags, TrainingArguments):  # type: ignore[mis
 def _tracker_problems(names: Sequence[str]) -> Iterator[str]:
     installed = get_available_reporting_integrations()
     for name in names:
-        if name in ("none", "all", *installed):
-            continue
-        if name in INTEGRATION_TO_CALLBACK:
+        if name in TRACKERS and name not in installed:
             yield f"--report_to {name} is not installed: run `pip install {name}`, or remove it"
-        else:
-            known = did_you_mean(name, INTEGRATION_TO_CALLBACK)
-            yield f"--report_to {name} is unknown{known}: use tensorboard, wandb, mlflow, trackio, ..."
-
-
-def _plain(value: Any) -> Any:
-    """Return an enum as its value, and what means "nothing" (empty, no tracker, "no") as None."""
-    value = getattr(value, "value", value)
-    return None if value in ([], {}, "", ["none"], "no") else value

@@ -1,0 +1,27 @@
+"""Recipes and command lines, torch-free: YAML and flags, or Python keyword arguments -> dataclasses.
+
+A recipe is read as text and turned into flags in front of the user's, and keyword arguments are turned into flags too,
+so that one parser converts and checks all of them. The flags are declared in `pipeline.arguments`.
+"""
+
+from pipeline.config.command_line import CommandLine, read_call, read_command_line
+from pipeline.config.other_tools import REMOVED
+from pipeline.config.parse import GROUPS, check, choices_that_fit, parse
+from pipeline.config.recipes import RECIPES, recipe_as_flags, recipe_path, shipped_recipes
+from pipeline.config.words import flag_name
+
+__all__ = [
+    "GROUPS",
+    "RECIPES",
+    "REMOVED",
+    "CommandLine",
+    "check",
+    "choices_that_fit",
+    "flag_name",
+    "parse",
+    "read_call",
+    "read_command_line",
+    "recipe_as_flags",
+    "recipe_path",
+    "shipped_recipes",
+]

@@ -1,0 +1,144 @@
+"""Names of models, datasets, images and files: what they mean, and which are wrong. Nothing is downloaded or imported.
+
+What this module cannot know, such as whether a repository exists on the Hub, is found when the name is used.
+"""
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from pipeline.errors import did_you_mean
+
+ASSETS = Path(__file__).parents[1] / "assets"
+BUILT_IN_DATASETS = ("synthetic-flowers", "synthetic-flowers-pretrain", "oxford-flowers-102")
+TABLE_EXTENSIONS = (".csv", ".jsonl", ".parquet")
+"""The files that `predict --output` can write."""
+RECORD = "run.json"
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name has the form `OWNER/NAME`.
+
+    If a local folder OWNER exists, the name is a mistyped path instead.
+    """
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).parent.exists()
+
+
+def local_model(name: str) -> Path | None:
+    """Return the folder of a shipped base model or of a local model, or None if there is no such folder."""
+    shipped = ASSETS / name
+    if (shipped / "config.json").is_file():
+        return shipped
+    folder = Path(name).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def model_problems(name: str, *, offline: bool | None = None) -> Iterator[str]:
+    """Yield what is wrong with the name of a model.
+
+    Args:
+        name: A folder, the name of a shipped base model, or a Hub id.
+        offline: Whether a Hub model must be cached. Default: what the environment says.
+    """
+    folder = local_model(name)
+    if folder is not None and not (folder / "config.json").is_file():
+        yield f"{name} has no config.json: pass the folder or the Hub id of a transformers model"
+    elif folder is None and not is_hub_id(name):
+        shipped = [path.parent.name for path in ASSETS.glob("*/config.json")]
+        timm = "" if "/" in name else f" (for a timm model, timm/{name})"
+        yield (
+            f"there is no model folder {name}{did_you_mean(name, shipped)}: "
+            f"pass a local folder, or a Hub id OWNER/NAME{timm}"
+        )
+    elif folder is None and (_is_offline() if offline is None else offline) and not _is_cached("model", name):
+        yield not_cached("model", name)
+
+
+def dataset_problems(name: str) -> Iterator[str]:
+    """Yield what is wrong with the name of a dataset."""
+    if name in BUILT_IN_DATASETS or Path(name).expanduser().exists():
+        return
+    if not is_hub_id(name):
+        yield missing_dataset(name)
+    elif _is_offline() and not _is_cached("dataset", name):
+        yield not_cached("dataset", name)
+
+
+def missing_dataset(name: str) -> str:
+    """Return the problem of a name that is neither a dataset of this program, nor a path, nor a Hub id."""
+    similar = did_you_mean(name, BUILT_IN_DATASETS)
+    return f"dataset {name} not found{similar}: pass an existing folder or a Hub id (OWNER/NAME)"
+
+
+def not_cached(kind: str, name: str) -> str:
+    """Return the problem of a Hub model or dataset that cannot be downloaded."""
+    return (
+        f"{kind} {name} is not cached and the Hub cannot be reached: check the network and HF_HUB_OFFLINE, "
+        "or pass a local folder"
+    )
+
+
+def image_problems(names: Sequence[str | Path]) -> Iterator[str]:
+    """Yield one line for each word of `predict` that matches no file."""
+    if not names:
+        yield "no images given: pass image files, folders with images, or glob patterns"
+    for name in names:
+        folder = Path(name).expanduser()
+        if not any(any(files) for _, _, files in os.walk(folder)) if folder.is_dir() else not matching_files(name):
+            yield missing_images(name)
+
+
+def matching_files(name: str | Path) -> list[Path]:
+    """Return the files that a path or a glob pattern names."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return [path]
+    matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob rejects "..")
+    return [file for file in matches if file.is_file()]
+
+
+def missing_images(name: str | Path) -> str:
+    """Return the problem of a word of `predict` without an image."""
+    return f"no image found at {name}: pass image files, folders with images, or glob patterns"
+
+
+def table_problems(name: str) -> Iterator[str]:
+    """Yield what is wrong with the file that `predict --output` writes."""
+    path = Path(name).expanduser()
+    if path.suffix not in TABLE_EXTENSIONS:
+        yield f"--output {name} has an unknown extension: use {', '.join(TABLE_EXTENSIONS)}"
+    elif path.is_dir():
+        yield f"--output {name} is a folder: add the name of a file"
+    elif not path.absolute().parent.is_dir():
+        yield f"--output {name} is in a folder that does not exist: create {path.parent}"
+
+
+def folder_problems(name: str) -> Iterator[str]:
+    """Yield what is wrong with `--output_dir`, if a part of its path is not a folder."""
+    path = Path(name).expanduser()
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            yield f"cannot write into {name} ({part} is a file): choose another --output_dir"
+
+
+def run_problems(name: str) -> Iterator[str]:
+    """Yield what is wrong with the name of a run."""
+    if not (Path(name) / RECORD).is_file():
+        yield f"{name} is not a run folder: pass a folder that `train` wrote"
+
+
+def _is_offline() -> bool:
+    # Read where it is used: the library takes it from the environment.
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _is_cached(kind: str, name: str) -> bool:
+    owner, _, repo = name.partition("/")
+    prepared = Path(os.environ.get("HF_DATASETS_CACHE", Path(constants.HF_HOME) / "datasets"))
+    places = [Path(constants.HF_HUB_CACHE) / f"{kind}s--{owner}--{repo}"]
+    places += [prepared / f"{owner}___{repo.lower()}", prepared / f"{owner}___{repo}"] if kind == "dataset" else []
+    return any(place.is_dir() for place in places)
