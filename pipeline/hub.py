@@ -244,7 +244,7 @@ def _errors_explained(kind: str, name: str, revision: str) -> Iterator[None]:
         if error.response.status_code == FORBIDDEN:
             reason = " ".join((error.server_message or "it gave no reason").split())
             raise PipelineError(
-                f"the Hub does not allow this for {name} ({reason}): run `hf auth login` with a token that has the rights"
+                f"the Hub does not allow this for {name} ({reason}): run `hf auth login` with another token"
             ) from error
         raise PipelineError(
             f"the Hub returned status {error.response.status_code} for {name}: try again later"

@@ -41,7 +41,8 @@ flags = ["--model_name_or_path=tester/tiny-vit", "--dataset_name=tester/colors",
          "--learning_rate=3e-3", "--precision=fp32", "--dataloader_num_workers=0", f"--output_dir={run}"]
 codes["train"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=tester/pushed"])
 print("pre_buffer:", [options.pre_buffer for options in scan_options], file=sys.stderr)
-codes["push elsewhere"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=stranger/vit", f"--output_dir={run}-x"])
+codes["push elsewhere"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=stranger/vit",
+                                      f"--output_dir={run}-x"])
 codes["push"] = cli.main(["push", f"--model={run}", "--hub_model_id=tester/again"])
 codes["evaluate"] = cli.main(["evaluate", "--model=tester/pushed", "--dataset_name=tester/colors",
                                 f"--output_dir={run}-scored"])

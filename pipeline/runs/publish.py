@@ -74,7 +74,7 @@ def _text_of(content: Path | bytes) -> bytes:
 
 def _ids(predictions: Path | bytes) -> list[str]:
     source = predictions if isinstance(predictions, Path) else io.BytesIO(predictions)
-    ids: list[str] = pq.read_table(source, columns=["id"]).column("id").to_pylist()
+    ids: list[str] = pq.ParquetFile(source).read(["id"]).column("id").to_pylist()
     return ids
 
 
@@ -84,7 +84,7 @@ def _names_paths(predictions: Path) -> bool:
 
 def _public_predictions(folder: Path) -> bytes:
     """Return `predictions.parquet` with ids that are relative to the dataset."""
-    table = pq.read_table(folder / PREDICTIONS)
+    table = pq.ParquetFile(folder / PREDICTIONS).read()
     root = dataset_folder(RunFolder(folder).arguments.get("dataset_name"))
     ids = pa.array([path_in_dataset(name, root) for name in table.column("id").to_pylist()])
     stream = io.BytesIO()
