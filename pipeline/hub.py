@@ -5,10 +5,10 @@ Errors of the Hub clients become a `PipelineError` of one line that names the re
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from httpx2 import HTTPError
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
@@ -23,7 +23,8 @@ from huggingface_hub.errors import (
 )
 
 from pipeline.errors import PipelineError, did_you_mean
-from pipeline.runs.folder import RECIPE, public_recipe, published_files, require_finished
+from pipeline.runs.folder import require_finished
+from pipeline.runs.publish import published_contents
 
 if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
@@ -33,7 +34,7 @@ ASSETS = Path(__file__).parent / "assets"
 MODEL_FILES = ("config.json", "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
 PICKLED_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 """Downloaded only if a repository has no safetensors."""
-UNAUTHORIZED = 401
+UNAUTHORIZED, FORBIDDEN = 401, 403
 
 
 def is_hub_id(name: str) -> bool:
@@ -42,6 +43,11 @@ def is_hub_id(name: str) -> bool:
     If a local folder OWNER exists, the name is a mistyped path instead.
     """
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).parent.exists()
+
+
+def is_shipped(name: str) -> bool:
+    """Return whether a name is that of a shipped base model."""
+    return (ASSETS / name / "config.json").is_file()
 
 
 def find_model(name: str, *, revision: str = "main") -> Path:
@@ -54,9 +60,8 @@ def find_model(name: str, *, revision: str = "main") -> Path:
     Raises:
         PipelineError: If the model does not exist, cannot be downloaded, or has no config.json.
     """
-    shipped = ASSETS / name
-    if (shipped / "config.json").is_file():
-        return shipped
+    if is_shipped(name):
+        return ASSETS / name
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if not is_hub_id(name):
@@ -142,13 +147,40 @@ def stream_hub_dataset(name: str, config: str | None, revision: str) -> Streamed
 
 
 def check_may_push(repo_id: str) -> None:
-    """Check that the Hub accepts the token, so that an invalid one is found before training.
+    """Check that the token may write to a repository, so that missing rights are found before training.
 
     Raises:
-        PipelineError: If there is no valid token, or the Hub cannot be reached.
+        PipelineError: If there is no valid token, it has no right to write, or the Hub cannot be reached.
     """
     with _errors_explained("repository", repo_id, "main"):
-        HfApi().whoami()
+        identity = HfApi().whoami()
+    if problem := missing_right(identity, repo_id):
+        raise PipelineError(f"cannot push to {repo_id}, because {problem}")
+
+
+def missing_right(identity: Mapping[str, Any], repo_id: str) -> str | None:
+    """Return why a token may not write to a repository, with the remedy, or None if nothing speaks against it.
+
+    Args:
+        identity: The answer of `HfApi.whoami`.
+        repo_id: `OWNER/NAME`, or `NAME` in the account of the user.
+    """
+    user = identity.get("name")
+    owner = repo_id.partition("/")[0] if "/" in repo_id else user
+    roles = {organization.get("name"): organization.get("roleInOrg") for organization in identity.get("orgs") or []}
+    token = (identity.get("auth") or {}).get("accessToken") or {}
+    new_token = "create a token with write access, and run `hf auth login`"
+    if token.get("role") == "read":
+        return f"your token has no write access: {new_token}"
+    if scopes := (token.get("fineGrained") or {}).get("scoped"):
+        writable = {scope["entity"].get("name") for scope in scopes if "repo.write" in scope.get("permissions", ())}
+        if not writable & {owner, repo_id}:
+            return f"your fine-grained token has no write access to {owner}: {new_token}"
+    elif identity.get("type") == "user" and owner != user and owner not in roles:
+        return f"you are logged in as {user}, who is not a member of {owner}: use --hub_model_id {user}/NAME"
+    if roles.get(owner) == "read":
+        return f"you may only read in {owner}: use --hub_model_id {user}/NAME"
+    return None
 
 
 def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str = "main") -> str:
@@ -164,12 +196,12 @@ def push_run(folder: Path, repo_id: str, *, private: bool = False, revision: str
         The URL of the repository.
 
     Raises:
-        PipelineError: If the run is not finished, there is no valid token, or the Hub cannot be reached.
+        PipelineError: If the run is not finished, a file names a path of this machine, there is no valid token, or the
+            Hub cannot be reached.
     """
     require_finished(folder)
-    sources: dict[str, Path | bytes] = {name: folder / name for name in published_files(folder)}
-    sources[RECIPE] = public_recipe(folder).encode()
-    operations = [CommitOperationAdd(path_in_repo=n, path_or_fileobj=source) for n, source in sources.items()]
+    contents = published_contents(folder)
+    operations = [CommitOperationAdd(path_in_repo=n, path_or_fileobj=content) for n, content in contents.items()]
     api = HfApi()
     with _errors_explained("repository", repo_id, revision):
         url = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -208,6 +240,11 @@ def _errors_explained(kind: str, name: str, revision: str) -> Iterator[None]:
         if error.response.status_code == UNAUTHORIZED:
             raise PipelineError(
                 f"the Hub rejected your token for {name}: run `hf auth login` with a token that has write access"
+            ) from error
+        if error.response.status_code == FORBIDDEN:
+            reason = " ".join((error.server_message or "it gave no reason").split())
+            raise PipelineError(
+                f"the Hub does not allow this for {name} ({reason}): run `hf auth login` with another token"
             ) from error
         raise PipelineError(
             f"the Hub returned status {error.response.status_code} for {name}: try again later"

@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from pipeline.evaluation.predictions import read_predictions
+from pipeline.hub import missing_right
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import CARD, PREDICTIONS, PUBLISHED, RECIPE, RECORD, RESULTS, TRAINER_STATE
 from tests.conftest import COLORS, noisy_image
@@ -40,6 +41,8 @@ flags = ["--model_name_or_path=tester/tiny-vit", "--dataset_name=tester/colors",
          "--learning_rate=3e-3", "--precision=fp32", "--dataloader_num_workers=0", f"--output_dir={run}"]
 codes["train"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=tester/pushed"])
 print("pre_buffer:", [options.pre_buffer for options in scan_options], file=sys.stderr)
+codes["push elsewhere"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=stranger/vit",
+                                      f"--output_dir={run}-x"])
 codes["push"] = cli.main(["push", f"--model={run}", "--hub_model_id=tester/again"])
 codes["evaluate"] = cli.main(["evaluate", "--model=tester/pushed", "--dataset_name=tester/colors",
                                 f"--output_dir={run}-scored"])
@@ -130,7 +133,7 @@ def test_every_command_has_the_expected_exit_code(pushed: tuple[Path, dict[str, 
     _, codes, _ = pushed
     successful = ("train", "push", "evaluate", "pickle only", "stream")
     assert codes == {name: 0 if name in successful else 2 for name in codes}
-    assert len(codes) == 9
+    assert len(codes) == 10
 
 
 def test_no_complete_dataset_file_is_kept_in_memory(pushed: tuple[Path, dict[str, int], str]) -> None:
@@ -208,8 +211,53 @@ def test_errors_of_the_hub_have_a_remedy(
 ) -> None:
     _, _, stderr = pushed
     errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 4
-    assert "model tester/none not found on the Hub, and there is no such local folder: check the name" in errors[0]
-    assert "dataset tester/none not found on the Hub, and there is no such local folder: check the name" in errors[1]
-    assert "dataset tester/colors at revision v9 not found on the Hub" in errors[2]
-    assert "run `hf auth login` with a token that has write access" in errors[3]
+    assert len(errors) == 5
+    assert "cannot push to stranger/vit, because you are logged in as tester" in errors[0]
+    assert "model tester/none not found on the Hub, and there is no such local folder: check the name" in errors[1]
+    assert "dataset tester/none not found on the Hub, and there is no such local folder: check the name" in errors[2]
+    assert "dataset tester/colors at revision v9 not found on the Hub" in errors[3]
+    assert "run `hf auth login` with a token that has write access" in errors[4]
+
+
+USER = {
+    "type": "user",
+    "name": "ann",
+    "orgs": [{"name": "lab", "roleInOrg": "write"}, {"name": "club", "roleInOrg": "read"}],
+}
+
+
+def identity(role: str, *scopes: tuple[str, str]) -> dict[str, Any]:
+    """Return what the Hub answers about a token of Ann's, whose scopes are names and permissions."""
+    scoped = [{"entity": {"name": name}, "permissions": [permission]} for name, permission in scopes]
+    token = {"role": role} | ({"fineGrained": {"scoped": scoped}} if scoped else {})
+    return USER | {"auth": {"accessToken": token}}
+
+
+@pytest.mark.parametrize(
+    ("who", "repo_id", "problem"),
+    [
+        (identity("write"), "ann/vit", None),
+        (identity("write"), "vit", None),
+        (identity("write"), "lab/vit", None),
+        (identity("write"), "club/vit", "you may only read in club: use --hub_model_id ann/NAME"),
+        (identity("write"), "team/vit", "you are logged in as ann, who is not a member of team"),
+        (identity("read"), "ann/vit", "your token has no write access: create a token with write access"),
+        (identity("fineGrained", ("ann", "repo.write")), "ann/vit", None),
+        (identity("fineGrained", ("ann/vit", "repo.write")), "ann/vit", None),
+        (
+            identity("fineGrained", ("ann", "repo.content.read")),
+            "ann/vit",
+            "your fine-grained token has no write access",
+        ),
+        (
+            identity("fineGrained", ("lab", "repo.write")),
+            "ann/vit",
+            "your fine-grained token has no write access to ann",
+        ),
+        ({"type": "org", "name": "lab"}, "lab/vit", None),
+    ],
+)
+def test_a_missing_right_is_found_before_training(who: dict[str, Any], repo_id: str, problem: str | None) -> None:
+    found = missing_right(who, repo_id)
+    assert (found is None) == (problem is None)
+    assert found is None or found.startswith(str(problem))

@@ -1,5 +1,6 @@
 """An `ImageClassifier` and a split -> predictions -> metrics."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +14,20 @@ from pipeline.evaluation.predictions import Predictions
 from pipeline.images.transforms import EvalTransform
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions, run_inference
+from pipeline.runs.files import dataset_folder, path_in_dataset
 
 PREFIXES = {"validation": "eval"}
 """Prefix of the metrics of a split where it is not the name of the split; the Trainer's name for validation is eval."""
 
 
-def score(classifier: ImageClassifier, split: datasets.Dataset, options: LoaderOptions, *, name: str) -> Predictions:
+def score(
+    classifier: ImageClassifier,
+    split: datasets.Dataset,
+    options: LoaderOptions,
+    *,
+    name: str,
+    dataset_name: str | None = None,
+) -> Predictions:
     """Return the fp32 predictions of a split, in the order of its rows. All ranks must call it.
 
     Args:
@@ -26,6 +35,7 @@ def score(classifier: ImageClassifier, split: datasets.Dataset, options: LoaderO
         split: Rows with `image`, `label` and `index`.
         options: How the images are loaded.
         name: Name of the split.
+        dataset_name: The dataset of the split, for the ids of the rows, see `row_ids`.
 
     Raises:
         BadImageError: If an image cannot be read.
@@ -37,17 +47,32 @@ def score(classifier: ImageClassifier, split: datasets.Dataset, options: LoaderO
         options,
         description=f"score {name}",
     )
-    return Predictions(name, row_ids(split), read_integers(split), np.concatenate(logits))
+    return Predictions(name, row_ids(split, dataset_name), read_integers(split), np.concatenate(logits))
 
 
-def row_ids(split: datasets.Dataset) -> list[str]:
-    """Return the path of each row, or its number in the source split if its image has no path."""
+def row_ids(split: datasets.Dataset, dataset_name: str | None) -> list[str]:
+    """Return an id for each row that names no folder of this machine, because the ids are published.
+
+    The id is the path of the image relative to the dataset (see `path_in_dataset`), or the row number in the source
+    split if the image has no path. A name that occurs twice gets the row number in front.
+
+    Args:
+        split: Rows with `image` and `index`.
+        dataset_name: The dataset of the split.
+    """
+    folder = dataset_folder(dataset_name)
     plain = split.with_format("arrow").select_columns(["image", "index"])
     names: list[str] = []
+    rows: list[int] = []
     for batch in plain.iter(batch_size=1000):
+        rows += batch.column("index").to_pylist()
         paths = pc.struct_field(batch.column("image"), "path").to_pylist()
-        names += [path or str(index) for path, index in zip(paths, batch.column("index").to_pylist(), strict=True)]
-    return names
+        names += [path_in_dataset(path, folder) if path else "" for path in paths]
+    counts = Counter(names)
+    return [
+        (name if counts[name] == 1 else f"{row}/{name}") if name else str(row)
+        for row, name in zip(rows, names, strict=True)
+    ]
 
 
 def all_metrics(predictions: Sequence[Predictions], class_names: Sequence[str]) -> dict[str, Any]:

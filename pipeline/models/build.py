@@ -1,5 +1,6 @@
 """Build an `ImageClassifier` for new classes from a checkpoint: new head, label names, resolution, image processor."""
 
+import copy
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -25,8 +26,8 @@ logger = logging.getLogger(__name__)
 def build_classifier(args: ModelArguments, *, class_names: Sequence[str], seed: int) -> ImageClassifier:
     """Return a classifier in fp32 with one output for each class.
 
-    The checkpoint's head is kept only if its classes are the same in the same order; otherwise the head is new. Every
-    other weight must come from the checkpoint.
+    Outputs of the checkpoint's head are kept, by class name, if its classes contain all of ours or ours contain all of
+    its; otherwise the head is new. Every other weight must come from the checkpoint.
 
     Args:
         args: Which checkpoint, and what to change in it.
@@ -96,7 +97,7 @@ def _from_checkpoint(
     folder: Path, config: PreTrainedConfig, class_names: Sequence[str], *, name: str
 ) -> tuple[PreTrainedModel, str]:
     """Return the model with the backbone of its checkpoint, and a description of its head."""
-    trained_classes: dict[Any, str] = config.id2label or {}
+    original = copy.deepcopy(config)
     _set_labels(config, class_names)
     model, missing = read_model(folder, config, name=name)
     head = head_names(model)
@@ -107,11 +108,47 @@ def _from_checkpoint(
             f"{name} does not fit a {type(model).__name__}: it lacks {len(lost)} weights, first {lost[0]}; choose "
             "another --model_name_or_path, or add --from_scratch"
         )
-    if not missing and [trained_classes.get(i) for i in range(len(trained_classes))] == list(class_names):
+    trained_classes = _class_names(original)
+    if not missing and trained_classes == list(class_names):
         return model, "the checkpoint's head"
     if not missing & head:  # the same number of classes with other names: the old head would stay
         _initialize(model, head)
+    smaller, larger = sorted([set(trained_classes), set(class_names)], key=len)
+    if smaller and smaller <= larger:
+        source, absent = read_model(folder, original, name=name)
+        if not absent and head == head_names(source):
+            kept = _copy_outputs(source, model, head, [trained_classes, class_names])
+            return model, _describe_head(kept, len(class_names))
     return model, "new head and pooler" if poolers else "new head"
+
+
+def _describe_head(kept: int, classes: int) -> str:
+    return "the checkpoint's head" if kept == classes else f"the checkpoint's head for {kept} classes, a new one"
+
+
+def _class_names(config: PreTrainedConfig) -> list[str]:
+    names: dict[Any, str] = config.id2label or {}
+    return [names.get(i, "") for i in range(len(names))]
+
+
+def _copy_outputs(
+    source: PreTrainedModel, model: PreTrainedModel, head: Collection[str], class_names: Sequence[Sequence[str]]
+) -> int:
+    """Copy the outputs of the classes that both models have, and return their number.
+
+    Args:
+        source: The model to copy from.
+        model: The model to copy to.
+        head: The weights of the head, which have one row for each class.
+        class_names: The class names of the source and of the model.
+    """
+    old, new = class_names
+    shared = [name for name in new if name in old]
+    from_rows, to_rows = ([names.index(name) for name in shared] for names in (old, new))
+    with torch.no_grad():
+        for weight in head:
+            model.get_parameter(weight)[to_rows] = source.get_parameter(weight)[from_rows]
+    return len(shared)
 
 
 def _initialize(model: PreTrainedModel, names: Collection[str]) -> None:

@@ -10,7 +10,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from pipeline import hub
 from pipeline.reporting import summary
 from pipeline.runs.files import read_json, remove_absolute_path, write_text
-from pipeline.runs.folder import CARD, RESULTS, TRAINER_STATE, RunFolder, public_recipe
+from pipeline.runs.folder import CARD, RESULTS, TRAINER_STATE, RunFolder
+from pipeline.runs.publish import public_recipe
 
 TEMPLATE = hub.ASSETS / "model_card.md"
 MAX_HARDEST = 10

@@ -50,8 +50,8 @@ class Run:
     def predictions(self) -> "pd.DataFrame":
         """The predictions of `predictions.parquet`, one row for each evaluated image.
 
-        Columns: `split`, `id` (path or row number), `label` and `prediction` (class names), `probability` (of the
-        predicted class) and `correct`.
+        Columns: `split`, `id` (path relative to the dataset, or row number), `label` and `prediction` (class names),
+        `probability` (of the predicted class) and `correct`.
         """
         import numpy as np
         import pandas as pd

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,30 @@ def remove_absolute_path(text: str) -> str:
         return text
     below = path.is_relative_to(Path.cwd())
     return f"{flag}{equals}{path.relative_to(Path.cwd()) if below else path.name}"
+
+
+def dataset_folder(dataset_name: str | None) -> str:
+    """Return the absolute path of a dataset's folder; its name is a folder, a file in the folder, or anything else."""
+    path = Path(dataset_name or "").expanduser()
+    return os.path.abspath(path.parent if path.is_file() else path)  # noqa: PTH100 (keeps links)
+
+
+def path_in_dataset(path: str, folder: str) -> str:
+    """Return the path of an image relative to the folder of its dataset, or only its name if it is not in the folder.
+
+    Args:
+        path: Path on this machine, or on the machine of whoever made the dataset.
+        folder: From `dataset_folder`.
+    """
+    absolute = os.path.abspath(path)  # noqa: PTH100
+    inside = absolute.startswith(folder.rstrip("/") + "/")
+    return absolute[len(folder.rstrip("/")) + 1 :] if inside else re.split(r"[/\\]", path)[-1]
+
+
+def absolute_if_local(name: str) -> str:
+    """Return the absolute path of an existing file or folder, and any other name (such as a Hub id) as it is."""
+    path = Path(name).expanduser()
+    return os.path.abspath(path) if path.exists() else name  # noqa: PTH100 (keeps links)
 
 
 def read_json(path: Path) -> dict[str, Any]:

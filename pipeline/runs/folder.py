@@ -14,7 +14,14 @@ from typing import Any
 import yaml
 
 from pipeline.errors import PipelineError
-from pipeline.runs.files import check_writable, read_json, remove_absolute_path, write_json, write_text
+from pipeline.runs.files import (
+    absolute_if_local,
+    check_writable,
+    read_json,
+    remove_absolute_path,
+    write_json,
+    write_text,
+)
 
 RECORD = "run.json"
 RECIPE = "recipe.yaml"
@@ -114,9 +121,10 @@ def claim(
     if not run.record or not (folder / RECIPE).exists():
         raise PipelineError(f"{folder} is not empty and is not a run folder: choose another --output_dir")
     if differing := _find_differences(run.arguments, arguments, neutral):
+        trained = f", with --model_name_or_path {folder} to train its model further" if run.finished else ""
         raise PipelineError(
             f"{folder} holds another run ({'; '.join(differing)})\n"
-            "choose another --output_dir, or remove that folder to start again"
+            f"choose another --output_dir{trained}; or remove that folder to start again"
         )
     if fingerprint and fingerprint != run.record["data"]["fingerprint"]:
         raise PipelineError(
@@ -159,31 +167,18 @@ def start(
     )
 
 
-def published_files(folder: Path) -> list[str]:
-    """Return the names of the files of a finished run that a push uploads."""
-    optional = (TRAINER_STATE, *ADAPTER_FILES)
-    return [name for name in (*PUBLISHED, *ADAPTER_FILES) if name not in optional or (folder / name).exists()]
-
-
-def public_recipe(folder: Path) -> str:
-    """Return the text of `recipe.yaml` without absolute paths, so that it can be published.
-
-    The file itself keeps absolute paths, so that the run can be repeated on this machine.
-    """
-    published = {
-        key: remove_absolute_path(value) if isinstance(value, str) else value
-        for key, value in RunFolder(folder).arguments.items()
-    }
-    return yaml.safe_dump(published, sort_keys=False, allow_unicode=True)
-
-
 def _find_differences(old: Mapping[str, Any], new: Mapping[str, Any], neutral: frozenset[str]) -> Sequence[str]:
     keys = sorted((old.keys() | new.keys()) - neutral)
     return [
         f"{key}: {old.get(key)} in the run folder, {new.get(key)} on the command line"
         for key in keys
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and _located(old.get(key)) != new.get(key)
     ]
+
+
+def _located(value: Any) -> Any:
+    """Return a setting of an earlier version, which recorded paths as they were typed, as it is recorded now."""
+    return absolute_if_local(value) if isinstance(value, str) else value
 
 
 def _commit() -> str | None:

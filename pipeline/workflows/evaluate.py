@@ -60,7 +60,8 @@ def _evaluate(line: CommandLine) -> tuple[dict[str, Any], Path | None]:
         classifier = ImageClassifier.load(args.model, revision=args.model_revision)
         name, split = sources.load_split(data_args, split=wanted, class_names=classifier.class_names)
         distributed.require_same({"the data": fingerprint.fingerprint(datasets.DatasetDict({name: split}))})
-    predictions = [scoring.score(classifier, split, LoaderOptions(progress=sys.stderr.isatty()), name=name)]
+    options = LoaderOptions(progress=sys.stderr.isatty())
+    predictions = [scoring.score(classifier, split, options, name=name, dataset_name=data_args.dataset_name)]
     metrics = scoring.all_metrics(predictions, classifier.class_names)
     if folder is not None and distributed.is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,9 @@ def _data_of(args: EvaluateArguments, data_args: DataArguments) -> tuple[DataArg
         raise PipelineError(NO_DATASET)
     known = {f.name for f in dataclasses.fields(DataArguments)}
     recipe: dict[str, Any] = {key: value for key, value in run.arguments.items() if key in known}
+    name = str(recipe.get("dataset_name"))
+    if Path(name).is_absolute() and not Path(name).exists():
+        raise PipelineError(f"{args.model} was trained on {name}, which does not exist: add --dataset_name DATA")
     default = "test" if "test" in run.record["data"]["samples"] else "validation"
     return DataArguments(**recipe), args.split or default
 

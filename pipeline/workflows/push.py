@@ -8,6 +8,7 @@ from pipeline.config import CommandLine
 from pipeline.errors import raise_problems
 from pipeline.reporting import card
 from pipeline.runs.folder import require_finished
+from pipeline.runs.lock import lock
 
 ARGUMENTS = (PushArguments,)
 
@@ -22,13 +23,15 @@ def push(model: str | Path, hub_model_id: str, *, private: bool = False, revisio
         revision: Branch to push to.
 
     Raises:
-        PipelineError: If the run is not finished, there is no valid token, or the Hub cannot be reached.
+        PipelineError: If the run is not finished, another command is writing into its folder, there is no valid token,
+            or the Hub cannot be reached.
     """
     folder = Path(model)
     require_finished(folder)
     hub.check_may_push(hub_model_id)  # before the card names a repository that the run may never reach
-    card.write(folder, repo_id=hub_model_id)
-    return hub.push_run(folder, hub_model_id, private=private, revision=revision)
+    with lock(folder):
+        card.write(folder, repo_id=hub_model_id)
+        return hub.push_run(folder, hub_model_id, private=private, revision=revision)
 
 
 def run(line: CommandLine) -> str:

@@ -1,8 +1,9 @@
 """`train`: settings -> data -> classifier -> fit -> selection -> saved files -> their scores -> card -> push."""
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.arguments.data import NO_DATASET
 from pipeline.arguments.settings import GROUPS, NEUTRAL, Settings
 from pipeline.config import CommandLine
 from pipeline.data import fingerprint, sources
+from pipeline.data.source_types import SOURCE_TYPES
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import Predictions, write_predictions
@@ -26,8 +28,9 @@ from pipeline.probing.linear import install_head
 from pipeline.reporting import card
 from pipeline.reporting.run import Run
 from pipeline.runs import folder as run_folder
-from pipeline.runs.files import remove_absolute_path, write_json
+from pipeline.runs.files import absolute_if_local, remove_absolute_path, write_json
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.lock import lock
 from pipeline.selection import auto
 from pipeline.selection.improve import improve
 from pipeline.selection.steps import selection_steps
@@ -74,20 +77,40 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
     with distributed.fail_together():
         line, splits = _choose(line)
         settings = Settings(*config.parse(line, GROUPS))
-        arguments = settings.resolved()
+        arguments = _recorded(settings)
         distributed.require_same(arguments)
         run = _claim(line, settings, arguments)
-    if run.finished:
-        logger.info("%s is already finished; showing its results", run.folder)
-    else:
-        logger.info("%s", settings.trainer.describe())
-        auto.warn_of_high_learning_rate(settings)
-        splits, classifier = _load(line, settings, splits, run=run, arguments=arguments)
-        if owns_process:  # after the splits are loaded, or their temporary memory would be kept too
-            keep_freed_memory()
-        results = _fit(classifier, splits, settings, run=run)
-        _score(run, splits, settings, results)
-    return _finish(run, settings)
+    with _one_writer(run):
+        if run.finished:
+            logger.info("%s is already finished; showing its results", run.folder)
+        else:
+            logger.info("%s", settings.trainer.describe())
+            auto.warn_of_high_learning_rate(settings)
+            splits, classifier = _load(line, settings, splits, run=run, arguments=arguments)
+            if owns_process:  # after the splits are loaded, or their temporary memory would be kept too
+                keep_freed_memory()
+            results = _fit(classifier, splits, settings, run=run)
+            _score(run, splits, settings, results)
+        return _finish(run, settings)
+
+
+@contextlib.contextmanager
+def _one_writer(run: RunFolder) -> Iterator[None]:
+    """Reject another command in the folder while this one runs."""
+    with contextlib.ExitStack() as stack:
+        distributed.on_main_process(lambda: stack.enter_context(lock(run.folder)))
+        yield
+
+
+def _recorded(settings: Settings) -> dict[str, Any]:
+    """Return the settings for `recipe.yaml`, with absolute paths: the run finds its data and model from any folder."""
+    arguments = settings.resolved()
+    data, model = arguments["dataset_name"], arguments["model_name_or_path"]
+    if data is not None and data not in SOURCE_TYPES:
+        arguments["dataset_name"] = absolute_if_local(data)
+    if not hub.is_shipped(model):
+        arguments["model_name_or_path"] = absolute_if_local(model)
+    return arguments
 
 
 def _choose(line: CommandLine) -> tuple[CommandLine, datasets.DatasetDict | None]:
@@ -172,7 +195,7 @@ def _score(run: RunFolder, splits: datasets.DatasetDict, settings: Settings, res
         classifier = ImageClassifier.load(run.folder)
         options = LoaderOptions.of(settings.trainer)
         predictions = [
-            scoring.score(classifier, splits[name], options, name=name)
+            scoring.score(classifier, splits[name], options, name=name, dataset_name=settings.data.dataset_name)
             for name in ("validation", "test")
             if name in splits
         ]

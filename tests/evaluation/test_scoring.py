@@ -30,9 +30,14 @@ def test_split(photos: Path) -> datasets.Dataset:
 
 
 def scored(
-    classifier: ImageClassifier, split: datasets.Dataset, *, batch_size: int = 7, workers: int = 0
+    classifier: ImageClassifier,
+    split: datasets.Dataset,
+    *,
+    batch_size: int = 7,
+    workers: int = 0,
+    dataset_name: str | None = None,
 ) -> Predictions:
-    return score(classifier, split, LoaderOptions(batch_size, workers), name="test")
+    return score(classifier, split, LoaderOptions(batch_size, workers), name="test", dataset_name=dataset_name)
 
 
 def some(split: str, *, seed: int, images: int = 20) -> Predictions:
@@ -46,12 +51,13 @@ def test_rows_keep_their_order_and_come_once(
     classifier: ImageClassifier, test_split: datasets.Dataset, photos: Path, workers: int
 ) -> None:
     shuffled = test_split.select(np.random.default_rng(0).permutation(18))
-    predictions = scored(classifier, shuffled, workers=workers)
+    predictions = scored(classifier, shuffled, workers=workers, dataset_name=str(photos))
     assert predictions.labels.tolist() == list(shuffled["label"])
-    assert sorted(Path(name) for name in predictions.ids) == sorted((photos / "test").rglob("*.png"))
+    assert sorted(photos / name for name in predictions.ids) == sorted((photos / "test").rglob("*.png"))
     for name, label, logits in zip(predictions.ids, predictions.labels, predictions.logits, strict=True):
         assert Path(name).parent.name == COLORS[label]
-        row = test_split.filter(lambda image, name=name: image["path"] == name, input_columns="image")
+        path = str(photos / name)
+        row = test_split.filter(lambda image, path=path: image["path"] == path, input_columns="image")
         assert scored(classifier, row).logits[0] == pytest.approx(logits, abs=1e-5)
 
 
@@ -62,14 +68,30 @@ def test_the_batch_size_does_not_matter(classifier: ImageClassifier, test_split:
 
 
 def test_rows_without_a_path_are_named_by_their_number(test_split: datasets.Dataset) -> None:
-    paths = row_ids(test_split)
-    assert [Path(path).is_file() for path in paths] == [True] * 18
-
     def without_path(row: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
         return {"image": {"bytes": Path(str(row["image"]["path"])).read_bytes(), "path": None}}
 
     stored = test_split.map(without_path, features=test_split.features).select([5, 3, 17])
-    assert row_ids(stored) == ["5", "3", "17"]
+    assert row_ids(stored, None) == ["5", "3", "17"]
+
+
+def test_ids_name_no_folder_of_this_machine(
+    test_split: datasets.Dataset, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = [f"test/{color}/{number:03}.png" for color in COLORS for number in range(6)]
+    (table := tmp_path / "labels.csv").touch()
+    monkeypatch.chdir(photos.parent)
+    assert row_ids(test_split, str(photos)) == inside
+    assert row_ids(test_split, f"../{photos.parent.name}/{photos.name}/") == inside
+    assert row_ids(test_split.select([0, 7]), str(table)) == ["000.png", "001.png"]
+    assert row_ids(test_split.select([0, 6, 7]), "owner/name") == ["0/000.png", "6/000.png", "001.png"]
+
+
+def test_ids_of_a_windows_machine_are_file_names(test_split: datasets.Dataset) -> None:
+    def elsewhere(_row: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+        return {"image": {"bytes": b"x", "path": "C:\\Users\\ann\\rose.png"}}
+
+    assert row_ids(test_split.select([0]).map(elsewhere, features=test_split.features), "owner/name") == ["rose.png"]
 
 
 def test_a_broken_image_is_named(classifier: ImageClassifier, test_split: datasets.Dataset) -> None:

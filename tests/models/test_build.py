@@ -80,8 +80,37 @@ def test_more_than_ten_classes_are_ordered_by_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "classes", [["a", "b", "c", "d", "e"], CHECKPOINT_CLASSES[::-1]], ids=["other names", "other order"]
+    "classes",
+    [
+        [*CHECKPOINT_CLASSES, "new"],
+        ["aaa", *CHECKPOINT_CLASSES[:2], "new", *CHECKPOINT_CLASSES[2:]],
+        CHECKPOINT_CLASSES[::-1],
+        CHECKPOINT_CLASSES[1:4],
+    ],
+    ids=["one more", "two more, in between", "other order", "fewer"],
 )
+def test_the_outputs_of_the_checkpoint_are_kept_by_class_name(
+    tiny_vit: Path, tmp_path: Path, classes: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    biased = shutil.copytree(tiny_vit, tmp_path / "biased")
+    weights = load_file(biased / "model.safetensors") | {"classifier.bias": torch.arange(1.0, 6.0)}
+    save_file(weights, biased / "model.safetensors", metadata={"format": "pt"})
+    with caplog.at_level("INFO"):
+        model, other_seed = (build(biased, classes, seed=seed).state_dict() for seed in (0, 1))
+    for row, name in enumerate(classes):
+        if name in CHECKPOINT_CLASSES:
+            old = CHECKPOINT_CLASSES.index(name)
+            assert torch.equal(model["classifier.weight"][row], weights["classifier.weight"][old])
+            assert model["classifier.bias"][row] == old + 1
+        else:
+            assert not torch.equal(model["classifier.weight"][row], other_seed["classifier.weight"][row])
+            assert model["classifier.bias"][row] == 0
+    kept = len(set(classes) & set(CHECKPOINT_CLASSES))
+    new = f" for {kept} classes, a new one" if kept < len(classes) else ""
+    assert f"the checkpoint's head{new} for {len(classes)} classes" in caplog.text
+
+
+@pytest.mark.parametrize("classes", [list("abcde"), [*CHECKPOINT_CLASSES[:4], "new"]], ids=["other names", "overlap"])
 def test_the_same_number_of_other_classes_gets_a_new_head(tiny_vit: Path, classes: list[str]) -> None:
     trained = AutoModelForImageClassification.from_pretrained(tiny_vit).state_dict()
     model = build(tiny_vit, classes)

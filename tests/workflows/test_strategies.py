@@ -19,8 +19,8 @@ from pipeline.runs.folder import (
     RESULTS,
     TRAINER_STATE,
     RunFolder,
-    published_files,
 )
+from pipeline.runs.publish import published_files
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -57,7 +57,7 @@ def test_the_saved_folder_gives_the_same_answers_when_deployed(finished_run: Pat
     image = next((photos / "test" / "red").iterdir())
     answers = {answer["label"]: answer["score"] for answer in classify(str(image))}
     predictions, names = read_predictions(finished_run / PREDICTIONS)
-    row = [Path(name) for name in predictions[1].ids].index(image)
+    row = list(predictions[1].ids).index(image.relative_to(photos).as_posix())
     scores = np.exp(predictions[1].logits[row]) / np.exp(predictions[1].logits[row]).sum()
     assert answers == pytest.approx(dict(zip(names, scores.tolist(), strict=True)), abs=1e-5)
 
