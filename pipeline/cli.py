@@ -18,9 +18,17 @@ from pipeline.arguments.selection import SelectionArguments
 from pipeline.arguments.strategy import StrategyArguments
 from pipeline.arguments.training import TrainingFlags
 from pipeline.arguments.verbs import EvaluateArguments, PredictArguments, PushArguments
-from pipeline.errors import PipelineError, Terminated, did_you_mean
+from pipeline.errors import PipelineError, Terminated, did_you_mean, explain_outside_error, mask
 
 EXIT_DONE, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 130, 143
+
+
+class _WithoutSecrets(logging.Formatter):
+    """Shows the text of a log line without tokens and passwords."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of the line."""
+        return mask(super().format(record))
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,8 @@ def entry_point() -> None:
 def main(words: Sequence[str]) -> int:
     """Run one command line. With several processes the main process prints; another one only reports its own errors.
 
+    Errors of the system and of the Hub that a library raises are shown as one line; all others are bugs, and raised.
+
     Args:
         words: The words after the name of the program.
 
@@ -94,9 +104,7 @@ def main(words: Sequence[str]) -> int:
         _report(f"error: {error}")
         return EXIT_USER_ERROR
     except PipelineError as error:
-        prefix = "" if distributed.is_main_process() else f"rank {distributed.rank()}: "
-        print(f"{prefix}error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return _report_own_error(str(error))
     except KeyboardInterrupt:
         _report("interrupted: repeat the command to resume a training from its last checkpoint")
         return EXIT_INTERRUPTED
@@ -105,7 +113,17 @@ def main(words: Sequence[str]) -> int:
         return EXIT_TERMINATED
     except BrokenPipeError:  # `... | head` closed the pipe, so there is nowhere to print to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if (explained := explain_outside_error(error)) is None:
+            raise
+        return _report_own_error(explained)
     return EXIT_DONE
+
+
+def _report_own_error(text: str) -> int:
+    prefix = "" if distributed.is_main_process() else f"rank {distributed.rank()}: "
+    print(f"{prefix}error: {mask(text)}", file=sys.stderr)
+    return EXIT_USER_ERROR
 
 
 def _report(message: str) -> None:
@@ -123,12 +141,13 @@ def _answer(words: list[str]) -> str:
     if "-h" in rest or "--help" in rest:
         return _verb_help(name)
     distributed.require_all_started()
+    if "--help-all" in rest:
+        return _verb_help(name, importlib.import_module(f"pipeline.workflows.{name}").ARGUMENTS)
     with distributed.fail_together():
         line = config.read_command_line(name, rest)
+        config.check(line)
     _set_up_libraries()
     workflow = importlib.import_module(f"pipeline.workflows.{name}")
-    if "--help-all" in rest:
-        return config.full_help(line, workflow.ARGUMENTS)
     answer: str = workflow.run(line)
     return answer
 
@@ -138,21 +157,24 @@ def _overview() -> str:
     return f"usage: vit-pipeline VERB [--flag value ...]\n\n{verbs}\n\n`vit-pipeline VERB --help` lists its flags."
 
 
-def _verb_help(name: str) -> str:
+def _verb_help(name: str, classes: Sequence[type] = ()) -> str:
+    """Return the help of a verb: the flags of the short help, or all flags of the given dataclasses."""
     verb = VERBS[name]
-    parser = config.Parser(
+    parser = argparse.ArgumentParser(
         prog=f"vit-pipeline {name}",
         usage=f"%(prog)s {verb.usage}",
         add_help=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=116),
     )
     parser.description = f"{verb.summary[0].upper()}{verb.summary[1:]}."
-    for title, group_class in verb.groups.items():
+    for title, short_class in verb.groups.items():
+        group_class = next((c for c in classes if issubclass(c, short_class)), short_class)
         group = parser.add_argument_group(title)
         for field, role in zip(fields(group_class), flags_of(group_class).values(), strict=True):
-            if role.short:
+            if role.short or classes:
                 has_default = isinstance(field.default, str | int | float) and field.default not in (False, -1, 0.0)
-                text = field.metadata["help"].replace("%", "%%") + (f" [{field.default}]" if has_default else "")
+                text = " ".join(field.metadata.get("help", "").split()).replace("%", "%%")
+                text += f" [{getattr(field.default, 'value', field.default)}]" if has_default else ""
                 group.add_argument(f"--{field.name}", metavar="", help=text)
     if name == "train":
         recipes = "\n".join(f"  {recipe:<28} {text}" for recipe, text in sorted(config.shipped_recipes().items()))
@@ -172,5 +194,7 @@ def _set_up_libraries() -> None:
     from transformers.utils import logging as transformers_logging  # takes a second to import, so not for --help
 
     transformers_logging.disable_progress_bar()  # for loading and writing weights; downloads keep theirs
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_WithoutSecrets())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("pipeline").setLevel(logging.INFO if distributed.is_main_process() else logging.ERROR)

@@ -10,7 +10,7 @@ _SECRETS = re.compile(
     r"\b(?:(?P<hub>hf|api_org)_(?:(?=[a-z0-9]*[A-Z])[A-Za-z0-9]{6,}|[a-z0-9]{12,})"
     r"|(?P<other>AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|sk-|xox[abp]-)[A-Za-z0-9_-]{12,})"
 )
-_ASSIGNMENTS = re.compile(r"(?P<name>[\w-]+)=(?P<value>[^\s'\"]+)")
+_ASSIGNMENTS = re.compile(r"(?<![/\w-])(?P<name>[\w-]+)=(?P<value>[^\s'\"]+)")
 
 # What the user can do about an error of the system. Other errors of the system can be bugs of this program.
 _REMEDIES = {

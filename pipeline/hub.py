@@ -4,7 +4,6 @@ Errors of the Hub clients become a `PipelineError` of one line that names the re
 """
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from pipeline.errors import PipelineError, did_you_mean
+from pipeline.config import names
+from pipeline.errors import PipelineError, raise_problems
 from pipeline.runs.folder import require_finished
 from pipeline.runs.publish import published_contents
 
@@ -30,24 +30,10 @@ if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
 
 
-ASSETS = Path(__file__).parent / "assets"
 MODEL_FILES = ("config.json", "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
 PICKLED_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 """Downloaded only if a repository has no safetensors."""
 UNAUTHORIZED, FORBIDDEN = 401, 403
-
-
-def is_hub_id(name: str) -> bool:
-    """Return whether a name has the form `OWNER/NAME`.
-
-    If a local folder OWNER exists, the name is a mistyped path instead.
-    """
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).parent.exists()
-
-
-def is_shipped(name: str) -> bool:
-    """Return whether a name is that of a shipped base model."""
-    return (ASSETS / name / "config.json").is_file()
 
 
 def find_model(name: str, *, revision: str = "main") -> Path:
@@ -60,20 +46,12 @@ def find_model(name: str, *, revision: str = "main") -> Path:
     Raises:
         PipelineError: If the model does not exist, cannot be downloaded, or has no config.json.
     """
-    if is_shipped(name):
-        return ASSETS / name
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        if not is_hub_id(name):
-            shipped_names = [path.parent.name for path in ASSETS.glob("*/config.json")]
-            timm = "" if "/" in name else f" (for a timm model, timm/{name})"
-            raise PipelineError(
-                f"there is no model folder {name}{did_you_mean(name, shipped_names)}: "
-                f"pass a local folder, or a Hub id OWNER/NAME{timm}"
-            )
+    folder = names.local_model(name)
+    if folder is None:
+        raise_problems(names.model_problems(name))
         folder = _download_model(name, revision)
     if not (folder / "config.json").is_file():
-        raise PipelineError(f"{name} has no config.json: pass the folder or the Hub id of a transformers model")
+        raise PipelineError(names.missing_config(name))
     return folder
 
 
@@ -254,10 +232,7 @@ def _errors_explained(kind: str, name: str, revision: str) -> Iterator[None]:
             raise PipelineError(
                 f"the Hub cannot be reached for {name}: check the network and HF_HUB_OFFLINE"
             ) from error
-        raise PipelineError(
-            f"{kind} {name} is not cached and the Hub cannot be reached: check the network and HF_HUB_OFFLINE, "
-            "or pass a local folder"
-        ) from error
+        raise PipelineError(names.not_cached(kind, name)) from error
 
 
 def _not_found(kind: str, name: str, revision: str) -> str:

@@ -127,6 +127,13 @@ def train_flags(tiny_vit: Path, photos: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def probe_flags(train_flags: list[str]) -> list[str]:
+    """Flags of a run with `--strategy head`, which rejects those of the training loop."""
+    loop = ("--num_train_epochs", "--learning_rate", "--per_device_train_batch_size")
+    return [*(flag for flag in train_flags if not flag.startswith(loop)), "--strategy=head"]
+
+
+@pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, train_flags: list[str]) -> Path:
     """A finished run, shared by the tests that only read it."""
     folder = tmp_path_factory.mktemp("runs") / "colors"

@@ -90,4 +90,4 @@ def test_a_call_from_python_is_parsed_as_a_command_line() -> None:
     with pytest.raises(PipelineError, match=r"unknown flag --sed \(did you mean '--seed'"):
         config.parse(config.read_call("train", None, {"sed": 1}), GROUPS)
     with pytest.raises(PipelineError, match="--recipe does not exist any more: use --auto"):
-        config.read_call("train", None, {"recipe": "auto"})
+        config.parse(config.read_call("train", None, {"recipe": "auto"}), GROUPS)

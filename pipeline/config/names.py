@@ -28,25 +28,24 @@ def is_hub_id(name: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).parent.exists()
 
 
+def is_shipped(name: str) -> bool:
+    """Return whether a name is that of a shipped base model."""
+    return (ASSETS / name / "config.json").is_file()
+
+
 def local_model(name: str) -> Path | None:
     """Return the folder of a shipped base model or of a local model, or None if there is no such folder."""
-    shipped = ASSETS / name
-    if (shipped / "config.json").is_file():
-        return shipped
+    if is_shipped(name):
+        return ASSETS / name
     folder = Path(name).expanduser()
     return folder if folder.is_dir() else None
 
 
-def model_problems(name: str, *, offline: bool | None = None) -> Iterator[str]:
-    """Yield what is wrong with the name of a model.
-
-    Args:
-        name: A folder, the name of a shipped base model, or a Hub id.
-        offline: Whether a Hub model must be cached. Default: what the environment says.
-    """
+def model_problems(name: str) -> Iterator[str]:
+    """Yield what is wrong with the name of a model: a folder, a shipped base model, or a Hub id."""
     folder = local_model(name)
     if folder is not None and not (folder / "config.json").is_file():
-        yield f"{name} has no config.json: pass the folder or the Hub id of a transformers model"
+        yield missing_config(name)
     elif folder is None and not is_hub_id(name):
         shipped = [path.parent.name for path in ASSETS.glob("*/config.json")]
         timm = "" if "/" in name else f" (for a timm model, timm/{name})"
@@ -54,8 +53,13 @@ def model_problems(name: str, *, offline: bool | None = None) -> Iterator[str]:
             f"there is no model folder {name}{did_you_mean(name, shipped)}: "
             f"pass a local folder, or a Hub id OWNER/NAME{timm}"
         )
-    elif folder is None and (_is_offline() if offline is None else offline) and not _is_cached("model", name):
+    elif folder is None and constants.HF_HUB_OFFLINE and not _is_cached("model", name):
         yield not_cached("model", name)
+
+
+def missing_config(name: str) -> str:
+    """Return the problem of a model folder without configuration."""
+    return f"{name} has no config.json: pass the folder or the Hub id of a transformers model"
 
 
 def dataset_problems(name: str) -> Iterator[str]:
@@ -64,7 +68,7 @@ def dataset_problems(name: str) -> Iterator[str]:
         return
     if not is_hub_id(name):
         yield missing_dataset(name)
-    elif _is_offline() and not _is_cached("dataset", name):
+    elif constants.HF_HUB_OFFLINE and not _is_cached("dataset", name):
         yield not_cached("dataset", name)
 
 
@@ -129,11 +133,6 @@ def run_problems(name: str) -> Iterator[str]:
     """Yield what is wrong with the name of a run."""
     if not (Path(name) / RECORD).is_file():
         yield f"{name} is not a run folder: pass a folder that `train` wrote"
-
-
-def _is_offline() -> bool:
-    # Read where it is used: the library takes it from the environment.
-    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _is_cached(kind: str, name: str) -> bool:

@@ -10,11 +10,12 @@ from pathlib import Path
 import datasets
 
 from pipeline.arguments.data import DataArguments
+from pipeline.config.names import is_hub_id, missing_dataset
 from pipeline.data.flowers102 import load_oxford_flowers
 from pipeline.data.folders import read_image_folder
 from pipeline.data.tables import find_tables, read_parquet_files, read_text_files
-from pipeline.errors import PipelineError, did_you_mean
-from pipeline.hub import is_hub_id, load_hub_dataset
+from pipeline.errors import PipelineError
+from pipeline.hub import load_hub_dataset
 from pipeline.synthetic.dataset import PRETRAINING, load_synthetic
 
 HUB = "Hub dataset"
@@ -98,9 +99,7 @@ def find_source_type(name: str) -> str:
         raise PipelineError(f"{error.filename} cannot be read: {error.strerror}") from error
     if _path(name).exists():
         raise PipelineError(f"{name} is not a supported file: pass a folder or a .parquet, .csv or .jsonl file")
-    raise PipelineError(
-        f"dataset {name} not found{did_you_mean(name, SOURCE_TYPES)}: pass an existing folder or a Hub id (OWNER/NAME)"
-    )
+    raise PipelineError(missing_dataset(name))
 
 
 def describe_location(name: str) -> str:

@@ -1,6 +1,5 @@
 """Images without labels (files, folders, glob patterns, PIL images, arrays) -> rows for inference; and their table."""
 
-import glob
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import PIL.Image
 import torch
 from torch.utils.data import Dataset
 
+from pipeline.config.names import matching_files, missing_images
 from pipeline.data.folders import list_files
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.images.decode import IMAGE_EXTENSIONS, open_image
@@ -47,13 +47,10 @@ def _find_files(name: str | Path) -> list[Path]:
     path = Path(name).expanduser()
     if path.is_dir():
         found = [file for file in list_files(path) if file.suffix.lower() in IMAGE_EXTENSIONS]
-    elif path.is_file():
-        found = [path]
     else:
-        matches = map(Path, glob.glob(str(name), recursive=True))  # noqa: PTH207 (Path.glob rejects "..")
-        found = [file for file in matches if file.is_file()]
+        found = matching_files(name)
     if not found:
-        raise PipelineError(f"no image found at {name}: pass image files, folders with images, or glob patterns")
+        raise PipelineError(missing_images(name))
     return sorted(found)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from pipeline import hub
+from pipeline.config.names import ASSETS, is_hub_id
 from pipeline.reporting import summary
 from pipeline.runs.files import read_json, remove_absolute_path, write_text
 from pipeline.runs.folder import CARD, RESULTS, TRAINER_STATE, RunFolder
 from pipeline.runs.publish import public_recipe
 
-TEMPLATE = hub.ASSETS / "model_card.md"
+TEMPLATE = ASSETS / "model_card.md"
 MAX_HARDEST = 10
 MAX_CURVE_ROWS = 12
 
@@ -35,9 +35,7 @@ def write(folder: Path, *, repo_id: str | None = None) -> None:
     run = RunFolder(folder)
     results = read_json(folder / RESULTS)
     record, recipe = run.record, run.arguments
-    base, data_id = (
-        recipe[key] if hub.is_hub_id(recipe[key]) else None for key in ("model_name_or_path", "dataset_name")
-    )
+    base, data_id = (recipe[key] if is_hub_id(recipe[key]) else None for key in ("model_name_or_path", "dataset_name"))
     metadata = ModelCardData(
         model_name=folder.name,
         base_model=None if recipe.get("from_scratch") else base,

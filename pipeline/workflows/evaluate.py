@@ -38,7 +38,9 @@ def evaluate(model: str | Path, **flags: Any) -> dict[str, Any]:
     Raises:
         PipelineError: If the model or the data cannot be used, or the output folder cannot be written.
     """
-    return _evaluate(config.read_call("evaluate", None, {"model": model} | flags))[0]
+    line = config.read_call("evaluate", None, {"model": model} | flags)
+    config.check(line)
+    return _evaluate(line)[0]
 
 
 def run(line: CommandLine) -> str:

@@ -1,14 +1,14 @@
 """`predict`: a saved model and files, folders or glob patterns -> ranked labels, as a table or a file."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pipeline import config, distributed
-from pipeline.arguments.verbs import NO_MODEL, PredictArguments
+from pipeline.arguments.verbs import PredictArguments
 from pipeline.config import CommandLine
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.prediction import find_images
@@ -39,14 +39,15 @@ def predict(model: str | Path, images: str | Path | Iterable[str | Path], **flag
     """
     sources = [images] if isinstance(images, str | Path) else list(images)
     line = config.read_call("predict", None, {"model": model} | flags)
-    (args,) = config.parse(line, ARGUMENTS, check=lambda args: _problems(args, sources))
+    config.check(line, sources)
+    (args,) = config.parse(line, ARGUMENTS)
     return _predict(args, [str(source) for source in sources])
 
 
 def run(line: CommandLine) -> str:
     """Run the verb, and return a table as text, or the name of the file."""
     with distributed.fail_together():
-        args, images = config.parse(line, ARGUMENTS, positional="images", check=_problems)
+        args, images = config.parse(line, ARGUMENTS, positional="images")
     table = _predict(args, images)
     if args.output is None:
         return _as_text(table)
@@ -65,17 +66,6 @@ def _predict(args: PredictArguments, images: Sequence[str]) -> pd.DataFrame:
         path = Path(args.output)
         distributed.on_main_process(lambda: _write(table, path))
     return table
-
-
-def _problems(args: PredictArguments, images: Sequence[str | Path]) -> Iterator[str]:
-    if args.model is None:
-        yield NO_MODEL
-    if not images:
-        yield "no images given: pass image files, folders with images, or glob patterns"
-    if args.output is not None and Path(args.output).suffix not in WRITERS:
-        yield f"--output {args.output} has an unknown extension: use {', '.join(WRITERS)}"
-    elif args.output is not None and not Path(args.output).absolute().parent.is_dir():
-        yield f"--output {args.output} is in a folder that does not exist: create {Path(args.output).parent}"
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from pipeline import config, distributed, hub
 from pipeline.arguments.verbs import PushArguments
 from pipeline.config import CommandLine
-from pipeline.errors import raise_problems
 from pipeline.reporting import card
 from pipeline.runs.folder import require_finished
 from pipeline.runs.lock import lock
@@ -37,11 +36,6 @@ def push(model: str | Path, hub_model_id: str, *, private: bool = False, revisio
 def run(line: CommandLine) -> str:
     """Run the verb, and return where the run was pushed to."""
     (args,) = config.parse(line, ARGUMENTS)
-    required = {
-        "no run given: pass --model RUN": args.model,
-        "no repository given: pass --hub_model_id OWNER/NAME": args.hub_model_id,
-    }
-    raise_problems(problem for problem, value in required.items() if value is None)
     if not distributed.is_main_process():
         return ""
     address = push(args.model, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision)

@@ -13,6 +13,7 @@ from pipeline import config, distributed, hub
 from pipeline.arguments.data import NO_DATASET
 from pipeline.arguments.settings import GROUPS, NEUTRAL, Settings
 from pipeline.config import CommandLine
+from pipeline.config.names import is_shipped
 from pipeline.data import fingerprint, sources
 from pipeline.data.source_types import SOURCE_TYPES
 from pipeline.errors import PipelineError
@@ -70,7 +71,9 @@ def run(line: CommandLine) -> str:
 
 
 def _read_call(recipe: str | Path | None, flags: dict[str, Any]) -> CommandLine:
-    return config.read_call("train", recipe, flags)
+    line = config.read_call("train", recipe, flags)
+    config.check(line)
+    return line
 
 
 def _train(line: CommandLine, *, owns_process: bool) -> Run:
@@ -108,22 +111,27 @@ def _recorded(settings: Settings) -> dict[str, Any]:
     data, model = arguments["dataset_name"], arguments["model_name_or_path"]
     if data is not None and data not in SOURCE_TYPES:
         arguments["dataset_name"] = absolute_if_local(data)
-    if not hub.is_shipped(model):
+    if not is_shipped(model):
         arguments["model_name_or_path"] = absolute_if_local(model)
     return arguments
 
 
 def _choose(line: CommandLine) -> tuple[CommandLine, datasets.DatasetDict | None]:
-    """Under `--auto`, place the settings that fit the images, the model and the machine in front of the flags."""
+    """Under `--auto`, choose settings that fit the images, the model, the machine, and the flags of the user."""
     settings = Settings(*config.parse(line, GROUPS))
     if not settings.selection.auto or settings.data.dataset_name is None:
         return line, None
     splits = sources.load_splits(settings.data)
     facts = auto.gather(settings.model, settings.trainer, splits["train"])
     choices = distributed.broadcast(auto.choose(facts))  # the machine of another rank may measure another speed
+    kept = config.choices_that_fit(line, {choice.flag: choice.value for choice in choices})
     for choice in choices:
-        logger.info("auto: %s%s", choice, " (overridden)" if choice.flag in line.given else "")
-    return dataclasses.replace(line, recipe_flags=[*(choice.word for choice in choices), *line.recipe_flags]), splits
+        overridden = choice.flag in line.given or choice.word not in kept
+        logger.info("auto: %s%s", choice, " (overridden)" if overridden else "")
+    for word in kept:
+        if word not in {choice.word for choice in choices}:
+            logger.info("auto: %s: other strategies do not use all of your flags", word.replace("=", " "))
+    return dataclasses.replace(line, chosen=kept), splits
 
 
 def _claim(line: CommandLine, settings: Settings, arguments: dict[str, Any]) -> RunFolder:

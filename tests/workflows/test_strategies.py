@@ -32,11 +32,11 @@ def fast(train_flags: list[str]) -> list[str]:
 
 
 def test_the_head_strategy_leaves_a_complete_run(
-    vit_pipeline: Run, train_flags: list[str], photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    vit_pipeline: Run, probe_flags: list[str], photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="pipeline")
     folder = tmp_path / "head"
-    code, out, err = vit_pipeline("train", *train_flags, "--strategy=head", f"--output_dir={folder}")
+    code, out, err = vit_pipeline("train", *probe_flags, f"--output_dir={folder}")
     assert code == 0, err
     assert {path.name for path in folder.iterdir()} == set(published_files(folder))
     assert set(PUBLISHED) - set(published_files(folder)) == {TRAINER_STATE}
@@ -54,7 +54,7 @@ def test_the_head_strategy_leaves_a_complete_run(
     assert len(table) == results["eval_samples"] + results["test_samples"]
     assert RunFolder(folder).record["timings"].keys() >= {"features", "probe"}
     caplog.clear()
-    vit_pipeline("train", *train_flags, "--strategy=head", f"--output_dir={tmp_path / 'again'}")
+    vit_pipeline("train", *probe_flags, f"--output_dir={tmp_path / 'again'}")
     assert "read the features of 36 images from the cache" in caplog.text
 
 
@@ -157,9 +157,9 @@ def test_lora_leaves_a_complete_run_and_its_adapter(vit_pipeline: Run, fast: lis
     assert {path.name for path in (folder / ADAPTER).iterdir()} == {name.partition("/")[2] for name in ADAPTER_FILES}
 
 
-def test_an_unfinished_head_run_is_finished(vit_pipeline: Run, train_flags: list[str], tmp_path: Path) -> None:
+def test_an_unfinished_head_run_is_finished(vit_pipeline: Run, probe_flags: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "head"
-    words = ["train", *train_flags, "--strategy=head", f"--output_dir={folder}"]
+    words = ["train", *probe_flags, f"--output_dir={folder}"]
     assert vit_pipeline(*words)[0] == 0
     before = (folder / "model.safetensors").read_bytes()
     RunFolder(folder).update(status="running")

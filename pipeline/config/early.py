@@ -1,0 +1,161 @@
+"""What is checked before anything heavy is imported: words, values, combinations, and names of models and files."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.arguments.data import NO_DATASET, DataArguments
+from pipeline.arguments.images import ImageArguments
+from pipeline.arguments.model import ModelArguments
+from pipeline.arguments.objective import ObjectiveArguments
+from pipeline.arguments.selection import SelectionArguments
+from pipeline.arguments.strategy import StrategyArguments
+from pipeline.arguments.training import TrainerFlags
+from pipeline.arguments.verbs import NO_MODEL, EvaluateArguments, PredictArguments, PushArguments
+from pipeline.config import names
+from pipeline.config.command_line import CommandLine
+from pipeline.config.parse import STRATEGIES, read_groups
+from pipeline.errors import raise_problems
+
+GROUPS: Mapping[str, tuple[type, ...]] = {
+    "train": (
+        ModelArguments,
+        DataArguments,
+        TrainerFlags,
+        StrategyArguments,
+        ImageArguments,
+        ObjectiveArguments,
+        SelectionArguments,
+    ),
+    "evaluate": (EvaluateArguments, DataArguments),
+    "predict": (PredictArguments,),
+    "push": (PushArguments,),
+}
+"""Verb -> its groups of flags, torch-free."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What the names of a call are checked against.
+
+    Attributes:
+        verb: The verb.
+        given: The flags that were given.
+        hinted: The flags that other problems say to use, so that they are not reported as missing.
+        images: The images of `predict`.
+    """
+
+    verb: str
+    given: set[str]
+    hinted: set[str]
+    images: Sequence[str | Path]
+
+
+def check(line: CommandLine, images: Sequence[str | Path] | None = None) -> None:
+    """Check a call before anything heavy is imported: words, values, combinations, and names of models and files.
+
+    Args:
+        line: The call.
+        images: The images of `predict`, if they are not words of the line.
+
+    Raises:
+        PipelineError: With all problems at once.
+    """
+    read, groups, problems = read_groups(line, GROUPS[line.verb], positional=line.verb == "predict")
+    hinted = re.findall(r"\buse --(\w+)", "\n".join(problems))
+    call = _Call(line.verb, line.given, set(hinted), read.positional if images is None else images)
+    for group in groups:
+        problems += _NAMES.get(type(group), _no_names)(group, call)
+    raise_problems(problems)
+
+
+def choices_that_fit(line: CommandLine, choices: Mapping[str, object]) -> list[str]:
+    """Return those choices of `--auto`, as words, that do not conflict with a flag of the recipe or of the user.
+
+    If the chosen strategy ignores or rejects a flag of the user, another one is used that does not.
+
+    Args:
+        line: The call.
+        choices: The chosen values by flag.
+    """
+    kept: list[str] = []
+    accepted = set(_problems_of_choices(line, kept))
+    for flag, value in choices.items():
+        words = [f"--{flag}={value}"]
+        if flag == "strategy" and flag not in line.given:
+            words += [f"--strategy={other}" for other in STRATEGIES if other != value]
+        for word in words:
+            if set(_problems_of_choices(line, [*kept, word])) <= accepted:
+                kept.append(word)
+                break
+    return kept
+
+
+def _problems_of_choices(line: CommandLine, words: Sequence[str]) -> list[str]:
+    return read_groups(dataclasses.replace(line, chosen=words), GROUPS["train"], positional=False)[2]
+
+
+def _no_names(_group: Any, _call: _Call) -> Iterator[str]:
+    return iter(())
+
+
+def _names_of_training(group: TrainerFlags, _call: _Call) -> Iterator[str]:
+    if group.output_dir is not None:
+        yield from names.folder_problems(group.output_dir)
+
+
+def _names_of_model(group: ModelArguments, call: _Call) -> Iterator[str]:
+    if "model_name_or_path" not in call.hinted:
+        yield from names.model_problems(group.model_name_or_path)
+
+
+def _names_of_data(group: DataArguments, call: _Call) -> Iterator[str]:
+    if group.dataset_name is not None:
+        yield from names.dataset_problems(group.dataset_name)
+    elif call.verb == "train" and "dataset_name" not in call.given | call.hinted:
+        yield f"{NO_DATASET}; or use --config RECIPE"
+
+
+def _names_of_saved_model(name: str | None, call: _Call) -> Iterator[str]:
+    if name is not None:
+        yield from names.model_problems(name)
+    elif "model" not in call.hinted:
+        yield NO_MODEL
+
+
+def _names_of_evaluation(group: EvaluateArguments, call: _Call) -> Iterator[str]:
+    yield from _names_of_saved_model(group.model, call)
+    is_run = group.model is not None and (Path(group.model) / names.RECORD).is_file()
+    if "dataset_name" not in call.given | call.hinted and not is_run:
+        yield NO_DATASET
+    if group.output_dir is not None:
+        yield from names.folder_problems(group.output_dir)
+
+
+def _names_of_prediction(group: PredictArguments, call: _Call) -> Iterator[str]:
+    yield from _names_of_saved_model(group.model, call)
+    yield from names.image_problems(call.images)
+    if group.output is not None:
+        yield from names.table_problems(group.output)
+
+
+def _names_of_push(group: PushArguments, call: _Call) -> Iterator[str]:
+    if group.model is not None:
+        yield from names.run_problems(group.model)
+    elif "model" not in call.hinted:
+        yield "no run given: pass --model RUN"
+    if group.hub_model_id is None and "hub_model_id" not in call.hinted:
+        yield "no repository given: pass --hub_model_id OWNER/NAME"
+
+
+_NAMES: Mapping[type, Callable[[Any, _Call], Iterator[str]]] = {
+    ModelArguments: _names_of_model,
+    DataArguments: _names_of_data,
+    TrainerFlags: _names_of_training,
+    EvaluateArguments: _names_of_evaluation,
+    PredictArguments: _names_of_prediction,
+    PushArguments: _names_of_push,
+}
