@@ -2,12 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.arguments import checks
 from pipeline.arguments.selection import SelectionArguments
-from pipeline.arguments.strategy import StrategyArguments
 from pipeline.arguments.training import TrainerFlags, TrainingFlags
 from pipeline.config.command_line import CommandLine
 from pipeline.config.recipes import recipe_path
@@ -63,13 +62,33 @@ def read_groups(
     problems += user.problems
     if not positional:
         problems += map(_unexpected, user.positional)
-    read = Words(read.values | user.values, user.positional)
-    groups = tuple(_build(c, read.values) for c in light)
-    problems += checks.find_problems(groups)
+    values = read.values | user.values
+    strategies: list[dict[str, Any]] = [{}]
+    if values.get("auto") and "strategy" not in values:  # not chosen yet: a flag is valid if any strategy uses it
+        strategies = [{"strategy": strategy} for strategy in STRATEGIES]
+    found = []
+    for strategy in strategies:
+        groups = tuple(_build(c, values | strategy) for c in light)
+        found.append((_problems_of(groups, line), groups, values | strategy))
+    of_groups, groups, values = min(found, key=lambda option: len(option[0]))
+    return Words(values, user.positional), groups, problems + of_groups
+
+
+def _problems_of(groups: Sequence[Any], line: CommandLine) -> list[str]:
+    """Return what is wrong with torch-free groups, and the flags of the user that the strategy ignores.
+
+    A strategy that `--auto` chooses may ignore flags that do not shape the run.
+    """
+    problems = list(checks.find_problems(groups))
+    is_auto = False
     for group in groups:
         if isinstance(group, TrainerFlags):
             problems += checks.trainer_problems(group)
-    return read, groups, [*problems, *_without_effect(line, groups, problems)]
+        elif isinstance(group, SelectionArguments):
+            is_auto = group.auto and "strategy" not in line.given
+    named = {flag for problem in problems for flag in re.findall(r"--\w+", problem)}
+    ignored = checks.without_effect(groups, line.typed, forgive_neutral=is_auto)
+    return problems + [problem for problem in ignored if problem.split()[0] not in named]
 
 
 def _build(group_class: type, values: Mapping[str, Any]) -> Any:
@@ -79,25 +98,3 @@ def _build(group_class: type, values: Mapping[str, Any]) -> Any:
 def _unexpected(word: str) -> str:
     remedy = "write flags as --name value" if re.match(r"[A-Za-z_]\w*=", word) else "remove it, or add its flag"
     return f"unexpected argument {word!r}: {remedy}"
-
-
-def _without_effect(line: CommandLine, groups: Sequence[Any], problems: Sequence[str]) -> Iterator[str]:
-    """Yield the flags of the user that the strategy ignores, unless another problem names them.
-
-    A strategy that `--auto` chooses may ignore flags that do not shape the run. Before it has chosen, a flag is valid
-    if any strategy uses it.
-    """
-    settings = next((group for group in groups if isinstance(group, SelectionArguments)), None)
-    free = settings is not None and settings.auto and "strategy" not in line.given
-    found = list(checks.without_effect(groups, line.typed, forgive_neutral=free))
-    if free and not line.chosen:
-        others = [_with_strategy(groups, name) for name in STRATEGIES]
-        if not all([*checks.without_effect(other, line.typed, forgive_neutral=True)] for other in others):
-            return
-    named = {flag for problem in problems for flag in re.findall(r"--\w+", problem)}
-    yield from (problem for problem in found if problem.split()[0] not in named)
-
-
-def _with_strategy(groups: Sequence[Any], name: str) -> list[Any]:
-    change: Any = {"strategy": name}
-    return [dataclasses.replace(group, **change) if isinstance(group, StrategyArguments) else group for group in groups]

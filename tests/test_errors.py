@@ -1,0 +1,77 @@
+"""Secrets are masked, and errors from outside of the program are one line."""
+
+import errno
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from huggingface_hub.errors import LocalTokenNotFoundError
+from safetensors import SafetensorError
+
+from pipeline import cli
+from pipeline.errors import PipelineError, explain_outside_error, mask, mask_words
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("hf_AbCdEfGhIjKlMnOpQrSt is bad", "hf_*** is bad"),
+        ("--api_key=abc def", "--api_key=*** def"),
+        ("AKIAIOSFODNN7EXAMPLE", "AKIA***"),
+        ("ghp_abcdefghijklmnop1234", "ghp_***"),
+    ],
+)
+def test_a_secret_is_masked(text: str, shown: str) -> None:
+    assert mask(text) == shown
+    assert str(PipelineError(text)) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["hf_datasets/photos", "--average_tokens_across_devices=False", "/data/key=3/a.jpg", "--learning_rate=1"]
+)
+def test_other_words_are_not_masked(text: str) -> None:
+    assert mask(text) == text
+
+
+def test_the_recorded_command_has_no_secret() -> None:
+    words = ["train", "--hub_token", "abc", "--token=abc", "--seed", "1", "--api_key", "--auto"]
+    assert mask_words(words) == ["train", "--hub_token", "***", "--token=***", "--seed", "1", "--api_key", "--auto"]
+
+
+def test_a_log_line_has_no_secret() -> None:
+    record = logging.LogRecord("pipeline", logging.INFO, "", 0, "pushing with %s", ("hf_AbCdEfGhIjKlMnOp",), None)
+    assert cli._WithoutSecrets().format(record) == "pushing with hf_***"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOSPC, errno.EROFS, errno.ENAMETOOLONG, errno.EDQUOT])
+def test_an_error_of_the_system_names_path_and_remedy(number: int) -> None:
+    text = explain_outside_error(OSError(number, "the reason", "/data/x"))
+    assert text is not None
+    assert text.startswith("/data/x cannot be used (the reason): ")
+    wrapped = RuntimeError("library")
+    wrapped.__cause__ = OSError(number, "the reason", "/data/x")
+    assert explain_outside_error(wrapped) == text
+
+
+def test_errors_of_other_libraries_are_explained() -> None:
+    assert "free disk space" in str(explain_outside_error(SafetensorError("No space left on device (os error 28)")))
+    assert "hf auth login" in str(explain_outside_error(LocalTokenNotFoundError("no token")))
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "x"), ValueError("x"), OSError("x"), KeyError("x")])
+def test_a_bug_stays_a_traceback(error: Exception) -> None:
+    assert explain_outside_error(error) is None
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/" + "y" * 300])
+def test_a_path_that_is_too_long_is_one_line(vit_pipeline: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    words = ["--dataset_name=synthetic-flowers", "--model_name_or_path=synthetic-flowers-base"]
+    for flag in ("--output_dir", "--dataset_name", "--model_name_or_path", "--config"):
+        code, _, err = vit_pipeline("train", *words, f"{flag}={tmp_path / name}")
+        assert code == 2
+        assert "Traceback" not in err
+        assert err.startswith("error: ")
