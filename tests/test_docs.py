@@ -148,6 +148,16 @@ def test_the_tables_of_flags_list_every_flag_of_the_short_help() -> None:
     assert short - listed == set()
 
 
+def test_the_tables_of_flags_name_the_strategies_that_use_them() -> None:
+    roles = {name: role for group in config.GROUPS["train"] for name, role in flags_of(group).items()}
+    for names, strategies in re.findall(
+        r"^\| (`--.*?) \| .* \| ((?:full|lora|any)[^|]*) \|$", read(RECIPES_PAGE), re.MULTILINE
+    ):
+        used = strategies.partition(";")[0]
+        for name in set(re.findall(r"`--(\w+)`", names)) - {"streaming"}:
+            assert ", ".join(roles[name].strategies) == ("" if used == "any" else used), name
+
+
 def has_files(folder: Path) -> bool:
     """Return whether a folder holds more than the bytecode of files that are gone."""
     return any(path.is_file() and "__pycache__" not in path.parts for path in folder.rglob("*"))

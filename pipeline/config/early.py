@@ -24,11 +24,11 @@ GROUPS: Mapping[str, tuple[type, ...]] = {
     "train": (
         ModelArguments,
         DataArguments,
-        TrainerFlags,
-        StrategyArguments,
         ImageArguments,
         ObjectiveArguments,
+        StrategyArguments,
         SelectionArguments,
+        TrainerFlags,
     ),
     "evaluate": (EvaluateArguments, DataArguments),
     "predict": (PredictArguments,),

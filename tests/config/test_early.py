@@ -143,9 +143,10 @@ VALUES = {
     "optim": "sgd", "optim_args": "momentum=0.9", "report_to": "none", "eval_strategy": "epoch", "warmup_steps": "0.2",
     "save_strategy": "best", "metric_for_best_model": "loss", "class_weights": "balanced", "strategy": "lora",
     "head_init": "zero", "bad_images": "skip", "augmentation": "none", "precision": "fp32", "ddp_backend": "gloo",
-    "max_steps": "5", "torch_compile": "True", "keep_adapter": "True", "logging_strategy": "epoch", "debug": "underflow_overflow",
+    "max_steps": "5", "torch_compile": "True", "keep_adapter": "True", "logging_strategy": "epoch",
+    "debug": "underflow_overflow",
 }  # fmt: skip
-CHOICES = {
+CHOICES: dict[str, dict[str, object]] = {
     "head": {"strategy": "head", "precision": "bf16"},
     "full": {
         "strategy": "full", "num_train_epochs": 30, "global_batch_size": 32, "per_device_train_batch_size": 32,
