@@ -8,6 +8,7 @@ import difflib
 import functools
 import logging
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from pipeline.images.decode import IMAGE_EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
+_SEPARATORS = re.compile(r"[\\/]|\?d=")  # Label Studio writes /data/local-files/?d=images/1.jpg
 _MAX_COMPARED = 20_000  # the nearest match for a message is searched among this many file names
 
 
@@ -53,7 +55,7 @@ class ImageFolder:
         missing = {path: None for path, full in zip(written, paths, strict=True) if full and not self.exists(full)}
         if not missing:
             return paths
-        matches = {path: self._match(path, split) for path in missing if path}
+        matches = {path: files for path in missing if path and (files := self._match(path, split))}
         raise_problems(
             f"{table}: the image {path!r} does not exist, and several files match it: "
             f"{list_some([str(file) for file in files])}: write the path relative to the folder of the table, "
@@ -62,24 +64,27 @@ class ImageFolder:
             if len(files) > 1
         )
         existing = {full for path, full in zip(written, paths, strict=True) if path not in missing}
-        found = self._without_conflicts({path: files[0] for path, files in matches.items() if files}, existing)
+        found = self._without_conflicts({path: files[0] for path, files in matches.items()}, existing)
         self._log(missing=[path for path in missing if path], found=found, table=table)
         return [found.get(path, full) if path else None for path, full in zip(written, paths, strict=True)]
 
     def warn_of_unlisted(self, listed: Iterable[str | None]) -> None:
         """Log a warning for images next to the listed ones, and for folders with images, that no table lists."""
-        used = set(listed)
         root = f"{self.folder}/"
-        folders = {path.rpartition("/")[0] for path in used if path and path.startswith(root)}
-        images = [
-            f"{folder}/{name}"
-            for folder in sorted(folders)
-            for name in sorted(self._list(folder) or ())
+        used = defaultdict(set)
+        for path in listed:
+            if path and path.startswith(root):
+                folder, _, name = path.rpartition("/")
+                used[folder].add(name)
+        unlisted = [
+            f"{folder}/{name}".removeprefix(root)
+            for folder, names in sorted(used.items())
+            for name in sorted((self._list(folder) or set()) - names)
             if _is_image(name)
         ]
-        if unlisted := [image.removeprefix(root) for image in images if image not in used]:
+        if unlisted:
             logger.warning("%s: ignoring %d images that no table lists: %s", root, len(unlisted), list_some(unlisted))
-        entered = {folder.removeprefix(root).partition("/")[0] for folder in folders}
+        entered = {folder.removeprefix(root).partition("/")[0] for folder in used}
         others = [sub.name for sub in list_visible_folders(self.folder) if sub.name not in entered]
         if ignored := [name for name in others if contains_images(self.folder / name)]:
             logger.warning("%s: ignoring folders with images that no table lists: %s", root, list_some(ignored))
@@ -126,9 +131,9 @@ class ImageFolder:
     def _match(self, path: str, split: str | None) -> list[PurePosixPath]:
         """Return the files that match a path best. There are several if they match it equally well."""
         parts = _components(path)
-        if not parts:
+        files = self._files.get(_key(parts[-1])) if parts else None
+        if not files:
             return []
-        files = self._files.get(_key(parts[-1]), [])
         if split is not None and canonical_split(split) in self._splits:
             files = [file for file in files if _split_of(*file.parts[:-1]) in (None, canonical_split(split))]
         scores = {file: _score(parts, file) for file in files}
@@ -187,8 +192,8 @@ class ImageFolder:
 
 def _components(path: str) -> list[str]:
     r"""Return the names in a path, also of ``C:\images\1.jpg`` and ``/data/local-files/?d=images/1.jpg``."""
-    local = path.strip().rpartition("?d=")[2]  # how Label Studio writes the paths of local files
-    return [part for part in local.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    parts = _SEPARATORS.split(path.strip()) if "\\" in path or "?" in path else path.strip().split("/")
+    return [part for part in parts if part not in ("", ".", "..")]
 
 
 def _score(parts: Sequence[str], file: PurePosixPath) -> tuple[int, int]:
@@ -206,11 +211,11 @@ def _is_complete(path: str, file: PurePosixPath) -> bool:
 
 def _key(name: str) -> str:
     # macOS writes an umlaut as two characters and other systems write it as one.
-    return unicodedata.normalize("NFC", name).casefold()
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
 def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS
+    return name.lower().endswith(tuple(IMAGE_EXTENSIONS))
 
 
 def _split_of(*folders: str) -> str | None:
