@@ -4,31 +4,50 @@ Owns the usual column names, and the check that Parquet files and Hub datasets e
 `labels` reads the labels, and the `images` package decodes the images.
 """
 
+import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.compute
 
 from pipeline.errors import PipelineError, did_you_mean
+from pipeline.images.decode import IMAGE_EXTENSIONS
 
-# Column names to try when the column type is ambiguous. For labels, the first name in this list wins.
+logger = logging.getLogger(__name__)
+
+# Column names to try when the column type is ambiguous, as `_normalize` writes them.
 _IMAGE_NAMES = (
     *("image", "images", "img", "pixel_values", "file_name", "filename", "file"),
     *("image_path", "img_path", "filepath", "file_path", "path"),
 )
+# Columns of tables that can contain names of images, mostly without extension. The first group that is there is used.
+_IMAGE_ID_NAMES = (
+    ("image_id", "imageid", "img_id", "image_name", "imagename", "img_name", "isic_id", "photo", "picture", "photo_id"),
+    ("id", "id_code"),
+)
+# For labels, the first name in this list wins.
 _LABEL_NAMES = (
     *("label", "labels", "class", "target", "fine_label", "category", "cls"),
-    *("class_name", "label_name", "species"),
+    *("class_name", "label_name", "species", "classname", "labelname", "category_name", "class_label", "classes"),
+    *("breed", "diagnosis", "dx", "choice", "tag", "annotation", "class_id", "label_id", "category_id"),
 )
+# A single other column with one of these names contains no labels.
+_NEVER_LABELS = ("id", "index", "url", "uri", "caption", "text", "description", "prompt", "split", "width", "height")
+_UNNAMED = "unnamed"  # how pandas and `tables.text` name a column without a name
+_NUM_INSPECTED = 1000  # rows whose values show whether a column contains image paths
+_IMAGE_PATH = rf"(?i)^[^:]*(:[\\/][^:]*)?({'|'.join(map(re.escape, sorted(IMAGE_EXTENSIONS)))})\s*$"
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the image column and of the label column."""
+    """The names of the image column, of the label column, and of all other columns, which are ignored."""
 
     image: str
     label: str
+    ignored: tuple[str, ...]
 
 
 def find_columns(features: datasets.Features, *, image: str | None, label: str | None) -> Columns:
@@ -43,7 +62,8 @@ def find_columns(features: datasets.Features, *, image: str | None, label: str |
         PipelineError: If a requested column is missing, or not exactly one column qualifies.
     """
     image = find_image_column(features, requested=image)
-    return Columns(image, _find_label_column(features, requested=label, image=image))
+    label = _find_label_column(features, requested=label, image=image)
+    return Columns(image, label, tuple(name for name in features if name not in (image, label)))
 
 
 def find_image_column(features: datasets.Features, *, requested: str | None) -> str:
@@ -65,7 +85,7 @@ def find_image_column(features: datasets.Features, *, requested: str | None) -> 
     candidates_by_type = (
         [name for name, feature in columns.items() if _is_image(feature)],
         [name for name, feature in columns.items() if _is_bytes(feature)],
-        [name for name, feature in columns.items() if _is_text(feature) and name.lower() in _IMAGE_NAMES],
+        [name for name, feature in columns.items() if _is_text(feature) and _normalize(name) in _IMAGE_NAMES],
     )
     found = next((candidates for candidates in candidates_by_type if candidates), [])
     if len(found) > 1:
@@ -73,6 +93,35 @@ def find_image_column(features: datasets.Features, *, requested: str | None) -> 
     if not found:
         raise PipelineError(f"no image column found among the columns {_join(features)}: pass --image_column_name")
     return found[0]
+
+
+def find_path_column(rows: pa.Table, *, requested: str | None) -> str:
+    """Return the requested column with image paths or names, or find it by name, then by the values.
+
+    Raises:
+        PipelineError: If the requested column is missing, or not exactly one column qualifies.
+    """
+    features = datasets.Features.from_arrow_schema(rows.schema)
+    text: list[str] = [name for name, feature in features.items() if _is_text(feature)]
+    if requested is not None or not text:
+        return find_image_column(features, requested=requested)
+    with_paths = [name for name in text if _contains_paths(rows[name])]
+    groups: list[list[str]] = [
+        [name for name in text if _normalize(name) in group] for group in (_IMAGE_NAMES, *_IMAGE_ID_NAMES)
+    ]
+    for candidates in (groups[0], with_paths, *groups[1:]):
+        chosen = [name for name in candidates if name in with_paths] if len(candidates) > 1 else candidates
+        if len(chosen) == 1:
+            return chosen[0]
+        if candidates:
+            break
+    return find_image_column(features, requested=None)
+
+
+def has_label_column(features: datasets.Features, *, image: str) -> bool:
+    """Return whether a column is a label column by its type or name."""
+    others = {name: feature for name, feature in features.items() if name != image}
+    return any(_is_class_label(feature) or _normalize(name) in _LABEL_NAMES for name, feature in others.items())
 
 
 def select_images(split: datasets.Dataset, *, column: str) -> datasets.Dataset:
@@ -109,14 +158,18 @@ def _find_label_column(features: datasets.Features, *, requested: str | None, im
         _require_column(features, requested, flag="--label_column_name")
         return requested
     others: dict[str, Any] = {name: feature for name, feature in features.items() if name != image}
-    typed = [name for name, feature in others.items() if isinstance(feature, datasets.ClassLabel)]
+    typed = [name for name, feature in others.items() if _is_class_label(feature)]
     if len(typed) == 1:
         return typed[0]
-    candidates = {name.lower(): name for name in typed or others}
+    candidates = {_normalize(name): name for name in typed or others}
     if known := [candidates[name] for name in _LABEL_NAMES if name in candidates]:
         return known[0]
     if typed:
         raise PipelineError(f"several columns contain labels ({', '.join(typed)}): pass --label_column_name")
+    named = [name for name in others if not name.lower().startswith(_UNNAMED)]
+    if len(named) == 1 and _can_be_label(named[0], others[named[0]]):
+        logger.info("using %r, the only other column, as the label column", named[0])
+        return named[0]
     raise PipelineError(f"no label column found among the columns {_join(features)}: pass --label_column_name")
 
 
@@ -129,6 +182,28 @@ def _require_column(features: datasets.Features, name: str, *, flag: str) -> Non
 
 def _join(features: datasets.Features) -> str:
     return ", ".join(features)
+
+
+def _normalize(name: str) -> str:
+    """Return a column name in the form of the known names: ``image_path`` for ``Image Path``."""
+    return re.sub(r"[-\s]+", "_", name.strip().lower())
+
+
+def _contains_paths(values: pa.ChunkedArray) -> bool:
+    """Return whether the first values are paths with an image extension, and no URLs."""
+    first = values[:_NUM_INSPECTED].drop_null()
+    return len(first) > 0 and bool(
+        pyarrow.compute.all(pyarrow.compute.match_substring_regex(first, _IMAGE_PATH)).as_py()
+    )
+
+
+def _can_be_label(name: str, feature: Any) -> bool:
+    is_discrete = isinstance(feature, datasets.Value) and re.fullmatch(r"(large_)?string|u?int\d+|bool", feature.dtype)
+    return bool(is_discrete) and _normalize(name) not in _NEVER_LABELS
+
+
+def _is_class_label(feature: Any) -> bool:
+    return isinstance(feature, datasets.ClassLabel)
 
 
 def _is_image(feature: Any) -> bool:

@@ -3,6 +3,7 @@
 Owns this table. `sources` brings what the functions return into one format.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,23 @@ import datasets
 
 from pipeline.arguments.data import DataArguments
 from pipeline.config.names import is_hub_id, missing_dataset
+from pipeline.data.archives import find_archives, unpack_command
 from pipeline.data.flowers102 import load_oxford_flowers
-from pipeline.data.folders import read_image_folder
-from pipeline.data.tables import find_tables, read_parquet_files, read_text_files
-from pipeline.errors import PipelineError
+from pipeline.data.folders import list_files, read_image_folder
+from pipeline.data.tables.files import (
+    EXTENSIONS,
+    JSON_REMEDY,
+    contains_images,
+    find_extension,
+    has_class_folders,
+    is_json_table,
+)
+from pipeline.data.tables.read import read_parquet_files, read_text_files
+from pipeline.errors import PipelineError, list_some
 from pipeline.hub import load_hub_dataset
 from pipeline.synthetic.dataset import PRETRAINING, load_synthetic
+
+logger = logging.getLogger(__name__)
 
 HUB = "Hub dataset"
 
@@ -42,6 +54,23 @@ def _path(name: str) -> Path:
     return Path(name).expanduser()
 
 
+def _column_names(args: DataArguments) -> dict[str, str | None]:
+    return {"image_column": args.image_column_name, "label_column": args.label_column_name}
+
+
+def _read_class_folders(folder: Path) -> dict[str, datasets.Dataset]:
+    """Return the splits of class folders, unless the images are still in an archive."""
+    if not contains_images(folder) and (archives := find_archives(list_files(folder))):
+        raise PipelineError(
+            f"{folder} contains no images, only archives ({list_some([file.name for file in archives])}): "
+            f"unpack it first: {unpack_command(archives[0])}"
+        )
+    others = [file for file in folder.glob("*.json") if not is_json_table(file)]
+    if others and not has_class_folders(folder):
+        logger.warning("ignoring %s, which is not a table: %s", list_some([file.name for file in others]), JSON_REMEDY)
+    return read_image_folder(folder)
+
+
 # The first type that matches is used. To add a source type, write one function and add one entry here.
 SOURCE_TYPES: dict[str, SourceType] = {
     "synthetic-flowers": SourceType(
@@ -60,22 +89,22 @@ SOURCE_TYPES: dict[str, SourceType] = {
         follows_paths=True,
     ),
     "Parquet": SourceType(
-        matches=lambda name: bool(find_tables(_path(name), ".parquet")),
-        read=lambda name, _args: read_parquet_files(_path(name)),
+        matches=lambda name: find_extension(_path(name)) == ".parquet",
+        read=lambda name, args: read_parquet_files(_path(name), **_column_names(args)),
     ),
     "CSV": SourceType(
-        matches=lambda name: bool(find_tables(_path(name), ".csv")),
-        read=lambda name, args: read_text_files(_path(name), ".csv", image_column=args.image_column_name),
+        matches=lambda name: find_extension(_path(name)) in (".csv", ".tsv"),
+        read=lambda name, args: read_text_files(_path(name), **_column_names(args)),
         follows_paths=True,
     ),
-    "JSON lines": SourceType(
-        matches=lambda name: bool(find_tables(_path(name), ".jsonl")),
-        read=lambda name, args: read_text_files(_path(name), ".jsonl", image_column=args.image_column_name),
+    "JSON": SourceType(
+        matches=lambda name: find_extension(_path(name)) in (".json", ".jsonl", ".ndjson"),
+        read=lambda name, args: read_text_files(_path(name), **_column_names(args)),
         follows_paths=True,
     ),
     "class folders": SourceType(
         matches=lambda name: _path(name).is_dir(),
-        read=lambda name, _args: read_image_folder(_path(name)),
+        read=lambda name, _args: _read_class_folders(_path(name)),
         follows_paths=True,
     ),
     HUB: SourceType(
@@ -97,8 +126,11 @@ def find_source_type(name: str) -> str:
                 return source_type
     except OSError as error:  # for example a folder without read permission
         raise PipelineError(f"{error.filename} cannot be read: {error.strerror}") from error
-    if _path(name).exists():
-        raise PipelineError(f"{name} is not a supported file: pass a folder or a .parquet, .csv or .jsonl file")
+    path = _path(name)
+    if find_archives([path]) and path.exists():
+        raise PipelineError(f"{name} is an archive: unpack it first and pass the folder: {unpack_command(path)}")
+    if path.exists():
+        raise PipelineError(f"{name} is not a supported file: pass a folder or a file {', '.join(EXTENSIONS)}")
     raise PipelineError(missing_dataset(name))
 
 

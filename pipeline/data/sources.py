@@ -149,7 +149,12 @@ def _split_columns(
     features = next(iter(found.values())).features
     columns = find_columns(features, image=args.image_column_name, label=args.label_column_name)
     logger.info(
-        "read %s as %s (image column %r, label column %r)", args.dataset_name, source_type, columns.image, columns.label
+        "read %s as %s (image column %r, label column %r%s)",
+        args.dataset_name,
+        source_type,
+        columns.image,
+        columns.label,
+        f"; ignoring {list_some(columns.ignored, at_most=10)}" if columns.ignored else "",
     )
     raise_problems(
         f"{split_name} has no column {columns.image!r}, only {', '.join(split.features)}: "

@@ -15,6 +15,8 @@ from tests.data.conftest import (
     label_names_of,
     load,
     png_bytes,
+    save_images,
+    write_csv,
     write_parquet,
 )
 
@@ -49,9 +51,9 @@ def test_several_label_columns_raise_an_error_with_their_names(tmp_path: Path) -
 
 
 def test_missing_label_column_raises_an_error_with_the_existing_columns(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "train.parquet", ["a", "b"], label="remarks")
+    write_parquet(tmp_path / "train.parquet", ["a", "b"], label="caption")
     with pytest.raises(
-        PipelineError, match="no label column found among the columns image, remarks: pass --label_column_name"
+        PipelineError, match="no label column found among the columns image, caption: pass --label_column_name"
     ):
         load(tmp_path)
 
@@ -83,7 +85,10 @@ def test_column_flags_select_the_columns_and_are_logged(tmp_path: Path, caplog: 
     datasets.Dataset.from_dict(table, features=features).to_parquet(tmp_path / "train.parquet")
     splits = load(tmp_path, image_column_name="mask", label_column_name="color")
     assert_format(splits, "train", "validation")
-    assert f"read {tmp_path} as Parquet (image column 'mask', label column 'color')" in caplog.text
+    assert (
+        f"read {tmp_path} as Parquet (image column 'mask', label column 'color'; ignoring 'image', 'label')"
+        in caplog.text
+    )
 
 
 def test_fine_labels_are_preferred_to_coarse_labels(tmp_path: Path) -> None:
@@ -99,3 +104,35 @@ def test_split_without_the_image_column_raises_an_error(tmp_path: Path) -> None:
     write_parquet(tmp_path / "test.parquet", ["a", "b"], image="photo")
     with pytest.raises(PipelineError, match="test has no column 'image', only photo, label: use the same"):
         load(tmp_path)
+
+
+def test_the_only_other_column_is_the_label_column(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pipeline")
+    write_parquet(tmp_path / "train.parquet", ["a", "b"] * 2, label="remarks")
+    assert set(label_names_of(load(tmp_path)["train"])) == {"a", "b"}
+    assert "using 'remarks', the only other column, as the label column" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("image_id,age,dx", "0"),
+        ("id,breed,weight", "0"),
+        ("Image Path,Class Name,x", "0.png"),
+        ("image,id,choice", "0.png"),
+        ("lesion,Image Index,Label", "0.png"),
+        (",image,flower", "0"),
+    ],
+)
+def test_columns_are_found_by_the_names_of_the_ecosystem(header: str, row: str, tmp_path: Path) -> None:
+    save_images(tmp_path, "0.png")
+    columns = header.split(",")
+    label = next(name for name in columns if name in ("dx", "breed", "Class Name", "choice", "Label", "flower"))
+    image = (
+        next(name for name in columns if name in ("image", "Image Path", "image_id", "Image Index"))
+        if "breed" not in header
+        else "id"
+    )
+    lines = [",".join({label: value, image: row}.get(name, "7") for name in columns) for value in "abab"]
+    write_csv(tmp_path / "labels.csv", header, *lines)
+    assert set(label_names_of(load(tmp_path)["train"])) == {"a", "b"}

@@ -62,11 +62,37 @@ def test_misspelled_built_in_name_gets_a_suggestion() -> None:
 
 
 def test_unsupported_file_raises_an_error(tmp_path: Path) -> None:
-    (tmp_path / "flowers.zip").touch()
-    with pytest.raises(
-        PipelineError, match=r"is not a supported file: pass a folder or a \.parquet, \.csv or \.jsonl file"
-    ):
-        load(tmp_path / "flowers.zip")
+    (tmp_path / "flowers.xyz").touch()
+    with pytest.raises(PipelineError, match=r"is not a supported file: pass a folder or a file \.parquet, \.csv"):
+        load(tmp_path / "flowers.xyz")
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("a b.zip", "unzip '{folder}/a b.zip' -d '{folder}/a b'"),
+        ("a.tar.gz", "mkdir {folder}/a && tar -xf {folder}/a.tar.gz -C {folder}/a"),
+        ("a.7z", "7z x {folder}/a.7z -o{folder}/a"),
+    ],
+)
+def test_archives_raise_an_error_with_the_command_that_unpacks_them(name: str, command: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    for source in (tmp_path, tmp_path / name):
+        with pytest.raises(PipelineError, match="unpack it first") as caught:
+            load(source)
+        assert str(caught.value).endswith(command.format(folder=tmp_path))
+
+
+def test_json_files_that_are_not_tables_do_not_hide_class_folders(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_images(tmp_path, *(f"{name}/{number}.png" for name in "ab" for number in range(2)))
+    (tmp_path / "downloads.json").write_text('[{"file": "a/0.png", "status": "done"}]')
+    (tmp_path / "cat_to_name.json").write_text('{"1": "rose"}')
+    assert class_names_of(load(tmp_path)["train"]) == ["a", "b"]
+    (tmp_path / "coco.json").write_text('{"images": [], "annotations": []}')
+    with pytest.raises(PipelineError, match="coco.json is not a table: convert it to a CSV file"):
+        load(tmp_path / "coco.json")
 
 
 def test_all_invalid_arguments_are_reported_at_once() -> None:

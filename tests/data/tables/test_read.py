@@ -149,10 +149,13 @@ def test_csv_paths_are_relative_to_the_folder_of_the_file(tmp_path: Path) -> Non
             ["image,label", "https://example.com/1.png,a"],
             r": 1 images are URLs, not local files \(first: https://example",
         ),
-        (["image,label", "1.png,a,extra"], " is not a valid CSV table in UTF-8"),
         (
-            ["picture,label", "1.png,a"],
-            r": no image column found among the columns picture, label: pass --image_column_name",
+            ["image,label", "1.png,a,extra"],
+            r": 1 of 2 lines do not have 2 fields separated by ',' .*: line 2 \(1.png,a,",
+        ),
+        (
+            ["remark,label", "nice,a"],
+            r": no image column found among the columns remark, label: pass --image_column_name",
         ),
     ],
 )
@@ -250,7 +253,7 @@ def test_files_with_different_column_types_raise_an_error(tmp_path: Path) -> Non
     save_images(tmp_path, "1.png")
     for shard, label in enumerate(('"a"', "1")):
         (tmp_path / f"train-{shard}.jsonl").write_text(f'{{"file_name": "1.png", "label": {label}}}')
-    with pytest.raises(PipelineError, match=r"the \.jsonl files have different column types"):
+    with pytest.raises(PipelineError, match="the tables have different column types"):
         load(tmp_path)
 
 
@@ -268,3 +271,42 @@ def test_misspelled_table_name_raises_an_error(name: str, tmp_path: Path) -> Non
     with pytest.raises(PipelineError, match="looks like validation: rename it to 'validation'") as caught:
         load(tmp_path)
     assert ("'trian" in str(caught.value)) == ("trian" in name)
+
+
+# --- splits by the rows of a table
+
+
+def test_split_column_assigns_rows_to_splits(tmp_path: Path) -> None:
+    save_images(tmp_path, "1.png")
+    rows = [f"1.png,{label},{split}" for split in ("TRAIN", "valid", "test") for label in "ab"]
+    write_csv(tmp_path / "labels.csv", "image,label,split", *rows)
+    assert_format(load(tmp_path), "train", "validation", "test")
+    write_csv(tmp_path / "labels.csv", "image,label,split", *rows, "1.png,a,unassigned")
+    with pytest.raises(PipelineError, match="column 'split' assigns .*, but 'unassigned' is not a split: write"):
+        load(tmp_path)
+    write_csv(tmp_path / "labels.csv", "image,label,set", *("1.png,a,blue", "1.png,b,red") * 2)
+    assert_format(load(tmp_path), "train", "validation")
+
+
+def test_rows_are_assigned_to_the_folders_in_which_their_images_are_found(tmp_path: Path) -> None:
+    names = [f"{split}/{split}{i}.png" for split in ("train", "test") for i in range(4)]
+    save_images(tmp_path, *names)
+    rows = [f"C:\\{name.replace('/', chr(92))},{'ab'[int(name[-5]) % 2]}" for name in names]
+    write_csv(tmp_path / "labels.csv", "image,label", *rows)
+    splits = load(tmp_path)
+    assert file_names_of(splits["test"]) == [f"test{i}.png" for i in range(4)]
+
+
+def test_images_outside_split_folders_put_all_rows_into_train(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_images(tmp_path, "test/1.png", "more/2.png")
+    write_csv(tmp_path / "labels.csv", "image,label", *("test/1.png,a", "more/2.png,b") * 2)
+    assert_format(load(tmp_path), "train", "validation")
+    assert "2 of 4 images are not in one of the split folders 'test'; using all images as train" in caplog.text
+
+
+def test_shards_with_different_columns_raise_an_error(tmp_path: Path) -> None:
+    save_images(tmp_path, "1.png")
+    write_csv(tmp_path / "part-0.csv", "image,label", "1.png,a")
+    write_csv(tmp_path / "part-1.csv", "image,class", "1.png,b")
+    with pytest.raises(PipelineError, match=r"different columns \(image, label; image, class\): use the same columns"):
+        load(tmp_path)
