@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 
 from pipeline.arguments.data import DataArguments
+from pipeline.data.class_names import read_class_names
 from pipeline.data.flowers102 import load_oxford_flowers
 from pipeline.data.folders import read_image_folder
 from pipeline.data.tables import find_tables, read_parquet_files, read_text_files
@@ -39,6 +40,10 @@ class SourceType:
 
 def _path(name: str) -> Path:
     return Path(name).expanduser()
+
+
+def _listed_names(args: DataArguments) -> set[str]:
+    return read_class_names(args.class_names).keys if args.class_names else set()
 
 
 # The first type that matches is used. To add a source type, write one function and add one entry here.
@@ -74,7 +79,7 @@ SOURCE_TYPES: dict[str, SourceType] = {
     ),
     "class folders": SourceType(
         matches=lambda name: _path(name).is_dir(),
-        read=lambda name, _args: read_image_folder(_path(name)),
+        read=lambda name, args: read_image_folder(_path(name), class_names=_listed_names(args)),
         follows_paths=True,
     ),
     HUB: SourceType(

@@ -17,9 +17,9 @@ import pyarrow.dataset
 import pyarrow.json
 
 from pipeline.data.columns import find_image_column
-from pipeline.data.folders import list_visible, list_visible_folders
 from pipeline.data.splits import canonical_split, find_split_word, reject_misspelled_splits
 from pipeline.errors import PipelineError, list_some
+from pipeline.images.files import list_visible, list_visible_folders
 from pipeline.progress import progress_on_terminal_only
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from pipeline import config, distributed, hub
 from pipeline.arguments.data import NO_DATASET
 from pipeline.arguments.settings import GROUPS, NEUTRAL, Settings
 from pipeline.config import CommandLine
-from pipeline.data import fingerprint, sources
+from pipeline.data import report, sources
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import Predictions, write_predictions
@@ -140,7 +140,11 @@ def _load(
         reject_unsupported(classifier, settings)
         distributed.on_main_process(
             lambda: run_folder.start(
-                run, command=line.words, arguments=arguments, data=data, machine=settings.trainer.machine()
+                run,
+                command=line.words,
+                arguments=arguments,
+                data=data | dataclasses.asdict(splits.report),
+                machine=settings.trainer.machine(),
             )
         )
     return splits, classifier
@@ -192,7 +196,7 @@ def _describe(splits: datasets.DatasetDict, settings: Settings) -> dict[str, obj
     return {
         "name": remove_absolute_path(str(settings.data.dataset_name)),
         "revision": settings.data.dataset_revision,
-        "fingerprint": fingerprint.fingerprint(splits),
+        "fingerprint": report.fingerprint(splits),
         "classes": len(splits["train"].features["label"].names),
         "samples": {name: len(split) for name, split in splits.items()},
     }

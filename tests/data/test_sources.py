@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from pipeline.arguments.data import DataArguments
-from pipeline.data.fingerprint import fingerprint
+from pipeline.data.report import fingerprint
 from pipeline.data.source_types import SOURCE_TYPES
 from pipeline.data.sources import load_split, load_splits
 from pipeline.errors import PipelineError
@@ -164,7 +164,7 @@ def test_fingerprint_is_the_same_in_another_folder_and_process(tmp_path: Path) -
     assert len(expected) == 16
     program = (
         "from pipeline.arguments.data import DataArguments\n"
-        "from pipeline.data.fingerprint import fingerprint\n"
+        "from pipeline.data.report import fingerprint\n"
         "from pipeline.data.sources import load_splits\n"
         f"print(fingerprint(load_splits(DataArguments(dataset_name={str(copy)!r}))))"
     )

@@ -10,7 +10,7 @@ import datasets
 import pyarrow.dataset
 import pytest
 
-from pipeline.data.fingerprint import fingerprint
+from pipeline.data.report import fingerprint
 from pipeline.errors import PipelineError
 from tests.data.conftest import (
     assert_format,
