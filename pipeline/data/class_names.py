@@ -4,6 +4,7 @@ Owns the formats of this file, and which names are probably variants of one name
 """
 
 import csv
+import dataclasses
 import difflib
 import json
 import logging
@@ -30,11 +31,13 @@ class Reading:
     Attributes:
         entries: The keys of each class, and its new name.
         numbered: Whether the first key is the number of the line.
+        is_table: Whether the file has two columns, separated by tabs, commas or semicolons.
         problem: What is wrong with the file if it is read in this way.
     """
 
     entries: Sequence[tuple[tuple[str, ...], str]]
     numbered: bool = False
+    is_table: bool = False
     problem: str | None = None
 
 
@@ -116,7 +119,10 @@ def read_class_names(file: str) -> ClassNames:
     path = Path(file).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")
-        readings = list(_read_json(json.loads(text)) if path.suffix.lower() == ".json" else _read_lines(text))
+        extension = path.suffix.lower()
+        readings = list(_read_json(json.loads(text)) if extension == ".json" else _read_lines(text))
+        if extension in (".csv", ".tsv"):  # with two columns, no line of them is a name
+            readings = [reading for reading in readings if reading.is_table] or readings
     except OSError as error:
         raise PipelineError(f"--class_names {file} cannot be read ({error.strerror}): pass an existing file") from error
     except (ValueError, csv.Error) as error:
@@ -218,7 +224,7 @@ def _read_lines(text: str) -> Iterator[Reading]:
     for delimiter in "\t,;":
         rows = [row for row in csv.reader(filled, delimiter=delimiter) if row]
         if all(len(row) == 2 for row in rows):
-            yield _read_pairs(rows)
+            yield dataclasses.replace(_read_pairs(rows), is_table=True)
     words = [line.split(None, 1) for line in filled]
     if all(len(row) == 2 for row in words):
         yield _read_pairs(words)
