@@ -20,6 +20,7 @@ from pipeline.images.decode import IMAGE_EXTENSIONS
 from pipeline.images.files import (
     device_and_inode,
     holds_only_folders,
+    is_empty,
     is_file,
     is_folder,
     list_files,
@@ -160,7 +161,7 @@ def _find_splits_below_classes(root: Path, folders: Sequence[Path]) -> dict[str,
     for folder in folders:
         subfolders = list_visible_folders(folder) if holds_only_folders(folder) else []
         parts[folder] = subfolders if all(canonical_split(sub.name) for sub in subfolders) else []
-    filled = {folder: splits for folder, splits in parts.items() if splits or list_visible(folder)}
+    filled = {folder: splits for folder, splits in parts.items() if splits or not is_empty(folder)}
     without = [folder.name for folder, splits in filled.items() if not splits]
     if without:
         if several := next((folder for folder, splits in filled.items() if len(splits) > 1), None):
@@ -198,7 +199,7 @@ def _find_splits_one_level_below(
         for other in [*split_folders.values(), *found[:number]]
         if canonical_split(sub.name) == canonical_split(other.name)
     )
-    images = [folder.name for folder in others if folder not in inside and list_visible(folder)]
+    images = [folder.name for folder in others if folder not in inside and not is_empty(folder)]
     if images and not split_folders:
         raise PipelineError(
             f"{root}: {found[0].parent.relative_to(root)} holds split folders, and {list_some(images)} hold images: "
@@ -235,7 +236,7 @@ def _resolve_levels(
     inside = {
         name: list_visible_folders(_unwrap(folder)) if holds_only_folders(folder) else []
         for name, folder in classes
-        if list_visible(folder)
+        if not is_empty(folder)
     }
     lower = Counter(sub.name for subs in inside.values() for sub in subs)
     if not all(inside.values()) or len(lower) < 2 or max(lower.values()) < 2 or set(inside) <= set(class_names):

@@ -138,7 +138,9 @@ def load_split(
     if rename_model:
         class_names = rename_model_classes(class_names, new_names)
     labeled = _drop_unlabeled_test(found)
-    if args.min_images_per_class and "train" in labeled:
+    if args.min_images_per_class and "train" not in labeled:
+        logger.warning("ignoring --min_images_per_class, because %s has no train split", args.dataset_name)
+    elif args.min_images_per_class:
         labels = {key: part.labels for key, part in labeled.items()}
         labeled = _with_labels(labeled, drop_small_classes(labels, minimum=args.min_images_per_class))
     name = split or next((name for name in ("test", "validation") if name in labeled), ALL)

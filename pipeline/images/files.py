@@ -46,6 +46,12 @@ def _is_visible(entry: os.DirEntry[str]) -> bool:
     return not entry.name.startswith(".") and entry.name.lower() not in _LITTER
 
 
+def is_empty(folder: Path) -> bool:
+    """Return whether a folder has no visible entry."""
+    with os.scandir(folder) as entries:
+        return not any(map(_is_visible, entries))
+
+
 def holds_only_folders(folder: Path) -> bool:
     """Return whether there are folders and no images directly in a folder."""
     has_folders = False
