@@ -153,8 +153,8 @@ def rename_model_classes(class_names: Sequence[str], new_names: Mapping[str, str
     for name in class_names:
         by_name[new_names.get(name, name)].append(name)
     raise_problems(
-        f"the classes {list_some(old)} of the model have the same name {new!r}: give each its own name in --class_names "
-        "FILE, or in id2label of its config.json"
+        f"the classes {list_some(old)} of the model have the same name {new!r}: give each its own name "
+        "in --class_names FILE, or in id2label of its config.json"
         for new, old in by_name.items()
         if len(old) > 1
     )
