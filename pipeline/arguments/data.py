@@ -24,6 +24,17 @@ class DataArguments:
     label_column_name: str | None = flag(
         None, "Column with the labels. Default: detected from the column types and names."
     )
+    class_names: str | None = flag(
+        None,
+        "File that renames classes: LABEL,NAME lines (text, CSV, TSV, JSON), or one name per line.",
+        needs_all_images=(ANY,),
+    )
+    min_images_per_class: int | None = flag(
+        None,
+        "Drop classes with fewer training images from all splits. 1 keeps classes of one image in train only.",
+        minimum=1,
+        needs_all_images=(ANY,),
+    )
     validation_fraction: float = flag(
         0.15,
         "Fraction of the training images held out for validation (stratified) if the data has no validation split.",

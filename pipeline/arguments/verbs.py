@@ -28,6 +28,9 @@ class PredictArguments:
 
     model: str | None = flag(None, "Run folder or Hub id.")
     model_revision: str = flag("main", "Branch, tag or commit of a Hub model.")
+    class_names: str | None = flag(
+        None, "File that renames the classes of the model: LABEL,NAME lines, or one name per line."
+    )
     top_k: int = flag(5, "Number of labels per image.", minimum=1)
     output: str | None = flag(None, "Write FILE.csv, FILE.jsonl or FILE.parquet. Default: print a table.")
     bad_images: Literal["fail", "skip"] = flag(

@@ -1,41 +1,75 @@
 """Class folders: list their splits, classes and image files.
 
-Owns the rules that decide which folders are splits, which are classes, and which files are images. `tables` reads
-tables of labels that are stored next to the images.
+Owns the rules that decide which folders are splits and which are classes. `tables` reads tables of labels that are
+stored next to the images, and `images.files` lists files.
 """
 
-import errno
+import contextlib
 import logging
-import os
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 
 from pipeline.data.splits import canonical_split, reject_misspelled_splits
-from pipeline.errors import PipelineError, list_some
+from pipeline.errors import PipelineError, list_some, raise_problems
 from pipeline.images.decode import IMAGE_EXTENSIONS
+from pipeline.images.files import (
+    device_and_inode,
+    holds_only_folders,
+    is_empty,
+    is_file,
+    is_folder,
+    list_files,
+    list_visible,
+    list_visible_folders,
+)
 
 logger = logging.getLogger(__name__)
 
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
-def read_image_folder(root: Path) -> dict[str, datasets.Dataset]:
-    """List the images of class folders, with or without split folders above them.
+
+@dataclass(frozen=True)
+class _Split:
+    """The folders of a split.
+
+    Attributes:
+        folder: The folder of the split.
+        classes: Each class name with its folder. Several folders can have the same class.
+        has_own_files: Whether the files directly in ``folder`` belong to the split.
+    """
+
+    folder: Path
+    classes: Sequence[tuple[str, Path]]
+    has_own_files: bool = True
+
+
+def read_image_folder(root: Path, *, class_names: Collection[str] = ()) -> dict[str, datasets.Dataset]:
+    """List the images of class folders, with split folders above or below them, or without split folders.
 
     The ``imagefolder`` builder of `datasets` is not used, because it treats split names as labels and drops the
     labels when folders have different depths. Here each folder directly below the split is a class, and all images
     at any depth below it belong to this class.
 
+    Args:
+        root: The folder of the dataset. If it holds only one folder, that folder is read.
+        class_names: Names that the user listed. They decide if two levels of folders can be the classes.
+
     Returns:
         Splits with `image` (paths, not decoded) and `label` (the class name, or None outside class folders).
 
     Raises:
-        PipelineError: If there are no images, no image is in a class folder, or a folder cannot be read.
+        PipelineError: If there are no images, no image is in a class folder, the folders can be read in two ways, or a
+            folder cannot be read.
     """
     try:
-        splits = {name: _list_split(folder) for name, folder in _find_split_folders(root).items()}
+        found = _find_splits(_enter_wrappers(root), class_names=class_names)
+        splits = {name: _list_split(split) for name, split in found.items()}
+        _warn_of_siblings(root)
     except OSError as error:
         raise PipelineError(f"{error.filename} cannot be read: {error.strerror}") from error
     except UnicodeEncodeError as error:
@@ -43,46 +77,51 @@ def read_image_folder(root: Path) -> dict[str, datasets.Dataset]:
     if not any(len(split) for split in splits.values()):
         extensions = " ".join(sorted(IMAGE_EXTENSIONS))
         raise PipelineError(f"{root} contains no supported images: add files with one of the extensions {extensions}")
-    for name, split in splits.items():
-        # A test split without class folders is an unlabeled test split. `sources` removes it.
-        if canonical_split(name) != "test" and len(split) and split.data.column("label").null_count == len(split):
-            raise PipelineError(
-                f"{root}: the images of {name} are not in class folders: "
-                "move each image into a folder named after its class, for example rose/1.jpg or train/rose/1.jpg"
-            )
+    # A test split without class folders is an unlabeled test split. `sources` removes it.
+    raise_problems(
+        f"{root}: the images of {name} are not in class folders: "
+        "move each image into a folder named after its class, for example rose/1.jpg or train/rose/1.jpg"
+        for name, split in splits.items()
+        if canonical_split(name) != "test" and len(split) and split.data.column("label").null_count == len(split)
+    )
     return splits
 
 
-def list_files(folder: Path, *, ancestors: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """Yield all visible files below a folder, sorted by name. Follow links, but stop at link loops.
+def _enter_wrappers(root: Path) -> Path:
+    """Return the folder below the wrapper folders: folders that hold nothing but one folder.
 
-    Args:
-        folder: The folder to list.
-        ancestors: Device and inode of the folders that must not be entered again.
+    Raises:
+        PipelineError: If there is a table in the folder below them.
     """
-    identity = _device_and_inode(folder)
-    if identity in ancestors:
-        return
-    for entry in list_visible(folder):
-        if _is_folder(entry):
-            yield from list_files(Path(entry.path), ancestors=ancestors | {identity})
-        elif _is_file(entry):
-            yield Path(entry.path)
+    folder = _unwrap(root)
+    if folder != root:
+        if tables := [entry.name for entry in list_visible(folder) if Path(entry.name).suffix.lower() in _TABLES]:
+            raise PipelineError(f"{folder} has the tables {list_some(tables)}: pass --dataset_name {folder}")
+        wrappers = [parent for parent in folder.parents if parent.is_relative_to(root)]
+        files = sum(len(list_visible(wrapper)) - 1 for wrapper in wrappers)
+        ignored = f"; ignoring {files} files outside it" if files else ""
+        logger.warning("%s: reading its only folder, %s%s", root, folder.relative_to(root), ignored)
+    return folder
 
 
-def list_visible(folder: Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder that are not hidden, sorted by name."""
-    with os.scandir(folder) as entries:  # unlike iterdir, scandir knows each entry's type without another system call
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+def _unwrap(folder: Path) -> Path:
+    seen = set()
+    while (identity := device_and_inode(folder)) not in seen:  # a link can lead back to a wrapper
+        seen.add(identity)
+        entries = list_visible(folder)
+        folders = [Path(entry.path) for entry in entries if is_folder(entry)]
+        has_rows = any(Path(entry.name).suffix.lower() in IMAGE_EXTENSIONS.union(_TABLES) for entry in entries)
+        if has_rows or len(folders) != 1 or canonical_split(folders[0].name):
+            break
+        has_table = any(Path(entry.name).suffix.lower() in _TABLES for entry in list_visible(folders[0]))
+        if not (has_table or holds_only_folders(folders[0])):
+            break
+        folder = folders[0]
+    return folder
 
 
-def list_visible_folders(folder: Path) -> list[Path]:
-    """Return the subfolders of a folder that are not hidden, sorted by name."""
-    return [Path(entry.path) for entry in list_visible(folder) if _is_folder(entry)]
-
-
-def _find_split_folders(root: Path) -> dict[str, Path]:
-    """Return the split folders by name, or the root as the only split.
+def _find_splits(root: Path, *, class_names: Collection[str]) -> dict[str, _Split]:
+    """Return the splits by name, or the root as the only split.
 
     ``train`` can also be a class, next to ``car`` and ``bus``. If there are folders with other names, the folders
     with split names are splits only if at least one of them contains class folders.
@@ -90,22 +129,148 @@ def _find_split_folders(root: Path) -> dict[str, Path]:
     folders = list_visible_folders(root)
     split_folders = {folder.name: folder for folder in folders if canonical_split(folder.name)}
     others = [folder for folder in folders if folder.name not in split_folders]
+    if not split_folders and (below := _find_splits_below_classes(root, others)):
+        return {
+            name: _Split(root, _resolve_levels(root, classes, class_names), has_own_files=name == next(iter(below)))
+            for name, classes in below.items()
+        }
     nested = [folder.name for folder in others if list_visible_folders(folder)]
     reject_misspelled_splits(nested, split_names=list(split_folders), folder=root)
+    if lower := _find_splits_one_level_below(root, others, split_folders):
+        split_folders |= lower
+        others = [folder for folder in others if not any(split.is_relative_to(folder) for split in lower.values())]
     if not split_folders or (others and not any(map(list_visible_folders, split_folders.values()))):
-        return {"train": root}
+        return {"train": _Split(root, _resolve_levels(root, _by_name(root), class_names))}
     if others:
         names = list_some([folder.name for folder in others])
         logger.warning("%s: ignoring folders that are not splits: %s", root, names)
-    return split_folders
+    split_folders = _unwrap_splits(split_folders)
+    return {
+        name: _Split(folder, _resolve_levels(folder, _by_name(folder), class_names))
+        for name, folder in split_folders.items()
+    }
 
 
-def _list_split(folder: Path) -> datasets.Dataset:
+def _find_splits_below_classes(root: Path, folders: Sequence[Path]) -> dict[str, list[tuple[str, Path]]]:
+    """Return the class folders of each split if all class folders hold only split folders (``rose/train/1.jpg``).
+
+    Raises:
+        PipelineError: If some class folders hold several split folders, and others do not.
+    """
+    parts: dict[Path, list[Path]] = {}
+    for folder in folders:
+        subfolders = list_visible_folders(folder) if holds_only_folders(folder) else []
+        parts[folder] = subfolders if all(canonical_split(sub.name) for sub in subfolders) else []
+    filled = {folder: splits for folder, splits in parts.items() if splits or not is_empty(folder)}
+    without = [folder.name for folder, splits in filled.items() if not splits]
+    if without:
+        if several := next((folder for folder, splits in filled.items() if len(splits) > 1), None):
+            raise PipelineError(
+                f"{root}: {several.name!r} is divided into splits ({list_some([s.name for s in filled[several]])}), "
+                f"but not {list_some(without)}: divide all classes, or put the class folders into split folders"
+            )
+        return {}
+    splits = defaultdict(list)
+    for folder, subfolders in filled.items():
+        for sub in subfolders:
+            splits[canonical_split(sub.name) or ""].append((folder.name, sub))
+    if splits:
+        logger.warning("%s: reading the split folders below the class folders: %s", root, ", ".join(splits))
+    return splits
+
+
+def _find_splits_one_level_below(
+    root: Path, others: Sequence[Path], split_folders: Mapping[str, Path]
+) -> dict[str, Path]:
+    """Return the split folders in one of the other folders: ``data/train/rose`` next to ``test/rose``.
+
+    Raises:
+        PipelineError: If a split is found twice, or the other folders hold images.
+    """
+    inside = {folder: list_visible_folders(_unwrap(folder)) for folder in others if holds_only_folders(folder)}
+    found = [sub for subs in inside.values() for sub in subs if canonical_split(sub.name) and list_visible_folders(sub)]
+    parents = {sub.parent for sub in found}
+    if not found or (len(parents) > 1 and not split_folders):
+        return {}
+    raise_problems(
+        f"{root}: {canonical_split(sub.name)} is at {sub.relative_to(root)} and at {other.relative_to(root)}: "
+        f"pass --dataset_name with one of the parent folders, or remove one"
+        for number, sub in enumerate(found)
+        for other in [*split_folders.values(), *found[:number]]
+        if canonical_split(sub.name) == canonical_split(other.name)
+    )
+    images = [folder.name for folder in others if folder not in inside and not is_empty(folder)]
+    if images and not split_folders:
+        raise PipelineError(
+            f"{root}: {found[0].parent.relative_to(root)} holds split folders, and {list_some(images)} hold images: "
+            f"pass --dataset_name {found[0].parent}, or move it elsewhere"
+        )
+    names = ", ".join(str(sub.relative_to(root)) for sub in found)
+    logger.warning("%s: reading the split folders one level below: %s", root, names)
+    return {sub.name: sub for sub in found}
+
+
+def _unwrap_splits(split_folders: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the split folders without the wrapper folders of train (``train/images/rose``) in all of them."""
+    train = next((folder for name, folder in split_folders.items() if canonical_split(name) == "train"), None)
+    wrapper = _unwrap(train).relative_to(train) if train else Path()
+    return {
+        name: folder / wrapper if wrapper.parts and (folder / wrapper).is_dir() else folder
+        for name, folder in split_folders.items()
+    }
+
+
+def _by_name(folder: Path) -> list[tuple[str, Path]]:
+    return [(subfolder.name, subfolder) for subfolder in list_visible_folders(folder)]
+
+
+def _resolve_levels(
+    root: Path, classes: Sequence[tuple[str, Path]], class_names: Collection[str]
+) -> Sequence[tuple[str, Path]]:
+    """Return the class folders. They are one level lower if the listed class names are there.
+
+    Raises:
+        PipelineError: If several folders contain the same folders (``batch1/cat``, ``batch2/cat``), and the listed
+            class names do not decide which level holds the classes.
+    """
+    inside = {
+        name: list_visible_folders(_unwrap(folder)) if holds_only_folders(folder) else []
+        for name, folder in classes
+        if not is_empty(folder)
+    }
+    lower = Counter(sub.name for subs in inside.values() for sub in subs)
+    if not all(inside.values()) or len(lower) < 2 or max(lower.values()) < 2 or set(inside) <= set(class_names):
+        return classes
+    if set(lower) <= set(class_names):
+        logger.warning("%s: the classes of --class_names are in each of %s", root, list_some(list(inside)))
+        return [(sub.name, sub) for subs in inside.values() for sub in subs]
+    raise PipelineError(
+        f"{root}: the folders {list_some(list(inside))} contain the same folders ({list_some(sorted(lower))}), so "
+        "both can be the classes: pass --class_names FILE with the names of the classes, one per line, "
+        f"or pass one folder ({root / next(iter(inside))}), or rename the folders if they are splits"
+    )
+
+
+def _warn_of_siblings(root: Path) -> None:
+    """Log a warning if the dataset is a train folder with other split folders next to it."""
+    folder = root.resolve()
+    if canonical_split(folder.name) != "train":
+        return
+    with contextlib.suppress(OSError):
+        names = [sibling.name for sibling in list_visible_folders(folder.parent)]
+        if siblings := [name for name in names if canonical_split(name) in ("validation", "test")]:
+            logger.warning(
+                "%s: not reading the splits next to it (%s); --dataset_name %s reads all splits",
+                *(root, ", ".join(siblings), root.parent),
+            )
+
+
+def _list_split(split: _Split) -> datasets.Dataset:
     paths: list[str] = []
     labels: list[str | None] = []
     ignored: Counter[str] = Counter()
     empty: list[str] = []
-    for class_name, files in _class_folders(folder):
+    for class_name, files in _class_files(split):
         images = [str(file) for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
         ignored.update(file.suffix for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS)
         paths += images
@@ -114,41 +279,22 @@ def _list_split(folder: Path) -> datasets.Dataset:
             empty.append(class_name)
     if ignored:
         counts = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in ignored.items())
-        logger.warning("%s: ignoring %d files that are not supported images: %s", folder, ignored.total(), counts)
+        logger.warning("%s: ignoring %d files that are not supported images: %s", split.folder, ignored.total(), counts)
     if empty:
-        logger.warning("%s: ignoring %d class folders without images: %s", folder, len(empty), list_some(empty))
+        logger.warning("%s: ignoring %d class folders without images: %s", split.folder, len(empty), list_some(empty))
     features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("string")})
     return datasets.Dataset.from_dict({"image": paths, "label": labels}, features=features)
 
 
-def _class_folders(folder: Path) -> Iterator[tuple[str | None, list[Path]]]:
-    """Yield each class name with its files, then None with the files that are directly in the folder."""
+def _class_files(split: _Split) -> Iterator[tuple[str | None, list[Path]]]:
+    """Yield each class name with its files, then None with the files that are outside the class folders."""
     # Following a link to one of these folders would add other classes or the test images to this class.
-    ancestors = frozenset(_device_and_inode(parent) for parent in (folder, *folder.resolve().parents))
-    for class_folder in list_visible_folders(folder):
-        # macOS writes an umlaut as two characters and other systems write it as one. NFC makes both the same class.
-        yield unicodedata.normalize("NFC", class_folder.name), list(list_files(class_folder, ancestors=ancestors))
-    yield None, [Path(entry.path) for entry in list_visible(folder) if _is_file(entry)]
-
-
-def _device_and_inode(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        return False  # a link that points to itself
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    if not entry.is_symlink():
-        return entry.is_file()
-    # A broken link stays in the list, so that it is reported as an unreadable image. A named pipe is excluded,
-    # because reading it would block.
-    path = Path(entry.path)
-    return path.is_file() or not path.exists()
+    ancestors = frozenset(device_and_inode(parent) for parent in (split.folder, *split.folder.resolve().parents))
+    # macOS writes an umlaut as two characters and other systems write it as one. NFC makes both the same class, but
+    # two such folders next to each other stay two classes, which are then rejected.
+    composed = {name: unicodedata.normalize("NFC", name) for name, _ in split.classes}
+    twice = Counter(composed.values())
+    for name, folder in split.classes:
+        yield composed[name] if twice[composed[name]] == 1 else name, list(list_files(folder, ancestors=ancestors))
+    if split.has_own_files:
+        yield None, [Path(entry.path) for entry in list_visible(split.folder) if is_file(entry)]

@@ -1,19 +1,23 @@
 """Labels: convert a label column of any type to class indices, and check the labels.
 
-Owns how class names are derived from a column, their order, and the rules that the classes of different splits must
-follow. `columns` finds the label column, and `splits` selects rows.
+Owns how class names are derived from a column, their order, which values mean that a row has no label, and the rules
+that the classes of different splits must follow. `columns` finds the label column, `class_names` renames and compares
+class names, and `splits` selects rows.
 """
 
+import dataclasses
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
+from pipeline.data.class_names import count_images, find_nearest, find_variants, say_nearest, say_similar
 from pipeline.data.splits import Integers, canonical_split
 from pipeline.errors import PipelineError, list_some
 
@@ -21,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 UNLABELED = -1
 _LABEL_TYPES = re.compile(r"(large_)?string|u?int\d+|float\d+|bool|null")
-_NO_LABEL = ("", "-1")  # how text and number columns mark a row without a label, other than null
+_MISSING_WORDS = ("nan", "NaN", "<NA>")  # how Python and pandas write a missing value as text
+_MINUS_ONE, _ONE = ("-1", "-1.0"), ("1", "1.0")
 
 
 @dataclass(frozen=True)
@@ -31,27 +36,58 @@ class Labels:
     Attributes:
         indices: One class index per row (an index into ``names``), or `UNLABELED`.
         names: The class names.
+        declared: Whether the data lists the class names (`ClassLabel`), so that they were not derived from values.
+        missing: The values that mean "no label", other than empty cells, with their numbers of rows.
+        num_dropped: The number of rows whose class was dropped (`--min_images_per_class`).
     """
 
     indices: Integers
     names: tuple[str, ...]
+    declared: bool = False
+    missing: Mapping[str, int] = field(default_factory=dict)
+    num_dropped: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of images of each class that occurs in at least one row."""
+        used = np.bincount(self.indices[self.indices != UNLABELED], minlength=len(self.names))
+        return {name: int(count) for name, count in zip(self.names, used, strict=True) if count}
 
     @property
     def used(self) -> tuple[str, ...]:
         """The class names that occur in at least one row."""
-        return tuple(self.names[index] for index in np.unique(self.indices) if index != UNLABELED)
+        return tuple(self.counts)
 
     @property
     def num_unlabeled(self) -> int:
-        """The number of rows without a label."""
-        return int(np.count_nonzero(self.indices == UNLABELED))
+        """The number of rows without a label in the data."""
+        return int(np.count_nonzero(self.indices == UNLABELED)) - self.num_dropped
+
+    @property
+    def missing_values(self) -> str:
+        """The values that mean "no label", in brackets, for messages. Empty if there are none."""
+        return f" ({', '.join(f'{value!r} in {rows}' for value, rows in self.missing.items())})" if self.missing else ""
 
     def aligned_to(self, names: Sequence[str]) -> Integers:
-        """Return the class indices relative to other class names, which must include every used name."""
+        """Return the class indices relative to other class names. Rows of all other classes become `UNLABELED`."""
         index_of = {name: index for index, name in enumerate(names)}
         # UNLABELED is -1, so it selects the last entry of the lookup table.
         lookup = np.array([index_of.get(name, UNLABELED) for name in self.names] + [UNLABELED])
         return lookup[self.indices]
+
+    def limited_to(self, names: Collection[str]) -> "Labels":
+        """Return the labels with these class names only. Rows of all other classes become `UNLABELED`."""
+        names = set(names)
+        kept = tuple(name for name in self.names if name in names)
+        return dataclasses.replace(self, indices=self.aligned_to(kept), names=kept)
+
+    def renamed(self, new_names: Mapping[str, str]) -> "Labels":
+        """Return the labels with new class names in the same order. Classes with the same new name are merged."""
+        renamed = [new_names.get(name, name) for name in self.names]
+        names = tuple(dict.fromkeys(renamed))
+        return dataclasses.replace(
+            self, indices=dataclasses.replace(self, names=tuple(renamed)).aligned_to(names), names=names
+        )
 
 
 def read_integers(split: datasets.Dataset, column: str = "label") -> Integers:
@@ -67,7 +103,8 @@ def read_integers(split: datasets.Dataset, column: str = "label") -> Integers:
 def read_labels(split: datasets.Dataset, *, column: str) -> Labels:
     """Return the labels of a split. All rows are `UNLABELED` if the column is missing.
 
-    The names of a `ClassLabel` keep their order. Names from a text or number column are sorted.
+    The names of a `ClassLabel` keep their order. Names from a text or number column are sorted; values such as ``-1``
+    and ``nan`` are among them until `drop_missing_values`.
 
     Raises:
         PipelineError: If the column does not contain labels, or a class index has no name.
@@ -84,35 +121,111 @@ def read_labels(split: datasets.Dataset, *, column: str) -> Labels:
                 f"column {column} contains the class index {invalid[0]}, but it has only {len(feature.names)} class "
                 "names: correct the labels or the class names"
             )
-        return Labels(indices, tuple(feature.names))
+        return Labels(indices, tuple(feature.names), declared=True)
     encoded = _to_text(values, feature, column=column).dictionary_encode()
-    indices = encoded.indices.fill_null(UNLABELED).to_numpy(zero_copy_only=False)
-    return _sort_class_names(indices.astype(np.int64), encoded.dictionary.to_pylist())
+    indices = encoded.indices.fill_null(UNLABELED).to_numpy(zero_copy_only=False).astype(np.int64)
+    labels = Labels(indices, tuple(encoded.dictionary.to_pylist()))
+    return _sorted(labels)
+
+
+def drop_missing_values(splits: Mapping[str, Labels], *, keep: Collection[str] = ()) -> dict[str, Labels]:
+    """Return the labels without the values that mean "no label" in a text or number column.
+
+    These are ``nan``, ``NaN`` and ``<NA>``, and ``-1``, except if 1 is the only other value of all splits: then -1 and
+    1 are the two classes, as in the attributes of CelebA.
+
+    Args:
+        splits: The labels of all splits.
+        keep: Values that are classes, because the user listed them.
+    """
+    values = {name for labels in splits.values() if not labels.declared for name in labels.names} - set(keep)
+    missing = {value for value in values if value.strip() in _MISSING_WORDS}
+    minus_one = {value for value in values if value.strip() in _MINUS_ONE}
+    others = values - missing - minus_one
+    if minus_one and others and all(value.strip() in _ONE for value in others):
+        logger.warning("the label values are -1 and 1, so -1 is a class and does not mean a missing label")
+    else:
+        missing |= minus_one
+    return {name: labels if labels.declared else _without(labels, missing) for name, labels in splits.items()}
 
 
 def natural_order(names: Iterable[str]) -> list[str]:
-    """Return names sorted: first numbers by value (2 before 10), then all other names alphabetically."""
-    return sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+    """Return names sorted: first integers by value (2 before 10), then all other names alphabetically."""
+    return sorted(names, key=lambda name: (0, int(name), name) if name.removeprefix("-").isdecimal() else (1, 0, name))
 
 
-def find_label_problems(splits: Mapping[str, Labels]) -> list[str]:
-    """Return one error message for each problem that prevents training or evaluation with these labels."""
-    train_classes = set(splits["train"].used)
-    problems = []
-    if len(train_classes) == 1:
-        problems.append(f"train has only one class, {min(train_classes)!r}: add images of at least one more class")
-    elif all(canonical_split(name) for name in train_classes):
-        problems.append(
-            f"the class names {list_some(sorted(train_classes))} are all split names: "
+def drop_small_classes(splits: Mapping[str, Labels], *, minimum: int) -> dict[str, Labels]:
+    """Return the labels without the classes that have fewer images in train, with a warning that names them.
+
+    Raises:
+        PipelineError: If a split has no images left.
+    """
+    in_train = splits["train"].counts
+    occurring = dict.fromkeys(name for labels in splits.values() for name in labels.used)
+    small = {name: in_train.get(name, 0) for name in occurring if in_train.get(name, 0) < minimum}
+    if not small:
+        return dict(splits)
+    rows = {split: sum(labels.counts.get(name, 0) for name in small) for split, labels in splits.items()}
+    logger.warning(
+        "--min_images_per_class %d: dropping %d of %d classes from all splits: %s; skipping their images: %s",
+        *(minimum, len(small), len(occurring), count_images(small)),
+        ", ".join(f"{count} in {split}" for split, count in rows.items()),
+    )
+    kept = [name for name in splits["train"].names if name not in small]
+    left = {
+        split: dataclasses.replace(labels.limited_to(kept), num_dropped=rows[split]) for split, labels in splits.items()
+    }
+    if empty := [split for split, labels in left.items() if not labels.used]:
+        raise PipelineError(
+            f"--min_images_per_class {minimum} drops all images of {', '.join(empty)}: use a smaller number"
+        )
+    return left
+
+
+def find_spelling_problems(splits: Mapping[str, Labels], *, listed: Collection[str] = ()) -> Iterator[str]:
+    """Yield one error message for each group of class names that are probably variants of one name.
+
+    Args:
+        splits: The labels of all splits.
+        listed: Class names that the user listed, so that their differences are intended.
+    """
+    train = splits["train"]
+    for variants in [] if train.declared else find_variants(train.used):
+        if not set(variants) <= set(listed):
+            counted = count_images({name: train.counts[name] for name in variants})
+            yield (
+                f"train has classes that differ only in case, blanks or Unicode form: {counted}\n"
+                "correct the labels, or pass --class_names FILE, which can merge them or list them all to keep them"
+            )
+    for split_name, unknown in _unknown_classes(splits).items():
+        if nearest := find_nearest(unknown, train.used):
+            near = say_nearest(nearest, owner="train")
+            yield (
+                f"{split_name} has {near}: use the same names in all splits, or rename them with --class_names FILE "
+                "(one line per class: OLD,NEW)"
+            )
+
+
+def find_label_problems(splits: Mapping[str, Labels]) -> Iterator[str]:
+    """Yield one error message for each problem that prevents training with these labels."""
+    train = splits["train"]
+    if len(train.used) == 1:
+        skipped = f" and values that mean no label{train.missing_values}" if train.missing else ""
+        yield f"train has only one class, {train.used[0]!r}{skipped}: add images of at least one more class"
+    elif all(canonical_split(name) for name in train.used):
+        yield (
+            f"the class names {list_some(sorted(train.used))} are all split names: "
             "put class folders inside the split folders (train/rose/1.jpg) or pass --label_column_name"
         )
-    for split_name, labels in splits.items():
-        if unknown := [name for name in labels.used if name not in train_classes]:
-            problems.append(
-                f"{split_name} has classes without images in train ({list_some(unknown)}): "
-                f"add images of them to train, or remove them from {split_name}"
+    for split_name, unknown in _unknown_classes(splits).items():
+        near = find_nearest(unknown, train.used)  # `find_spelling_problems` reports them
+        if new := [name for name in unknown if name not in near]:
+            similar = say_similar(new, train.used)
+            yield (
+                f"{split_name} has classes without images in train ({list_some(new)}{similar and f'; {similar}'}): "
+                f"add images of them to train, remove them from {split_name}, or pass --min_images_per_class 1 to "
+                "skip them"
             )
-    return problems
 
 
 def warn_of_missing_classes(splits: Mapping[str, Labels], *, names: Sequence[str]) -> None:
@@ -124,13 +237,21 @@ def warn_of_missing_classes(splits: Mapping[str, Labels], *, names: Sequence[str
             logger.warning("%s has no images of %d of %d classes: %s", split_name, len(missing), len(names), listed)
 
 
+def _unknown_classes(splits: Mapping[str, Labels]) -> dict[str, list[str]]:
+    """Return the classes of each split that train does not have."""
+    known = set(splits["train"].used)
+    return {split: [name for name in labels.used if name not in known] for split, labels in splits.items()}
+
+
 def _to_text(values: pa.Array, feature: Any, *, column: str) -> pa.Array:
+    """Return the values as text. Empty cells, blank text and the number NaN are null."""
     if not (isinstance(feature, datasets.Value) and _LABEL_TYPES.fullmatch(feature.dtype)):
         raise PipelineError(
             f"column {column} contains {feature}, not labels: "
             "pass --label_column_name with a column that has one text or integer label per image"
         )
     if feature.dtype.startswith("float"):  # pandas stores integers with missing values as floats
+        values = pyarrow.compute.if_else(pyarrow.compute.is_nan(values), None, values)
         try:
             values = values.cast(pa.int64())
         except pa.ArrowInvalid as error:
@@ -138,9 +259,17 @@ def _to_text(values: pa.Array, feature: Any, *, column: str) -> pa.Array:
                 f"column {column} contains numbers that are not integers ({error}): "
                 "pass --label_column_name with a column of text or integer labels"
             ) from error
-    return values.cast(pa.string())
+    text = values.cast(pa.string())
+    blank = pyarrow.compute.equal(pyarrow.compute.utf8_trim_whitespace(text), "")
+    return pyarrow.compute.if_else(blank, None, text)
 
 
-def _sort_class_names(indices: Integers, values: Sequence[str]) -> Labels:
-    names = natural_order(value for value in values if value not in _NO_LABEL)
-    return Labels(Labels(indices, tuple(values)).aligned_to(names), tuple(names))
+def _sorted(labels: Labels) -> Labels:
+    names = natural_order(labels.names)
+    return dataclasses.replace(labels, indices=labels.aligned_to(names), names=tuple(names))
+
+
+def _without(labels: Labels, values: Collection[str]) -> Labels:
+    missing = {name: rows for name, rows in labels.counts.items() if name in values}
+    kept = [name for name in labels.names if name not in values]
+    return dataclasses.replace(labels.limited_to(kept), missing=missing)

@@ -13,8 +13,9 @@ import datasets
 from pipeline.arguments.data import DataArguments
 from pipeline.config.names import is_hub_id, missing_dataset
 from pipeline.data.archives import find_archives, unpack_command
+from pipeline.data.class_names import read_class_names
 from pipeline.data.flowers102 import load_oxford_flowers
-from pipeline.data.folders import list_files, read_image_folder
+from pipeline.data.folders import read_image_folder
 from pipeline.data.tables.files import (
     EXTENSIONS,
     JSON_REMEDY,
@@ -26,6 +27,7 @@ from pipeline.data.tables.files import (
 from pipeline.data.tables.read import read_parquet_files, read_text_files
 from pipeline.errors import PipelineError, list_some
 from pipeline.hub import load_hub_dataset
+from pipeline.images.files import list_files
 from pipeline.synthetic.dataset import PRETRAINING, load_synthetic
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def _column_names(args: DataArguments) -> dict[str, str | None]:
     return {"image_column": args.image_column_name, "label_column": args.label_column_name}
 
 
-def _read_class_folders(folder: Path) -> dict[str, datasets.Dataset]:
+def _read_class_folders(folder: Path, args: DataArguments) -> dict[str, datasets.Dataset]:
     """Return the splits of class folders, unless the images are still in an archive."""
     if not contains_images(folder) and (archives := find_archives(list_files(folder))):
         raise PipelineError(
@@ -68,7 +70,8 @@ def _read_class_folders(folder: Path) -> dict[str, datasets.Dataset]:
     others = [file for file in folder.glob("*.json") if not is_json_table(file)]
     if others and not has_class_folders(folder):
         logger.warning("ignoring %s, which is not a table: %s", list_some([file.name for file in others]), JSON_REMEDY)
-    return read_image_folder(folder)
+    listed = read_class_names(args.class_names).keys if args.class_names else set()
+    return read_image_folder(folder, class_names=listed)
 
 
 # The first type that matches is used. To add a source type, write one function and add one entry here.
@@ -104,7 +107,7 @@ SOURCE_TYPES: dict[str, SourceType] = {
     ),
     "class folders": SourceType(
         matches=lambda name: _path(name).is_dir(),
-        read=lambda name, _args: _read_class_folders(_path(name)),
+        read=lambda name, args: _read_class_folders(_path(name), args),
         follows_paths=True,
     ),
     HUB: SourceType(

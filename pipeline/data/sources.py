@@ -5,8 +5,10 @@ Owns the order of the steps. The steps are in other modules: reading (`source_ty
 images (`bad_images`).
 """
 
+import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +19,23 @@ from pipeline import distributed
 from pipeline.arguments import checks
 from pipeline.arguments.data import NO_DATASET, DataArguments
 from pipeline.data.bad_images import check_images
-from pipeline.data.columns import find_columns, require_bytes, select_images
+from pipeline.data.class_names import find_nearest, read_class_names, rename_model_classes, say_nearest
+from pipeline.data.columns import Columns, find_columns, require_bytes, select_images
 from pipeline.data.labels import (
     UNLABELED,
     Labels,
+    drop_missing_values,
+    drop_small_classes,
     find_label_problems,
+    find_spelling_problems,
     read_integers,
     read_labels,
     warn_of_missing_classes,
 )
-from pipeline.data.source_types import HUB, SOURCE_TYPES, SourceType, describe_location, find_source_type
+from pipeline.data.report import DataReport, LoadedSplits, collect_notes
+from pipeline.data.source_types import HUB, SOURCE_TYPES, describe_location, find_source_type
 from pipeline.data.splits import SPLIT_ALIASES, classes_with_one_row, hold_out_rows, limit_rows, name_splits
-from pipeline.data.streaming import open_stream
+from pipeline.data.streaming import Stream, open_stream
 from pipeline.errors import PipelineError, list_some, raise_problems
 
 logger = logging.getLogger(__name__)
@@ -44,73 +51,105 @@ class _SourceSplit:
     labels: Labels
 
 
-def load_splits(args: DataArguments) -> datasets.DatasetDict:
+@dataclass(frozen=True)
+class _Source:
+    """A dataset as its source provides it.
+
+    Attributes:
+        source_type: The key of `SOURCE_TYPES`.
+        columns: The columns of the images and the labels.
+        splits: The splits by name.
+    """
+
+    source_type: str
+    columns: Columns
+    splits: Mapping[str, _SourceSplit]
+
+
+def load_splits(args: DataArguments) -> LoadedSplits:
     """Load the train and validation splits, and the test split if there is one.
 
     Returns:
         Splits with the columns `image` (undecoded bytes or a path), `label` (a `ClassLabel` with the same class names
         in every split) and `index` (the row number in the split of the source). With `--streaming`, train is a
-        `Stream`.
+        `Stream`. The attribute `report` says what was decided about the data.
 
     Raises:
         PipelineError: If the arguments, the source, its columns, its labels or its images are invalid.
     """
-    if args.streaming:
-        return _load_streamed(args)
-    source, found = _read_source(args)
+    name = _require_valid(args)
+    with collect_notes(name) as notes:
+        source, splits = _load_streamed(name, args) if args.streaming else _load_all(name, args)
+        if "test" not in splits:
+            logger.info("no test split; only validation will be evaluated")
+        ordered = {key: splits[key] for key in SPLIT_ALIASES if key in splits}
+        loaded = LoadedSplits(
+            {key: _limit_and_check(split, key, args=args, source=source) for key, split in ordered.items()}
+        )
+    columns = source.columns
+    return loaded.with_report(DataReport(source.source_type, columns.image, columns.label, tuple(notes)))
+
+
+def _load_all(name: str, args: DataArguments) -> tuple[_Source, dict[str, datasets.Dataset]]:
+    source = _read_source(name, args)
+    found = dict(source.splits)
     if len(found) == 1 and "train" not in found:
         logger.warning("using the only split, %s, as train", *found)
         found = {"train": next(iter(found.values()))}
     if "train" not in found:
-        raise PipelineError(f"{args.dataset_name} has no train split, only {', '.join(found)}: add a train split")
+        raise PipelineError(f"{name} has no train split, only {', '.join(found)}: add a train split")
+    found, new_names = _name_classes(found, args)
     labeled = _drop_unlabeled_test(found)
-    labels = {split_name: split.labels for split_name, split in labeled.items()}
-    raise_problems(find_label_problems(labels))
+    labels = {key: split.labels for key, split in labeled.items()}
+    problems = list(find_spelling_problems(labels, listed=new_names.values()))
+    if args.min_images_per_class and not problems:  # a misspelled class has few images
+        labels = drop_small_classes(labels, minimum=args.min_images_per_class)
+    raise_problems([*problems, *find_label_problems(labels)])
     class_names = labels["train"].names
     warn_of_missing_classes(labels, names=class_names)
-    splits = {name: _to_rows(split, name, class_names=class_names) for name, split in labeled.items()}
-    if "validation" not in splits:
-        splits |= _hold_out_validation(splits["train"], args)
-    if "test" not in splits:
-        logger.info("no test split; only validation will be evaluated")
-    ordered = [name for name in SPLIT_ALIASES if name in splits]
-    return datasets.DatasetDict(
-        {name: _limit_and_check(splits[name], name, args=args, source=source) for name in ordered}
-    )
+    splits = {
+        key: _to_rows(split, key, class_names=class_names) for key, split in _with_labels(labeled, labels).items()
+    }
+    return source, splits if "validation" in splits else splits | _hold_out_validation(splits["train"], args)
 
 
-def load_split(args: DataArguments, *, split: str | None, class_names: Sequence[str]) -> tuple[str, datasets.Dataset]:
+def load_split(
+    args: DataArguments, *, split: str | None, class_names: Sequence[str], rename_model: bool = True
+) -> tuple[str, datasets.Dataset]:
     """Load one split to evaluate a model on, with labels aligned by name to the classes of the model.
 
     Args:
         args: The dataset. If it has no validation split, the same images are held out from train as in `load_splits`.
         split: ``train``, ``validation``, ``test`` or ``all``. None selects test, or else validation, or else all.
         class_names: The class names of the model, in order. They can include classes that the dataset does not have.
+        rename_model: Whether `--class_names` also renames the classes of the model.
 
     Returns:
         The name of the split, and its rows in the format of `load_splits`. In ``all``, `index` continues from one
-        split to the next.
+        split to the next. The names of its `ClassLabel` are the new class names of the model.
 
     Raises:
         PipelineError: If the split is missing, the model lacks one of its classes, or the dataset is invalid.
     """
     if args.streaming:
         raise PipelineError("--streaming works with the train command only: remove --streaming")
-    source, found = _read_source(args)
+    source = _read_source(_require_valid(args), args)
+    found, new_names = _name_classes(source.splits, args, model=class_names if rename_model else ())
+    if rename_model:
+        class_names = rename_model_classes(class_names, new_names)
     labeled = _drop_unlabeled_test(found)
+    if args.min_images_per_class and "train" not in labeled:
+        logger.warning("ignoring --min_images_per_class, because %s has no train split", args.dataset_name)
+    elif args.min_images_per_class:
+        labels = {key: part.labels for key, part in labeled.items()}
+        labeled = _with_labels(labeled, drop_small_classes(labels, minimum=args.min_images_per_class))
     name = split or next((name for name in ("test", "validation") if name in labeled), ALL)
     holds_out = name in ("train", "validation") and "train" in labeled and "validation" not in labeled
     needed = "train" if holds_out else name
     selected = labeled if name == ALL else {key: part for key, part in labeled.items() if key == needed}
     if not selected:
         raise PipelineError(f"{args.dataset_name} has no {name} split: pass --split {' or '.join([*labeled, ALL])}")
-    unknown = {label: None for part in selected.values() for label in part.labels.used if label not in class_names}
-    if unknown:
-        raise PipelineError(
-            f"{name} has classes that the model does not have: {list_some(list(unknown))} "
-            f"(classes of the model: {list_some(class_names)})\n"
-            "remove these images, or evaluate a model that was trained on these classes"
-        )
+    _require_known(selected.values(), class_names, split=name)
     parts, start = [], 0
     for key, part in selected.items():
         parts.append(_to_rows(part, key, class_names=class_names, start=start))
@@ -119,32 +158,39 @@ def load_split(args: DataArguments, *, split: str | None, class_names: Sequence[
     return name, _limit_and_check(rows, name, args=args, source=source)
 
 
-def _load_streamed(args: DataArguments) -> datasets.DatasetDict:
+def _require_known(parts: Iterable[_SourceSplit], class_names: Sequence[str], *, split: str) -> None:
+    """Raise an error if a class is missing from the model."""
+    known = set(class_names)
+    if unknown := list(dict.fromkeys(label for part in parts for label in part.labels.used if label not in known)):
+        near = say_nearest(find_nearest(unknown, class_names), owner="the model")
+        raise PipelineError(
+            f"{split} has classes that the model does not have: {list_some(unknown)}{near and f'; it has {near}'} "
+            f"(classes of the model: {list_some(class_names)})\n"
+            "map the names of the data or of the model with --class_names FILE (one line per class: OLD,NEW), "
+            "remove these images, or evaluate a model that was trained on these classes"
+        )
+
+
+def _load_streamed(name: str, args: DataArguments) -> tuple[_Source, dict[str, Any]]:
     """Load train as a stream and all other splits completely, with the class names of the stream."""
-    name = _require_valid(args)
     source_type = find_source_type(name)
     if source_type != HUB:
         raise PipelineError(f"{name} is {describe_location(name)}; --streaming works with Hub datasets only")
     train, others = open_stream(args)
+    source = _read_columns(others, args, source_type=source_type)
     class_names = train.features["label"].names
-    splits: dict[str, Any] = {"train": train}
-    for split_name, split in _drop_unlabeled_test(_split_columns(others, args, source_type=source_type)).items():
-        rows = _to_rows(split, split_name, class_names=class_names)
-        splits[split_name] = _limit_and_check(rows, split_name, args=args, source=SOURCE_TYPES[source_type])
-    return datasets.DatasetDict(splits)
+    labeled = _drop_unlabeled_test(_name_classes(source.splits, args)[0])
+    rows = {key: _to_rows(split, key, class_names=class_names) for key, split in labeled.items()}
+    return source, {"train": train} | rows
 
 
-def _read_source(args: DataArguments) -> tuple[SourceType, dict[str, _SourceSplit]]:
-    name = _require_valid(args)
+def _read_source(name: str, args: DataArguments) -> _Source:
     source_type = find_source_type(name)
-    source = SOURCE_TYPES[source_type]
-    found = name_splits(distributed.main_first(lambda: source.read(name, args)))
-    return source, _split_columns(found, args, source_type=source_type)
+    found = name_splits(distributed.main_first(lambda: SOURCE_TYPES[source_type].read(name, args)))
+    return _read_columns(found, args, source_type=source_type)
 
 
-def _split_columns(
-    found: Mapping[str, datasets.Dataset], args: DataArguments, *, source_type: str
-) -> dict[str, _SourceSplit]:
+def _read_columns(found: Mapping[str, datasets.Dataset], args: DataArguments, *, source_type: str) -> _Source:
     """Return the images and labels of all splits. The columns of the first split decide which columns are used."""
     features = next(iter(found.values())).features
     columns = find_columns(features, image=args.image_column_name, label=args.label_column_name)
@@ -168,7 +214,36 @@ def _split_columns(
         if not SOURCE_TYPES[source_type].follows_paths:
             require_bytes(images, split_name=split_name)
         splits[split_name] = _SourceSplit(images, read_labels(split, column=columns.label))
-    return splits
+    return _Source(source_type, columns, splits)
+
+
+def _name_classes(
+    found: Mapping[str, _SourceSplit], args: DataArguments, *, model: Sequence[str] = ()
+) -> tuple[dict[str, _SourceSplit], dict[str, str]]:
+    """Return the splits with their final class names: without values that mean "no label", and renamed.
+
+    Args:
+        found: The splits.
+        args: The flags.
+        model: Class names of a model that are renamed too.
+
+    Returns:
+        The splits, and the new names in `--class_names` by old name.
+    """
+    labels = {key: split.labels for key, split in found.items()}
+    if args.class_names is None:
+        return _with_labels(found, drop_missing_values(labels)), {}
+    names = read_class_names(args.class_names)
+    labels = drop_missing_values(labels, keep=names.keys)
+    counts = Counter(dict.fromkeys([*model, *(name for part in labels.values() for name in part.names)], 0))
+    for part in labels.values():
+        counts.update(part.counts)
+    new_names = names.new_names(counts)
+    return _with_labels(found, {key: part.renamed(new_names) for key, part in labels.items()}), new_names
+
+
+def _with_labels(splits: Mapping[str, _SourceSplit], labels: Mapping[str, Labels]) -> dict[str, _SourceSplit]:
+    return {key: dataclasses.replace(split, labels=labels[key]) for key, split in splits.items()}
 
 
 def _require_valid(args: DataArguments) -> str:
@@ -190,7 +265,7 @@ def _drop_unlabeled_test(found: Mapping[str, _SourceSplit]) -> dict[str, _Source
     labeled = {split_name: split for split_name, split in found.items() if split.labels.used}
     unlabeled = [split_name for split_name in found if split_name not in labeled]
     raise_problems(
-        f"{name} has no labels: add labels or pass --label_column_name"
+        f"{name} has no labels{found[name].labels.missing_values}: add labels or pass --label_column_name"
         for name in unlabeled
         if name != "test" or not labeled
     )
@@ -205,20 +280,24 @@ def _to_rows(split: _SourceSplit, split_name: str, *, class_names: Sequence[str]
     # Columns are added before rows are selected, because adding a column to a selection would copy every image.
     rows = split.images.add_column("label", labels, feature=datasets.ClassLabel(names=list(class_names)))
     rows = rows.add_column("index", np.arange(start, start + len(labels)))
-    if split.labels.num_unlabeled == 0:
-        return rows
-    logger.warning("%s: skipping %d of %d rows without a label", split_name, split.labels.num_unlabeled, len(labels))
-    return rows.select(np.flatnonzero(labels != UNLABELED))
+    if unlabeled := split.labels.num_unlabeled:
+        values = split.labels.missing_values
+        logger.warning("%s: skipping %d of %d rows without a label%s", split_name, unlabeled, len(labels), values)
+    kept = np.flatnonzero(labels != UNLABELED)
+    return rows if len(kept) == len(rows) else rows.select(kept)
 
 
 def _hold_out_validation(train: datasets.Dataset, args: DataArguments) -> dict[str, datasets.Dataset]:
     labels = read_integers(train)
     if len(too_small := classes_with_one_row(labels)):
         names = list_some([train.features["label"].names[label] for label in too_small])
-        raise PipelineError(
-            f"cannot hold out a validation split, because train has only one image of {names}: "
-            "add images of each class, or add a validation split"
-        )
+        if args.min_images_per_class is None:
+            raise PipelineError(
+                f"cannot hold out a validation split, because train has only one image of {names}: "
+                "add images of each class, add a validation split, or pass\n--min_images_per_class 1 to keep these "
+                "classes in train only, or --min_images_per_class 2 to drop them"
+            )
+        logger.warning("validation has no images of %d classes with one image, %s", len(too_small), names)
     train_rows, validation_rows = hold_out_rows(labels, fraction=args.validation_fraction, seed=args.split_seed)
     logger.info(
         "no validation split; holding out %d of %d training images (stratified, seed %d)",
@@ -229,14 +308,14 @@ def _hold_out_validation(train: datasets.Dataset, args: DataArguments) -> dict[s
     return {"train": train.select(train_rows), "validation": train.select(validation_rows)}
 
 
-def _limit_and_check(
-    split: datasets.Dataset, split_name: str, *, args: DataArguments, source: SourceType
-) -> datasets.Dataset:
-    """Return at most as many rows as the sample limit allows, without unreadable images."""
+def _limit_and_check(split: Any, split_name: str, *, args: DataArguments, source: _Source) -> Any:
+    """Return at most as many rows as the sample limit allows, without unreadable images. A `Stream` is unchanged."""
+    if isinstance(split, Stream):
+        return split
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
     limit = limits.get(split_name, args.max_test_samples)
     if limit is not None and limit < len(split):
         split = split.select(limit_rows(read_integers(split), limit=limit, seed=args.split_seed))
-    if source.rendered:
+    if SOURCE_TYPES[source.source_type].rendered:
         return split
     return check_images(split, policy=args.bad_images, split_name=split_name)

@@ -1,7 +1,7 @@
 """`ImageClassifier`: a network and its image processor in one value."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -84,6 +84,12 @@ class ImageClassifier:
         """Names of the classes, in the order of the logits."""
         names = self.model.config.id2label or {}
         return [str(name) for _, name in sorted(names.items())]
+
+    def rename_classes(self, names: Sequence[str]) -> None:
+        """Set the names of the classes, in the order of the logits."""
+        assert len(set(names)) == len(self.class_names)
+        self.model.config.id2label = dict(enumerate(names))
+        self.model.config.label2id = {name: index for index, name in enumerate(names)}
 
     @functools.cached_property
     def input_size(self) -> tuple[int, int]:

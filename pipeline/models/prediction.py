@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import Dataset
 
 from pipeline.config.names import matching_files, missing_images
-from pipeline.data.folders import list_files
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.images.decode import IMAGE_EXTENSIONS, open_image
+from pipeline.images.files import list_files
 from pipeline.images.pixels import to_rgb
 
 logger = logging.getLogger(__name__)

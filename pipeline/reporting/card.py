@@ -72,6 +72,7 @@ def _template_values(
         "architecture": model["architectures"][0],
         "origin": origin,
         "data_name": escape(Path(str(recipe["dataset_name"])).name),
+        "data": _describe_data(record["data"]),
         "num_classes": record["data"]["classes"],
         "samples": record["data"]["samples"],
         "scores": [_score_cells(row) for row in summary.summarize(results)],
@@ -91,6 +92,17 @@ def _template_values(
         "augmentation": _describe_augmentation(recipe),
         "recipe": public_recipe(folder).strip(),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    }
+
+
+def _describe_data(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return how the data were read, and what was skipped or renamed, or None for a run that did not record it."""
+    if "source" not in data:
+        return None
+    sizes = ", ".join(f"{count} {split}" for split, count in data["samples"].items())
+    return {
+        "summary": f"{escape(str(data['name']))} was read as {data['source']}: {sizes} images.",
+        "notes": [escape(note) for note in data["notes"]],
     }
 
 

@@ -11,7 +11,7 @@ from pipeline import config, distributed
 from pipeline.arguments.data import NO_DATASET, DataArguments
 from pipeline.arguments.verbs import NO_MODEL, EvaluateArguments
 from pipeline.config import CommandLine
-from pipeline.data import fingerprint, sources
+from pipeline.data import report, sources
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import write_predictions
@@ -55,13 +55,17 @@ def _evaluate(line: CommandLine) -> tuple[dict[str, Any], Path | None]:
         if args.model is None:
             raise PipelineError(NO_MODEL)
         distributed.require_same(dataclasses.asdict(args) | dataclasses.asdict(data_args))
+        names_model = data_args.dataset_name is not None  # a run already has the names that it was trained with
         data_args, wanted = _data_of(args, data_args)
         folder = Path(args.output_dir) if args.output_dir else None
         distributed.on_main_process(lambda: _require_free(folder))
 
         classifier = ImageClassifier.load(args.model, revision=args.model_revision)
-        name, split = sources.load_split(data_args, split=wanted, class_names=classifier.class_names)
-        distributed.require_same({"the data": fingerprint.fingerprint(datasets.DatasetDict({name: split}))})
+        name, split = sources.load_split(
+            data_args, split=wanted, class_names=classifier.class_names, rename_model=names_model
+        )
+        classifier.rename_classes(split.features["label"].names)
+        distributed.require_same({"the data": report.fingerprint(datasets.DatasetDict({name: split}))})
     options = LoaderOptions(progress=sys.stderr.isatty())
     predictions = [scoring.score(classifier, split, options, name=name, dataset_name=data_args.dataset_name)]
     metrics = scoring.all_metrics(predictions, classifier.class_names)

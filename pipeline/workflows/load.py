@@ -33,7 +33,8 @@ def load_splits(dataset_name: str | Path, **flags: Any) -> datasets.DatasetDict:
 
     Returns:
         `train`, `validation` and, if the data has one, `test`. `image` holds undecoded bytes or a path, `label` is a
-        `ClassLabel` with the same names in every split, and `index` is the number of the row in its source.
+        `ClassLabel` with the same names in every split, and `index` is the number of the row in its source. The
+        attribute `report` says what was skipped, ignored, renamed or merged.
 
     Raises:
         PipelineError: If a flag or the data cannot be used.

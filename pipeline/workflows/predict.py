@@ -10,6 +10,7 @@ import pandas as pd
 from pipeline import config, distributed
 from pipeline.arguments.verbs import PredictArguments
 from pipeline.config import CommandLine
+from pipeline.data import class_names
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.prediction import find_images
 from pipeline.runs.files import atomic_write
@@ -59,6 +60,8 @@ def _predict(args: PredictArguments, images: Sequence[str]) -> pd.DataFrame:
         paths = [str(path) for _, path in find_images(images)]
         distributed.require_same({"the images": paths, "--top_k": args.top_k})
         classifier = ImageClassifier.load(str(args.model), revision=args.model_revision)
+        if args.class_names is not None:
+            classifier.rename_classes(class_names.rename_model(args.class_names, classifier.class_names))
     progress = sys.stderr.isatty()
     table = classifier.predict(paths, top_k=args.top_k, bad_images=args.bad_images, progress=progress)
     table["probability"] = table["probability"].round(6)

@@ -14,7 +14,7 @@ from pipeline.arguments.data import NO_DATASET
 from pipeline.arguments.settings import GROUPS, NEUTRAL, Settings
 from pipeline.config import CommandLine
 from pipeline.config.names import is_shipped
-from pipeline.data import fingerprint, sources
+from pipeline.data import report, sources
 from pipeline.data.source_types import SOURCE_TYPES
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
@@ -171,7 +171,11 @@ def _load(
         reject_unsupported(classifier, settings)
         distributed.on_main_process(
             lambda: run_folder.start(
-                run, command=line.words, arguments=arguments, data=data, machine=settings.trainer.machine()
+                run,
+                command=line.words,
+                arguments=arguments,
+                data=data | dataclasses.asdict(splits.report),
+                machine=settings.trainer.machine(),
             )
         )
     return splits, classifier
@@ -223,7 +227,7 @@ def _describe(splits: datasets.DatasetDict, settings: Settings) -> dict[str, obj
     return {
         "name": remove_absolute_path(str(settings.data.dataset_name)),
         "revision": settings.data.dataset_revision,
-        "fingerprint": fingerprint.fingerprint(splits),
+        "fingerprint": report.fingerprint(splits),
         "classes": len(splits["train"].features["label"].names),
         "samples": {name: len(split) for name, split in splits.items()},
     }

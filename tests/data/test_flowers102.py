@@ -16,7 +16,7 @@ import pytest
 import scipy.io
 from torchvision.datasets import Flowers102
 
-from pipeline.data.fingerprint import fingerprint
+from pipeline.data.report import fingerprint
 from pipeline.errors import PipelineError
 from tests.conftest import SHARED
 from tests.data.conftest import assert_format, class_names_of, file_names_of, label_names_of, load, save_images

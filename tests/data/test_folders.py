@@ -78,8 +78,7 @@ def test_system_files_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert sum(map(len, splits.values())) == 4
     assert class_names_of(splits["train"]) == ["a", "b"]
     assert warnings_in(caplog) == [
-        f"{tmp_path}: ignoring 4 files that are not supported images: 1 .db, 1 .heic, 1 .txt, 1 .md",
-        f"{tmp_path}: ignoring 1 class folders without images: '__MACOSX'",
+        f"{tmp_path}: ignoring 3 files that are not supported images: 1 .heic, 1 .txt, 1 .md",
     ]
 
 
@@ -261,3 +260,133 @@ def test_unlabeled_test_images_are_not_evaluated(tmp_path: Path, caplog: pytest.
     save_images(tmp_path / "test", "1.png", "2.png")
     assert_format(load(tmp_path), "train", "validation")
     assert "test has no labels; it will not be evaluated" in warnings_in(caplog)
+
+
+def test_files_of_operating_systems_are_not_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_class_folders(tmp_path / "flowers", {"a": 2, "b": 2})
+    save_images(tmp_path, "__MACOSX/flowers/1.png", "flowers/@eaDir/1.png")
+    for name in ("desktop.ini", "flowers/Thumbs.db", "flowers/a/.DS_Store"):
+        (tmp_path / name).write_bytes(b"x")
+    assert class_names_of(load(tmp_path)["train"]) == ["a", "b"]
+    assert warnings_in(caplog) == [f"{tmp_path}: reading its only folder, flowers"]
+
+
+@pytest.mark.parametrize("wrapper", ["flowers", "data/flowers/images"])
+def test_wrapper_folders_are_entered(wrapper: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_class_folders(tmp_path / wrapper / "train", {"a": 2, "b": 2})
+    save_class_folders(tmp_path / wrapper / "val", {"a": 1, "b": 1})
+    (tmp_path / "LICENSE").write_text("x")
+    splits = load(tmp_path)
+    assert_format(splits, "train", "validation")
+    assert label_names_of(splits["validation"]) == ["a", "b"]
+    assert f"{tmp_path}: reading its only folder, {wrapper}; ignoring 1 files outside it" in warnings_in(caplog)
+    assert splits.report.notes == (f"{tmp_path.name}: reading its only folder, {wrapper}; ignoring 1 files outside it",)
+
+
+def test_wrapper_folder_with_a_table_raises_an_error(tmp_path: Path) -> None:
+    save_images(tmp_path, "flowers/images/1.png")
+    (tmp_path / "flowers" / "labels.csv").write_text("image,label\nimages/1.png,rose\n")
+    with pytest.raises(PipelineError, match=r"has the tables 'labels\.csv': pass --dataset_name .*/flowers$"):
+        load(tmp_path)
+
+
+def test_wrapper_folders_inside_the_splits_are_entered(tmp_path: Path) -> None:
+    save_class_folders(tmp_path / "train" / "images", {"a": 2, "b": 2})
+    save_class_folders(tmp_path / "val" / "images", {"a": 1, "b": 1})
+    save_images(tmp_path / "test" / "images", "1.png")
+    assert_format(load(tmp_path), "train", "validation")
+
+
+def test_link_to_the_wrapper_folder_ends(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path)
+    with pytest.raises(PipelineError, match="contains no supported images"):
+        load(tmp_path)
+
+
+def test_splits_below_the_classes_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for species in ("rose", "aster"):
+        save_class_folders(tmp_path / species, {"train": 3, "val": 2, "test": 1})
+    (tmp_path / "empty").mkdir()
+    splits = load(tmp_path)
+    assert_format(splits, "train", "validation", "test")
+    assert {name: label_names_of(split) for name, split in splits.items()} == {
+        "train": ["aster"] * 3 + ["rose"] * 3,
+        "validation": ["aster"] * 2 + ["rose"] * 2,
+        "test": ["aster", "rose"],
+    }
+    assert f"{tmp_path}: reading the split folders below the class folders: test, train, validation" in warnings_in(
+        caplog
+    )
+
+
+def test_splits_below_some_classes_raise_an_error(tmp_path: Path) -> None:
+    save_class_folders(tmp_path / "rose", {"train": 3, "val": 2})
+    save_images(tmp_path, "tulip/1.png", "tulip/2.png")
+    with pytest.raises(PipelineError, match=r"'rose' is divided into splits \('train', 'val'\), but not 'tulip'"):
+        load(tmp_path)
+
+
+def test_the_same_classes_in_several_folders_raise_an_error(tmp_path: Path) -> None:
+    save_class_folders(tmp_path / "batch1", {"cat": 2, "dog": 2})
+    save_class_folders(tmp_path / "batch2", {"cat": 2, "bird": 2})
+    with pytest.raises(PipelineError) as caught:
+        load(tmp_path)
+    assert "'batch1', 'batch2' contain the same folders ('bird', 'cat', 'dog')" in str(caught.value)
+    assert "pass --class_names FILE with the names of the classes" in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], ["batch1", "batch2"]])
+def test_the_listed_class_names_decide_which_folders_are_the_classes(names: list[str], tmp_path: Path) -> None:
+    for batch in ("batch1", "batch2"):
+        save_class_folders(tmp_path / "data" / batch, {"cat": 2, "dog": 2})
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    splits = load(tmp_path / "data", class_names=str(tmp_path / "names.txt"))
+    assert class_names_of(splits["train"]) == names
+    assert sum(map(len, splits.values())) == 8
+
+
+def test_the_same_classes_of_several_domains_raise_an_error_below_wrappers(tmp_path: Path) -> None:
+    for domain in ("amazon", "dslr"):
+        save_class_folders(tmp_path / domain / "images", {"mug": 2, "bike": 2})
+    with pytest.raises(PipelineError, match=r"'amazon', 'dslr' contain the same folders \('bike', 'mug'\)"):
+        load(tmp_path)
+
+
+def test_the_same_single_folder_in_each_class_is_part_of_the_class(tmp_path: Path) -> None:
+    for species in ("rose", "aster"):
+        save_images(tmp_path, *(f"{species}/images/{number}.png" for number in range(2)))
+    assert class_names_of(load(tmp_path)["train"]) == ["aster", "rose"]
+
+
+def test_a_split_one_level_above_the_others_is_read_with_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, count in {"data/train": 3, "data/val": 2, "test": 1}.items():
+        save_class_folders(tmp_path / name, {"a": count, "b": count})
+    splits = load(tmp_path)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 6, "validation": 4, "test": 2}
+    message = f"{tmp_path}: reading the split folders one level below: data/train, data/val"
+    assert message in warnings_in(caplog)
+    save_class_folders(tmp_path / "data" / "test", {"a": 1, "b": 1})
+    with pytest.raises(PipelineError, match="test is at data/test and at test: pass --dataset_name"):
+        load(tmp_path)
+
+
+def test_splits_next_to_folders_with_images_raise_an_error(tmp_path: Path) -> None:
+    save_class_folders(tmp_path / "data" / "train", {"a": 2, "b": 2})
+    save_images(tmp_path, "rose/1.png")
+    with pytest.raises(PipelineError, match=r"data holds split folders, and 'rose' hold images: pass --dataset_name"):
+        load(tmp_path)
+
+
+def test_splits_next_to_the_train_folder_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train", "val"):
+        save_class_folders(tmp_path / name, {"a": 2, "b": 2})
+    load(tmp_path / "train")
+    assert warnings_in(caplog) == [
+        f"{tmp_path}/train: not reading the splits next to it (val); --dataset_name {tmp_path} reads all splits"
+    ]
+
+
+def test_two_unicode_forms_of_one_class_raise_an_error(tmp_path: Path) -> None:
+    save_class_folders(tmp_path, {"Ro\u0308se": 2, "R\u00f6se": 2, "aster": 2})
+    with pytest.raises(PipelineError, match=r"Unicode form: 'Ro\\u0308se' \(2 images\), 'R\\xf6se' \(2 images\)"):
+        load(tmp_path)

@@ -6,7 +6,9 @@ from typing import Any
 import datasets
 import pytest
 
+from pipeline.arguments.data import DataArguments
 from pipeline.data.labels import natural_order
+from pipeline.data.sources import load_split
 from pipeline.errors import PipelineError
 from tests.data.conftest import (
     TWO_CLASSES,
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 def test_natural_order_sorts_numbers_by_value() -> None:
-    assert natural_order(["b", "10", "a2", "9", "a10"]) == ["9", "10", "a10", "a2", "b"]
+    assert natural_order(["b", "10", "a2", "9", "a10", "-1"]) == ["-1", "9", "10", "a10", "a2", "b"]
 
 
 @pytest.mark.parametrize(
@@ -144,3 +146,75 @@ def test_single_class_raises_an_error(tmp_path: Path) -> None:
     save_class_folders(tmp_path, {"rose": 4})
     with pytest.raises(PipelineError, match="train has only one class, 'rose': add images of at least one more class"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["string", "int64", "float64"])
+def test_minus_one_next_to_one_is_a_class(dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    values: list[Any] = [-1, 1, 1, -1] if dtype != "string" else ["-1", "1", "1", "-1"]
+    write_parquet(tmp_path / "train.parquet", values, feature=datasets.Value(dtype))
+    write_parquet(tmp_path / "test.parquet", values[:1] * 2, feature=datasets.Value(dtype))
+    splits = load(tmp_path)
+    assert class_names_of(splits["train"]) == ["-1", "1"]
+    assert label_names_of(splits["test"]) == ["-1", "-1"]
+    assert "the label values are -1 and 1, so -1 is a class and does not mean a missing label" in warnings_in(caplog)
+
+
+def test_minus_one_next_to_other_numbers_is_not_a_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_parquet(tmp_path / "train.parquet", [0, 1, -1, 1, 0, -1], feature=datasets.Value("int64"))
+    write_parquet(tmp_path / "validation.parquet", [1, -1], feature=datasets.Value("int64"))
+    splits = load(tmp_path)
+    assert class_names_of(splits["train"]) == ["0", "1"]
+    assert "train: skipping 2 of 6 rows without a label ('-1' in 2)" in warnings_in(caplog)
+    assert "validation: skipping 1 of 2 rows without a label ('-1' in 1)" in warnings_in(caplog)
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "<NA>", " nan"])
+def test_the_words_of_pandas_for_missing_values_are_not_classes(
+    word: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_parquet(tmp_path / "train.parquet", ["cat", word, "dog", "", "  ", None, word])
+    write_parquet(tmp_path / "validation.parquet", ["cat", "dog"])
+    splits = load(tmp_path)
+    assert class_names_of(splits["train"]) == ["cat", "dog"]
+    assert splits["train"]["index"][:] == [0, 2]
+    assert f"train: skipping 5 of 7 rows without a label ({word!r} in 2)" in warnings_in(caplog)
+
+
+def test_the_number_nan_is_a_missing_label(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", [1.0, float("nan"), 2.0], feature=datasets.Value("float64"))
+    write_parquet(tmp_path / "validation.parquet", [1.0, 2.0], feature=datasets.Value("float64"))
+    assert label_names_of(load(tmp_path)["train"]) == ["1", "2"]
+
+
+def test_errors_name_the_values_that_mean_no_label(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", ["cat", "-1", "-1", "nan"])
+    with pytest.raises(PipelineError, match=r"only one class, 'cat' and values that mean no label \('-1' in 2, 'nan'"):
+        load(tmp_path)
+    write_parquet(tmp_path / "train.parquet", [-1, -1], feature=datasets.Value("int64"))
+    with pytest.raises(PipelineError, match=r"train has no labels \('-1' in 2\): add labels or pass"):
+        load(tmp_path)
+
+
+def test_misspelled_classes_are_shown_with_the_similar_class(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", ["tulip", "rose"])
+    write_parquet(tmp_path / "validation.parquet", ["tullip", "rose"])
+    with pytest.raises(PipelineError, match=r"train \('tullip'; 'tullip' is similar to 'tulip'\): add images of them"):
+        load(tmp_path)
+
+
+def test_small_classes_are_dropped_from_all_splits_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_class_folders(tmp_path / "train", {"a": 4, "b": 3, "c": 1})
+    save_class_folders(tmp_path / "test", {"a": 1, "c": 2, "d": 1})
+    splits = load(tmp_path, min_images_per_class=2)
+    assert class_names_of(splits["train"]) == ["a", "b"]
+    assert label_names_of(splits["test"]) == ["a"]
+    assert warnings_in(caplog)[0] == (
+        "--min_images_per_class 2: dropping 2 of 4 classes from all splits: 'c' (1 image), 'd' (0 images); "
+        "skipping their images: 1 in train, 3 in test"
+    )
+    scored = load_split(
+        DataArguments(dataset_name=str(tmp_path), min_images_per_class=2), split="test", class_names=["b", "a"]
+    )[1]
+    assert label_names_of(scored) == ["a"]
+    with pytest.raises(PipelineError, match="--min_images_per_class 9 drops all images of train, test: use a smaller"):
+        load(tmp_path, min_images_per_class=9)

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from pipeline.arguments.data import DataArguments
-from pipeline.data.fingerprint import fingerprint
+from pipeline.data.report import fingerprint
 from pipeline.data.source_types import SOURCE_TYPES
 from pipeline.data.sources import load_split, load_splits
 from pipeline.errors import PipelineError
@@ -83,15 +83,13 @@ def test_archives_raise_an_error_with_the_command_that_unpacks_them(name: str, c
         assert str(caught.value).endswith(command.format(folder=tmp_path))
 
 
-def test_json_files_that_are_not_tables_do_not_hide_class_folders(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_json_files_that_are_not_tables_do_not_hide_class_folders(tmp_path: Path) -> None:
     save_images(tmp_path, *(f"{name}/{number}.png" for name in "ab" for number in range(2)))
     (tmp_path / "downloads.json").write_text('[{"file": "a/0.png", "status": "done"}]')
     (tmp_path / "cat_to_name.json").write_text('{"1": "rose"}')
     assert class_names_of(load(tmp_path)["train"]) == ["a", "b"]
     (tmp_path / "coco.json").write_text('{"images": [], "annotations": []}')
-    with pytest.raises(PipelineError, match="coco.json is not a table: convert it to a CSV file"):
+    with pytest.raises(PipelineError, match=r"coco.json is not a table: convert it to a CSV file"):
         load(tmp_path / "coco.json")
 
 
@@ -190,7 +188,7 @@ def test_fingerprint_is_the_same_in_another_folder_and_process(tmp_path: Path) -
     assert len(expected) == 16
     program = (
         "from pipeline.arguments.data import DataArguments\n"
-        "from pipeline.data.fingerprint import fingerprint\n"
+        "from pipeline.data.report import fingerprint\n"
         "from pipeline.data.sources import load_splits\n"
         f"print(fingerprint(load_splits(DataArguments(dataset_name={str(copy)!r}))))"
     )

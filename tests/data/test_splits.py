@@ -76,8 +76,21 @@ def test_class_with_one_image_raises_an_error(tmp_path: Path) -> None:
     save_class_folders(tmp_path, {"a": 5, "b": 1, "c": 1})
     with pytest.raises(
         PipelineError, match="cannot hold out a validation split, because train has only one image of 'b', 'c': add"
-    ):
+    ) as caught:
         load(tmp_path)
+    assert "--min_images_per_class 1 to keep these classes in train only" in str(caught.value)
+
+
+def test_min_images_per_class_keeps_or_drops_classes_with_one_image(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_class_folders(tmp_path, {"a": 5, "b": 1, "c": 4})
+    kept = load(tmp_path, min_images_per_class=1)
+    assert Counter(label_names_of(kept["train"]))["b"] == 1
+    assert set(label_names_of(kept["validation"])) == {"a", "c"}
+    assert "validation has no images of 1 classes with one image, 'b'" in warnings_in(caplog)
+    dropped = load(tmp_path, min_images_per_class=2)
+    assert set(label_names_of(dropped["train"])) == set(label_names_of(dropped["validation"])) == {"a", "c"}
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(6, [2, 2, 2]), (10, [4, 4, 2]), (999, [20, 10, 2])])

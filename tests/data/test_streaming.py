@@ -12,7 +12,7 @@ import torch
 
 from pipeline import hub
 from pipeline.arguments.data import DataArguments
-from pipeline.data.fingerprint import fingerprint
+from pipeline.data.report import fingerprint
 from pipeline.data.sources import load_split, load_splits
 from pipeline.data.streaming import Stream, StreamShard
 from pipeline.errors import PipelineError

@@ -55,6 +55,19 @@ def test_names_come_in_the_order_of_the_labels(tmp_path: Path) -> None:
     assert ImageClassifier.load(str(folder)).class_names == names
 
 
+def test_renamed_classes_are_predicted_and_saved(tiny_vit: Path, photos: Path, tmp_path: Path) -> None:
+    model = ImageClassifier.load(tiny_vit)
+    names = ["e", "d", "c", "b", "a"]
+    before = model.predict(photos / "test" / "red" / "000.png")["label"]
+    old = model.class_names
+    model.rename_classes(names)
+    assert [names[old.index(label)] for label in before] == list(
+        model.predict(photos / "test" / "red" / "000.png")["label"]
+    )
+    model.save(tmp_path / "renamed")
+    assert ImageClassifier.load(tmp_path / "renamed").class_names == names
+
+
 def test_labels_are_ranked_by_probabilities_that_sum_to_one(classifier: ImageClassifier) -> None:
     ranked = ranked_labels(classifier, IMAGES, top_k=5)
     assert len(ranked) == 7

@@ -274,3 +274,19 @@ def test_the_card_shows_the_number_of_processes(run: Path) -> None:
     record = read_json(run / RECORD)
     write_json(run / RECORD, record | {"machine": {"device": "cuda", "processes": 4, "precision": "bf16"}})
     assert " minutes on 4 x cuda in bf16." in write(run).text
+
+
+def test_the_card_shows_what_was_decided_about_the_data(run: Path) -> None:
+    record = read_json(run / RECORD)
+    record["data"] |= {"name": "my_photos", "source": "class folders", "notes": ["ignoring 'a|b'", "merging *c*"]}
+    write_json(run / RECORD, record)
+    section = write(run).text.partition("## Data")[2].partition("##")[0]
+    assert section.strip().splitlines() == [
+        r"my\_photos was read as class folders: 36 train, 18 validation, 18 test images.",
+        "",
+        r"- ignoring 'a\|b'",
+        r"- merging \*c\*",
+    ]
+    del record["data"]["source"]  # a run of an earlier version
+    write_json(run / RECORD, record)
+    assert "## Data" not in write(run).text

@@ -1,11 +1,12 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.evaluation.predictions import read_predictions
-from pipeline.runs.files import read_json
-from pipeline.runs.folder import PREDICTIONS, RESULTS
+from pipeline.runs.files import read_json, write_json
+from pipeline.runs.folder import CARD, PREDICTIONS, RECORD, RESULTS
 from tests.conftest import COLORS, noisy_image
 
 Run = Callable[..., tuple[int, str, str]]
@@ -53,3 +54,50 @@ def test_labels_of_other_images_are_aligned_by_name(finished_run: Path, vit_pipe
     results = read_json(tmp_path / "scored" / RESULTS)
     assert results["all_accuracy"] == 1.0
     assert results["all_per_class"].keys() == {"green", "red"}
+
+
+def test_a_model_without_class_names_is_scored_with_a_file_of_names(
+    finished_run: Path, photos: Path, vit_pipeline: Run, tmp_path: Path
+) -> None:
+    model = shutil.copytree(finished_run, tmp_path / "model", ignore=shutil.ignore_patterns("checkpoint-*", "run.json"))
+    config = read_json(model / "config.json")
+    config["id2label"] = {str(index): f"LABEL_{index}" for index in range(3)}
+    config["label2id"] = {f"LABEL_{index}": index for index in range(3)}
+    write_json(model / "config.json", config)
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"{name}\n" for name in COLORS))
+    words = [f"--model={model}", f"--class_names={names}"]
+    code, _, err = vit_pipeline("evaluate", *words[:1], f"--dataset_name={photos}")
+    assert code == 2
+    assert "--class_names FILE" in err
+    folder = tmp_path / "scored"
+    assert vit_pipeline("evaluate", *words, f"--dataset_name={photos}", f"--output_dir={folder}")[0] == 0
+    own, again = (read_json(f / RESULTS) for f in (finished_run, folder))
+    assert again["test_per_class"] == own["test_per_class"]
+    code, out, _ = vit_pipeline("predict", *words, photos / "test" / "red" / "000.png", "--top_k=3")
+    assert code == 0
+    assert sorted(line.split()[0] for line in out.splitlines()[1:]) == sorted(COLORS)
+
+
+def test_a_run_with_renamed_classes_scores_its_own_data(
+    train_flags: list[str], make_folder: Callable[..., Path], vit_pipeline: Run, tmp_path: Path
+) -> None:
+    data = make_folder()
+    names = tmp_path / "names.csv"
+    names.write_text("red,green\ngreen,red\n")  # a second renaming would undo it
+    (data / "green" / "notes.txt").write_text("x")
+    words = [f"--dataset_name={data}", f"--class_names={names}", "--min_images_per_class=2", "--max_steps=1"]
+    assert vit_pipeline("train", *train_flags, *words, f"--output_dir={tmp_path}/run")[0] == 0
+    record = read_json(tmp_path / "run" / RECORD)
+    assert record["data"]["source"] == "class folders"
+    assert record["data"]["notes"] == [
+        f"{data.name}: ignoring 1 files that are not supported images: 1 .txt",
+        "names.csv: renaming 2 of 3 classes: 'green' -> 'red', 'red' -> 'green'",
+        "names.csv: 1 classes have no entry: 'blue'",
+    ]
+    card = (tmp_path / "run" / CARD).read_text()
+    assert "ignoring 1 files that are not supported images: 1 .txt" in card
+    assert str(tmp_path) not in card
+    assert vit_pipeline("evaluate", f"--model={tmp_path}/run", f"--output_dir={tmp_path}/scored")[0] == 0
+    own, again = (read_json(tmp_path / name / RESULTS) for name in ("run", "scored"))
+    assert again["eval_per_class"] == own["eval_per_class"]

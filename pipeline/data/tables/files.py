@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.data.folders import list_files, list_visible, list_visible_folders
 from pipeline.data.splits import canonical_split, find_split_word, reject_misspelled_splits
 from pipeline.errors import PipelineError, list_some, raise_problems
 from pipeline.images.decode import IMAGE_EXTENSIONS
+from pipeline.images.files import list_files, list_visible, list_visible_folders
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.archives import find_archives, unpack_command
-from pipeline.data.folders import list_files, list_visible_folders
 from pipeline.data.splits import canonical_split, find_split_word
 from pipeline.data.tables.files import contains_images
 from pipeline.errors import list_some, raise_problems
 from pipeline.images.decode import IMAGE_EXTENSIONS
+from pipeline.images.files import list_files, list_visible_folders
 
 logger = logging.getLogger(__name__)
 
