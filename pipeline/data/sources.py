@@ -16,7 +16,7 @@ import numpy as np
 from pipeline import distributed
 from pipeline.arguments import checks
 from pipeline.arguments.data import NO_DATASET, DataArguments
-from pipeline.data.bad_images import check_images
+from pipeline.data.bad_images import CheckedSplits, check_images
 from pipeline.data.columns import find_columns, require_bytes, select_images
 from pipeline.data.labels import (
     UNLABELED,
@@ -44,7 +44,7 @@ class _SourceSplit:
     labels: Labels
 
 
-def load_splits(args: DataArguments) -> datasets.DatasetDict:
+def load_splits(args: DataArguments) -> CheckedSplits:
     """Load the train and validation splits, and the test split if there is one.
 
     Returns:
@@ -74,12 +74,10 @@ def load_splits(args: DataArguments) -> datasets.DatasetDict:
     if "test" not in splits:
         logger.info("no test split; only validation will be evaluated")
     ordered = [name for name in SPLIT_ALIASES if name in splits]
-    return datasets.DatasetDict(
-        {name: _limit_and_check(splits[name], name, args=args, source=source) for name in ordered}
-    )
+    return _limit_and_check({name: splits[name] for name in ordered}, args=args, source=source)
 
 
-def load_split(args: DataArguments, *, split: str | None, class_names: Sequence[str]) -> tuple[str, datasets.Dataset]:
+def load_split(args: DataArguments, *, split: str | None, class_names: Sequence[str]) -> CheckedSplits:
     """Load one split to evaluate a model on, with labels aligned by name to the classes of the model.
 
     Args:
@@ -88,7 +86,7 @@ def load_split(args: DataArguments, *, split: str | None, class_names: Sequence[
         class_names: The class names of the model, in order. They can include classes that the dataset does not have.
 
     Returns:
-        The name of the split, and its rows in the format of `load_splits`. In ``all``, `index` continues from one
+        The only split by its name, with rows in the format of `load_splits`. In ``all``, `index` continues from one
         split to the next.
 
     Raises:
@@ -116,10 +114,10 @@ def load_split(args: DataArguments, *, split: str | None, class_names: Sequence[
         parts.append(_to_rows(part, key, class_names=class_names, start=start))
         start += len(part.images)
     rows = _hold_out_validation(parts[0], args)[name] if holds_out else datasets.concatenate_datasets(parts)
-    return name, _limit_and_check(rows, name, args=args, source=source)
+    return _limit_and_check({name: rows}, args=args, source=source)
 
 
-def _load_streamed(args: DataArguments) -> datasets.DatasetDict:
+def _load_streamed(args: DataArguments) -> CheckedSplits:
     """Load train as a stream and all other splits completely, with the class names of the stream."""
     name = _require_valid(args)
     source_type = find_source_type(name)
@@ -130,8 +128,8 @@ def _load_streamed(args: DataArguments) -> datasets.DatasetDict:
     splits: dict[str, Any] = {"train": train}
     for split_name, split in _drop_unlabeled_test(_split_columns(others, args, source_type=source_type)).items():
         rows = _to_rows(split, split_name, class_names=class_names)
-        splits[split_name] = _limit_and_check(rows, split_name, args=args, source=SOURCE_TYPES[source_type])
-    return datasets.DatasetDict(splits)
+        splits[split_name] = rows
+    return _limit_and_check(splits, args=args, source=SOURCE_TYPES[source_type])
 
 
 def _read_source(args: DataArguments) -> tuple[SourceType, dict[str, _SourceSplit]]:
@@ -224,14 +222,14 @@ def _hold_out_validation(train: datasets.Dataset, args: DataArguments) -> dict[s
     return {"train": train.select(train_rows), "validation": train.select(validation_rows)}
 
 
-def _limit_and_check(
-    split: datasets.Dataset, split_name: str, *, args: DataArguments, source: SourceType
-) -> datasets.Dataset:
-    """Return at most as many rows as the sample limit allows, without unreadable images."""
+def _limit_and_check(splits: Mapping[str, Any], *, args: DataArguments, source: SourceType) -> CheckedSplits:
+    """Return at most as many rows of each split as the sample limits allow, without unreadable images."""
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
-    limit = limits.get(split_name, args.max_test_samples)
-    if limit is not None and limit < len(split):
-        split = split.select(limit_rows(read_integers(split), limit=limit, seed=args.split_seed))
-    if source.rendered:
+    limited = {name: _limit(split, limits.get(name, args.max_test_samples), args) for name, split in splits.items()}
+    return CheckedSplits(limited) if source.rendered else check_images(limited, policy=args.bad_images)
+
+
+def _limit(split: Any, limit: int | None, args: DataArguments) -> Any:
+    if limit is None or limit >= len(split):
         return split
-    return check_images(split, policy=args.bad_images, split_name=split_name)
+    return split.select(limit_rows(read_integers(split), limit=limit, seed=args.split_seed))
