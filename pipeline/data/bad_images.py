@@ -102,7 +102,8 @@ def describe_skipped(skipped: Sequence[object]) -> str:
     """Return the list of skipped images (as `name: reason`) that ends a command, or an empty text."""
     if not skipped:
         return ""
-    return "\n  ".join([f"skipped {len(skipped)} images that cannot be read:", *map(str, skipped)])
+    counted = "1 image" if len(skipped) == 1 else f"{len(skipped)} images"
+    return "\n  ".join([f"skipped {counted} that cannot be read:", *map(str, skipped)])
 
 
 def _problems(found: Mapping[str, list[_Checked]], *, policy: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """A table that is written while it is computed: whole lines in a partial file, then the complete file."""
 
 import contextlib
+import errno
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,7 @@ def growing_table(path: Path | None, columns: Mapping[str, str], *, flag: str) -
         return
     table = _TableFile(path, columns, flag=flag)
     try:
+        table.write_header()
         yield table.append
         table.finish()
     finally:
@@ -58,13 +60,20 @@ class _TableFile:
         self.num_rows, self.complete = 0, False
         with self._explain():
             if path.is_dir():
-                raise IsADirectoryError(21, "it is a folder")
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            if self.partial.exists():
+                logger.warning("replacing %s, which an interrupted command wrote", self.partial)
             self.file = self.partial.open("w", encoding="utf-8", newline="")
-            if not self.as_json:
-                self.file.write(",".join(columns) + "\n")
+
+    def write_header(self) -> None:
+        if not self.as_json:
+            with self._explain():
+                self.file.write(",".join(self.columns) + "\n")
                 self.file.flush()
 
     def append(self, rows: "pd.DataFrame") -> None:
+        if rows.empty:
+            return
         with self._explain():
             if self.as_json:
                 rows.to_json(self.file, orient="records", lines=True, force_ascii=False)

@@ -90,13 +90,14 @@ def _predict(
                 distributed.on_main_process(functools.partial(write, table))
                 distributed.on_main_process(functools.partial(write_errors, _errors_table(batch)))
                 problems += filter(None, batch.problems)
-                num_images, num_rows = num_images + table["image"].nunique(), num_rows + len(table)
+                num_images, num_rows = num_images + batch.problems.count(None), num_rows + len(table)
                 if len(table):
                     keep(table)
-        if problems:
-            logger.warning("%s", describe_skipped(problems))
         if not num_images:
-            raise PipelineError(f"none of the {len(named)} images can be read: pass other images")
+            listed = "\n  ".join(problems)
+            raise PipelineError(f"none of the images can be read, so pass other images:\n  {listed}")
+    if problems:
+        logger.warning("%s", describe_skipped(problems))
     return num_images, num_rows
 
 
