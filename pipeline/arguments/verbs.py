@@ -33,8 +33,9 @@ class PredictArguments:
     )
     top_k: int = flag(5, "Number of labels per image.", minimum=1)
     output: str | None = flag(None, "Write FILE.csv, FILE.jsonl or FILE.parquet. Default: print a table.")
+    errors: str | None = flag(None, "Write the skipped images with reasons to FILE.csv or FILE.jsonl.")
     bad_images: Literal["fail", "skip"] = flag(
-        "fail", "What to do with images that cannot be read: fail, or skip them with a warning."
+        "skip", "What to do with images that cannot be read: skip them and list them at the end, or fail at the first."
     )
 
 

@@ -117,6 +117,7 @@ def _names_of_data(group: DataArguments, call: _Call) -> Iterator[str]:
         yield from names.dataset_problems(group.dataset_name)
     elif call.verb == "train" and "dataset_name" not in call.given | call.hinted:
         yield f"{NO_DATASET}; or use --config RECIPE"
+    yield from names.file_problems(group.class_names, flag="--class_names")
 
 
 def _names_of_saved_model(name: str | None, call: _Call) -> Iterator[str]:
@@ -140,6 +141,7 @@ def _names_of_prediction(group: PredictArguments, call: _Call) -> Iterator[str]:
     yield from names.image_problems(call.images)
     if group.output is not None:
         yield from names.table_problems(group.output)
+    yield from names.file_problems(group.class_names, flag="--class_names")
 
 
 def _names_of_push(group: PushArguments, call: _Call) -> Iterator[str]:

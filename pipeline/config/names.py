@@ -110,6 +110,12 @@ def missing_images(name: str | Path) -> str:
     return f"no image found at {name}: pass image files, folders with images, or glob patterns"
 
 
+def file_problems(name: str | None, *, flag: str) -> Iterator[str]:
+    """Yield a line if a file that a flag names does not exist."""
+    if name is not None and not Path(name).expanduser().is_file():
+        yield f"{flag} {name} does not exist: pass an existing file"
+
+
 def table_problems(name: str) -> Iterator[str]:
     """Yield what is wrong with the file that `predict --output` writes."""
     path = Path(name).expanduser()

@@ -1,87 +1,211 @@
-"""Unreadable images: find them before training, then fail or skip them.
+"""Unreadable images: find them in all splits before training, then fail or skip them. Measure the bit depth meanwhile.
 
 Owns the policy of `--bad_images` and the messages about unreadable images. `images.decode` reads the images.
 """
 
 import logging
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import datasets
 
 from pipeline import distributed
-from pipeline.errors import BadImageError, PipelineError
-from pipeline.images.decode import open_image
+from pipeline.errors import BadImageError, raise_problems
+from pipeline.images.decode import check_image, supported_formats
+from pipeline.images.depth import FULL_DEPTH, GrayscaleDepth
 from pipeline.performance import machine
 from pipeline.progress import progress_on_terminal_only
 
 logger = logging.getLogger(__name__)
 
 _MIN_IMAGES_FOR_PROCESSES = 2000  # with fewer images, starting processes takes longer than it saves
-_MAX_LISTED = 5  # a message lists this many bad images and counts the rest
+_MAX_LISTED = 20  # a message lists this many bad images of a split and counts the rest
 
 
-def check_images(split: datasets.Dataset, *, policy: Literal["fail", "skip"], split_name: str) -> datasets.Dataset:
-    """Read every image once and return the split without unreadable images.
+class Skipped(NamedTuple):
+    """An image that was skipped because it cannot be read.
+
+    Attributes:
+        split: Name of the split.
+        image: Name of the file or row.
+        reason: Why it cannot be read.
+    """
+
+    split: str
+    image: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.split}: {self.image}: {self.reason}"
+
+
+class CheckedSplits(datasets.DatasetDict):
+    """Splits without unreadable images, and what checking them has found.
+
+    Attributes:
+        skipped: The images that were skipped.
+        grayscale_bits: Number of bits that 16-bit grayscale images of train use. None: there are no such images.
+    """
+
+    skipped: tuple[Skipped, ...] = ()
+    grayscale_bits: int | None = None
+
+
+class _Checked(NamedTuple):
+    """Result for one image: its name and problem if it cannot be read; else its largest value if it has 16 bits."""
+
+    image: str | None
+    reason: str | None
+    maximum: int | None
+
+
+_COLUMNS = datasets.Features(
+    image=datasets.Value("string"), reason=datasets.Value("string"), maximum=datasets.Value("int32")
+)
+
+
+def check_images(splits: Mapping[str, datasets.Dataset], *, policy: Literal["fail", "skip"]) -> CheckedSplits:
+    """Read every image of all splits once and return the splits without unreadable images.
 
     Each rank reads its shard, so all ranks must call it.
 
     Args:
-        split: Rows with `image` (`datasets.Image(decode=False)`) and `index`.
+        splits: Rows with `image` (`datasets.Image(decode=False)`) and `index`, by the name of the split. A stream is
+            not read: its images are checked when they arrive.
         policy: `fail` raises an error if any image is bad, `skip` skips bad images with a warning.
-        split_name: Name of the split in messages.
 
     Raises:
-        PipelineError: If an image is bad under `fail`, or all images are bad under `skip`.
+        PipelineError: If an image is bad under `fail`, or all images of a split are bad under `skip`. It lists the
+            images of all splits.
     """
+    found = {
+        name: _check_split(split, split_name=name)
+        for name, split in splits.items()
+        if isinstance(split, datasets.Dataset)
+    }
+    raise_problems(_problems(found, policy=policy))
+    checked = CheckedSplits(splits)
+    for name, results in found.items():
+        if bad := _bad_of(name, results):
+            logger.warning("%s; skipping them: %s", _count(name, bad, len(results)), _list(bad))
+            checked[name] = splits[name].select([row for row, result in enumerate(results) if result.reason is None])
+            checked.skipped += tuple(bad)
+    maxima = {name: [r.maximum for r in results if r.maximum is not None] for name, results in found.items()}
+    if train := maxima.get("train"):
+        checked.grayscale_bits = _measure_depth(train)
+    elif "train" in splits and "train" not in found:
+        _reject_dark(maxima)
+    return checked
+
+
+def describe_skipped(skipped: Sequence[object]) -> str:
+    """Return the list of skipped images (as `name: reason`) that ends a command, or an empty text."""
+    if not skipped:
+        return ""
+    counted = "1 image" if len(skipped) == 1 else f"{len(skipped)} images"
+    return "\n  ".join([f"skipped {counted} that cannot be read:", *map(str, skipped)])
+
+
+def _problems(found: Mapping[str, list[_Checked]], *, policy: str) -> Iterator[str]:
+    """Yield the bad images of each split that the policy rejects, then what to do."""
+    remedy = None
+    for name, results in found.items():
+        bad = _bad_of(name, results)
+        if bad and policy == "fail":
+            yield f"{_count(name, bad, len(results))}: {_list(bad)}"
+            remedy = "fix or remove them, or pass --bad_images skip"
+        elif bad and len(bad) == len(results):
+            yield f"{_count(name, bad, len(results))}, so the split would be empty: {_list(bad)}"
+            remedy = "fix the images or use other data"
+    if remedy:
+        yield remedy
+
+
+def _bad_of(split: str, results: list[_Checked]) -> list[Skipped]:
+    return [Skipped(split, r.image or "", r.reason) for r in results if r.reason is not None]
+
+
+def _count(name: str, bad: list[Skipped], total: int) -> str:
+    return f"{name}: {len(bad)} of {total} images cannot be read"
+
+
+def _list(bad: list[Skipped]) -> str:
+    more = [f"and {len(bad) - _MAX_LISTED} more"] if len(bad) > _MAX_LISTED else []
+    return "; ".join([*(f"{image}: {reason}" for _, image, reason in bad[:_MAX_LISTED]), *more])
+
+
+def _measure_depth(maxima: list[int]) -> int:
+    """Return the number of bits that 16-bit grayscale images use, given the largest value of each image."""
+    depth = GrayscaleDepth.holding(max(maxima))
+    logger.info(
+        "train has %d grayscale images with 16 bits and values up to %d; scaling values from 0 to %d to 8 bits",
+        len(maxima), max(maxima), depth.limit,
+    )  # fmt: skip
+    if dark := [maximum for maximum in maxima if depth.is_dark(maximum)]:
+        logger.warning(
+            "dark: %d of these images use values up to %d only; they lose most of their gray levels",
+            len(dark),
+            max(dark),
+        )
+    return depth.bits
+
+
+def _reject_dark(maxima: Mapping[str, list[int]]) -> None:
+    """Check that 16-bit grayscale images use their 16 bits, because those of a stream cannot be measured.
+
+    Raises:
+        PipelineError: If all such images of a split are dark.
+    """
+    raise_problems(
+        f"{name} has 16-bit grayscale images with values up to {max(values)} only, and --streaming would show them "
+        "almost black, because it cannot measure the depth of the training images: remove --streaming"
+        for name, values in maxima.items()
+        if values and FULL_DEPTH.is_dark(max(values))
+    )
+
+
+def _check_split(split: datasets.Dataset, *, split_name: str) -> list[_Checked]:
     shard = distributed.shard(range(len(split)))
-    problems = distributed.all_gather_shards(
-        _find_problems(split.select_columns(["image", "index"]).select(shard)),
+    return distributed.all_gather_shards(
+        _check_rows(split.select_columns(["image", "index"]).select(shard)),
         same={f"the number of {split_name} images": len(split)},
     )
-    bad = {row: problem for row, problem in enumerate(problems) if problem is not None}
-    if not bad:
-        return split
-    details = "; ".join(list(bad.values())[:_MAX_LISTED])
-    if len(bad) > _MAX_LISTED:
-        details += f"; and {len(bad) - _MAX_LISTED} more"
-    counted = f"{split_name}: {len(bad)} of {len(split)} images cannot be read"
-    if policy == "fail":
-        raise PipelineError(f"{counted}: {details}\nfix or remove them, or pass --bad_images skip")
-    if len(bad) == len(split):
-        raise PipelineError(f"{counted}, so the split would be empty: {details}\nfix the images or use other data")
-    logger.warning("%s; skipping them: %s", counted, details)
-    return split.select([row for row in range(len(split)) if row not in bad])
 
 
-def _find_problems(rows: datasets.Dataset) -> list[str | None]:
-    """Return the reason for each image that cannot be read, and None for each readable image."""
+def _check_rows(rows: datasets.Dataset) -> list[_Checked]:
     cores = machine.usable_cores() // distributed.local_world_size()
     num_processes = min(cores, len(rows) // (_MIN_IMAGES_FOR_PROCESSES // 2))
     if num_processes < 2:
-        return [problem for batch in rows.iter(32) for problem in _problems_in_batch(batch)["problem"]]
+        return [result for batch in rows.iter(32) for result in _results_of(_check_batch(batch))]
     with progress_on_terminal_only():
         checked = rows.map(
-            _problems_in_batch,
+            _check_batch,
+            fn_kwargs={"formats": supported_formats()},  # `datasets` caches the result by the arguments
             batched=True,
             batch_size=32,
             num_proc=num_processes,
             remove_columns=rows.column_names,
-            features=datasets.Features({"problem": datasets.Value("string")}),
+            features=_COLUMNS,
             desc="Checking images",
         )
-    return list(checked["problem"])
+    return _results_of(checked[:])
 
 
-def _problems_in_batch(batch: dict[str, list[Any]]) -> dict[str, list[str | None]]:
-    return {"problem": [_problem_in_row(*row) for row in zip(batch["image"], batch["index"], strict=True)]}
+def _results_of(columns: Mapping[str, list[Any]]) -> list[_Checked]:
+    return [_Checked(*values) for values in zip(*(columns[name] for name in _Checked._fields), strict=True)]
 
 
-def _problem_in_row(value: dict[str, Any] | None, index: int) -> str | None:
+def _check_batch(batch: dict[str, list[Any]], formats: tuple[str, ...] = ()) -> dict[str, list[Any]]:  # noqa: ARG001
+    results = [_check_row(*row) for row in zip(batch["image"], batch["index"], strict=True)]
+    return {name: list(values) for name, values in zip(_Checked._fields, zip(*results, strict=True), strict=True)}
+
+
+def _check_row(value: dict[str, Any] | None, index: int) -> _Checked:
+    name = _row_name(value, index)
     try:
-        open_image(value, name=_row_name(value, index), min_side=1)  # decoding a JPEG at 1/8 of its size is faster
+        return _Checked(None, None, check_image(value, name=name))
     except BadImageError as error:
-        return str(error)
-    return None
+        return _Checked(name, str(error).removeprefix(f"{name}: "), None)
 
 
 def _row_name(value: dict[str, Any] | None, index: int) -> str:

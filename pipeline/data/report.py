@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import pyarrow.compute
 
+from pipeline.data.bad_images import CheckedSplits
 from pipeline.data.labels import read_integers
 from pipeline.data.streaming import Stream
 from pipeline.errors import list_some
@@ -37,18 +38,20 @@ class DataReport:
     notes: tuple[str, ...]
 
 
-class LoadedSplits(datasets.DatasetDict):
+class LoadedSplits(CheckedSplits):
     """The splits of a dataset, with the report of how they were loaded."""
 
     report: DataReport
 
-    def with_report(self, report: DataReport) -> "LoadedSplits":
-        """Set the report, log a summary of the splits, and return them."""
-        self.report = report
-        names = self["train"].features["label"].names
-        sizes = ", ".join(f"{len(split)} {name}" for name, split in self.items())
+    @classmethod
+    def of(cls, splits: CheckedSplits, report: DataReport) -> "LoadedSplits":
+        """Return the splits with their report, and log a summary of them."""
+        loaded = cls(splits)
+        loaded.skipped, loaded.grayscale_bits, loaded.report = splits.skipped, splits.grayscale_bits, report
+        names = loaded["train"].features["label"].names
+        sizes = ", ".join(f"{len(split)} {name}" for name, split in loaded.items())
         logger.info("using %s images; %d classes: %s", sizes, len(names), list_some(names))
-        return self
+        return loaded
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline import distributed
 from pipeline.arguments import checks
 from pipeline.arguments.data import NO_DATASET, DataArguments
-from pipeline.data.bad_images import check_images
+from pipeline.data.bad_images import CheckedSplits, check_images
 from pipeline.data.class_names import find_nearest, read_class_names, rename_model_classes, say_nearest
 from pipeline.data.columns import Columns, find_columns, require_bytes, select_images
 from pipeline.data.labels import (
@@ -83,11 +83,9 @@ def load_splits(args: DataArguments) -> LoadedSplits:
         if "test" not in splits:
             logger.info("no test split; only validation will be evaluated")
         ordered = {key: splits[key] for key in SPLIT_ALIASES if key in splits}
-        loaded = LoadedSplits(
-            {key: _limit_and_check(split, key, args=args, source=source) for key, split in ordered.items()}
-        )
+        checked = _limit_and_check(ordered, args=args, source=source)
     columns = source.columns
-    return loaded.with_report(DataReport(source.source_type, columns.image, columns.label, tuple(notes)))
+    return LoadedSplits.of(checked, DataReport(source.source_type, columns.image, columns.label, tuple(notes)))
 
 
 def _load_all(name: str, args: DataArguments) -> tuple[_Source, dict[str, datasets.Dataset]]:
@@ -115,7 +113,7 @@ def _load_all(name: str, args: DataArguments) -> tuple[_Source, dict[str, datase
 
 def load_split(
     args: DataArguments, *, split: str | None, class_names: Sequence[str], rename_model: bool = True
-) -> tuple[str, datasets.Dataset]:
+) -> CheckedSplits:
     """Load one split to evaluate a model on, with labels aligned by name to the classes of the model.
 
     Args:
@@ -125,7 +123,7 @@ def load_split(
         rename_model: Whether `--class_names` also renames the classes of the model.
 
     Returns:
-        The name of the split, and its rows in the format of `load_splits`. In ``all``, `index` continues from one
+        The only split by its name, with rows in the format of `load_splits`. In ``all``, `index` continues from one
         split to the next. The names of its `ClassLabel` are the new class names of the model.
 
     Raises:
@@ -155,7 +153,7 @@ def load_split(
         parts.append(_to_rows(part, key, class_names=class_names, start=start))
         start += len(part.images)
     rows = _hold_out_validation(parts[0], args)[name] if holds_out else datasets.concatenate_datasets(parts)
-    return name, _limit_and_check(rows, name, args=args, source=source)
+    return _limit_and_check({name: rows}, args=args, source=source)
 
 
 def _require_known(parts: Iterable[_SourceSplit], class_names: Sequence[str], *, split: str) -> None:
@@ -308,14 +306,15 @@ def _hold_out_validation(train: datasets.Dataset, args: DataArguments) -> dict[s
     return {"train": train.select(train_rows), "validation": train.select(validation_rows)}
 
 
-def _limit_and_check(split: Any, split_name: str, *, args: DataArguments, source: _Source) -> Any:
-    """Return at most as many rows as the sample limit allows, without unreadable images. A `Stream` is unchanged."""
-    if isinstance(split, Stream):
-        return split
+def _limit_and_check(splits: Mapping[str, Any], *, args: DataArguments, source: _Source) -> CheckedSplits:
+    """Return at most as many rows of each split as the sample limits allow, without unreadable images."""
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
-    limit = limits.get(split_name, args.max_test_samples)
-    if limit is not None and limit < len(split):
-        split = split.select(limit_rows(read_integers(split), limit=limit, seed=args.split_seed))
-    if SOURCE_TYPES[source.source_type].rendered:
+    limited = {name: _limit(split, limits.get(name, args.max_test_samples), args) for name, split in splits.items()}
+    rendered = SOURCE_TYPES[source.source_type].rendered
+    return CheckedSplits(limited) if rendered else check_images(limited, policy=args.bad_images)
+
+
+def _limit(split: Any, limit: int | None, args: DataArguments) -> Any:
+    if isinstance(split, Stream) or limit is None or limit >= len(split):
         return split
-    return check_images(split, policy=args.bad_images, split_name=split_name)
+    return split.select(limit_rows(read_integers(split), limit=limit, seed=args.split_seed))

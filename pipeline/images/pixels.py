@@ -1,7 +1,7 @@
 """Decoded pixels in any mode and orientation -> upright RGB.
 
-This module handles EXIF orientation, transparency, and the scale of grayscale images with more than 8 bits. It does not
-read files (`decode`) and does not decide what happens to bad images (`data.bad_images`).
+This module handles EXIF orientation, transparency, and the scale of grayscale images with more than 8 bits (`depth`).
+It does not read files (`decode`) and does not decide what happens to bad images (`data.bad_images`).
 """
 
 import struct
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
+
+from pipeline.images.depth import FULL_DEPTH, GrayscaleDepth
 
 # What Pillow's decoders raise on corrupt bytes. These exceptions have no common base class below Exception.
 UNREADABLE = (
@@ -37,18 +39,22 @@ _UPRIGHT: dict[Any, PIL.Image.Transpose] = {  # EXIF orientation -> the operatio
 }
 
 
-def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Return the image upright and in RGB: transparency on white, 16-bit and float grayscale rescaled, never clipped.
+def to_rgb(image: PIL.Image.Image, depth: GrayscaleDepth = FULL_DEPTH) -> PIL.Image.Image:
+    """Return the image upright and in RGB: transparency on white, 16-bit and float grayscale rescaled.
 
     RGB, 8-bit grayscale and CMYK images come out exactly as `transformers.pipeline` sees them. An image that is already
     upright RGB is returned itself, without its metadata.
+
+    Args:
+        image: Any image of Pillow.
+        depth: How 16-bit grayscale is scaled.
 
     Raises:
         ValueError: If integer grayscale exceeds 16 bits or float grayscale is outside 0 to 255: the scale is unknown.
     """
     upright = _make_upright(image)
-    if upright.mode == "I" or upright.mode.startswith("I;16"):
-        upright = _scale_integers(upright)
+    if _has_integers(upright):
+        upright = _scale_integers(upright, depth)
     elif upright.mode == "F":
         upright = _scale_floats(upright)
     elif upright.has_transparency_data:
@@ -56,6 +62,15 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     rgb = upright if upright.mode == "RGB" else upright.convert("RGB")  # convert() always copies.
     rgb.info.clear()  # A reader of the orientation in it would rotate the image again.
     return rgb
+
+
+def largest_integer(image: PIL.Image.Image) -> int | None:
+    """Return the largest value of a grayscale image with more than 8 bits, or None for all other images."""
+    return int(np.asarray(image).max()) if _has_integers(image) else None
+
+
+def _has_integers(image: PIL.Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")
 
 
 def _make_upright(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -78,13 +93,13 @@ def _composite_on_white(image: PIL.Image.Image) -> PIL.Image.Image:
     return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), rgba)
 
 
-def _scale_integers(image: PIL.Image.Image) -> PIL.Image.Image:
+def _scale_integers(image: PIL.Image.Image, depth: GrayscaleDepth) -> PIL.Image.Image:
     pixels = np.asarray(image)
     if pixels.min() < 0 or pixels.max() > 0xFFFF:
         raise ValueError(
             f"unknown scale of grayscale values from {pixels.min()} to {pixels.max()}: save the image with 8 bits"
         )
-    return PIL.Image.fromarray((pixels >> 8).astype(np.uint8))
+    return PIL.Image.fromarray(depth.to_8_bits(pixels))
 
 
 def _scale_floats(image: PIL.Image.Image) -> PIL.Image.Image:

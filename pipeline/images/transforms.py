@@ -15,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.images import pixel_files
 from pipeline.images.augmentation import Augment, derive_seed
 from pipeline.images.decode import open_image
+from pipeline.images.depth import GrayscaleDepth
 from pipeline.images.processor import ImageProcessor, Normalize, input_size
 
 Batch = dict[str, list[Any]]
@@ -28,6 +29,7 @@ class EvalTransform:
 
     def __init__(self, processor: ImageProcessor) -> None:
         self.processor = processor
+        self.depth = GrayscaleDepth.of(processor)
 
     def __call__(self, batch: Batch) -> Batch:
         """Transform the columns `image` and `index`, and `label` if it exists.
@@ -38,10 +40,13 @@ class EvalTransform:
         Raises:
             BadImageError: If an image cannot be read.
         """
-        images = [_open_row(row, index) for row, index in zip(batch["image"], batch["index"], strict=True)]
+        images = [self._open(row, index) for row, index in zip(batch["image"], batch["index"], strict=True)]
         pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
         labels = {"labels": batch["label"]} if "label" in batch else {}
         return {"pixel_values": list(pixels.float()), **labels}
+
+    def _open(self, row: dict[str, Any], index: int, *, min_side: int | None = None) -> Image:
+        return open_image(row, name=row["path"] or f"row {index}", min_side=min_side, depth=self.depth)
 
 
 class TrainTransform(EvalTransform):
@@ -105,7 +110,8 @@ class TrainTransform(EvalTransform):
     @property
     def decode_key(self) -> str:
         """Return a description of `decode`: transforms with equal keys decode to equal pixels."""
-        return f"shorter side {self.decode_size}"
+        bits = f", {self.depth.bits} bits" if self.depth.bits < 16 else ""  # 16 bits: as caches of older versions
+        return f"shorter side {self.decode_size}{bits}"
 
     def decode(self, row: dict[str, Any], index: int) -> pixel_files.Pixels:
         """Return one decoded image (height, width, 3) uint8: the part of the transform that is the same in every epoch.
@@ -113,7 +119,7 @@ class TrainTransform(EvalTransform):
         Raises:
             BadImageError: If the image cannot be read.
         """
-        return np.asarray(shrink(_open_row(row, index, min_side=self.decode_size or None), self.decode_size))
+        return np.asarray(shrink(self._open(row, index, min_side=self.decode_size or None), self.decode_size))
 
 
 def shrink(image: Image, shorter_side: int) -> Image:
@@ -156,7 +162,3 @@ def check_training_pixels(processor: ImageProcessor, *, name: str) -> None:
             f"the image processor of {name} does more than resize, crop, rescale and normalize, so colors would differ "
             "between training and evaluation: choose another model"
         )
-
-
-def _open_row(row: dict[str, Any], index: int, *, min_side: int | None = None) -> Image:
-    return open_image(row, name=row["path"] or f"row {index}", min_side=min_side)

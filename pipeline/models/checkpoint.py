@@ -21,7 +21,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from pipeline.errors import PipelineError, list_some
+from pipeline.images import depth
 from pipeline.images.processor import ImageProcessor
+from pipeline.runs.files import read_json
 from pipeline.runs.folder import MODEL_FILES
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,9 @@ def read_processor(folder: Path, *, name: str) -> ImageProcessor:
         ) from error
     if hasattr(processor, "data_config"):
         _set_timm_attributes(processor)
+        # The class reads config.json only, and `save_model` writes this file for it.
+        if (saved := folder / "preprocessor_config.json").exists():
+            depth.set_depth(processor, read_json(saved).get(depth.KEY))
     return processor  # type: ignore[no-any-return]
 
 

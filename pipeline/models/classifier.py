@@ -1,7 +1,8 @@
 """`ImageClassifier`: a network and its image processor in one value."""
 
 import functools
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,15 +15,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline import hub
+from pipeline.data.bad_images import describe_skipped
 from pipeline.errors import PipelineError
 from pipeline.images.processor import ImageProcessor, input_size, makes_one_size
 from pipeline.models import checkpoint, prediction
 from pipeline.models.head import head_names, linear_head
-from pipeline.models.inference import LoaderOptions, run_inference
+from pipeline.models.inference import LoaderOptions, stream_inference
 from pipeline.performance.device import pick_device
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -144,19 +148,38 @@ class ImageClassifier:
             PipelineError: If no image is found, or an image cannot be read and `bad_images` is `fail`.
         """
         named = prediction.find_images(images)
-        rows = prediction.ImageRows(named, self.processor, fail=bad_images == "fail")
+        options = LoaderOptions(batch_size, progress=progress)
+        batches = list(self.rank_batches(named, options, top_k=top_k, fail=bad_images == "fail"))
+        if text := describe_skipped([problem for batch in batches for problem in batch.problems if problem]):
+            logger.warning("%s", text)
+        return prediction.ranked_table(batches, self.class_names)
+
+    def rank_batches(
+        self,
+        named: Sequence[tuple[str | int, prediction.Source]],
+        options: LoaderOptions,
+        *,
+        top_k: int,
+        fail: bool,
+    ) -> Iterator[prediction.Ranked]:
+        """Yield the most likely classes of each batch of images as soon as they are known, on all ranks.
+
+        Args:
+            named: The images, from `prediction.find_images`.
+            options: How the images are loaded.
+            top_k: Number of classes per image.
+            fail: Whether an image that cannot be read raises an error.
+
+        Raises:
+            BadImageError: If an image cannot be read and `fail` is true.
+        """
         top_k = min(top_k, len(self.class_names))
 
         def rank(batch: dict[str, Any]) -> prediction.Ranked:
             best = torch.from_numpy(self.logits(batch["pixel_values"])).softmax(dim=1).topk(top_k, dim=1)
-            return best.values, best.indices, batch["problems"]
+            return prediction.Ranked(batch["names"], batch["problems"], best.values, best.indices)
 
-        batches = run_inference(
-            self.model,
-            rows,
-            rank,
-            LoaderOptions(batch_size, progress=progress),
-            description="predict",
-            collate_fn=prediction.collate_rows,
+        rows = prediction.ImageRows(named, self.processor, fail=fail)
+        return stream_inference(
+            self.model, rows, rank, options, description="predict", collate_fn=prediction.collate_rows
         )
-        return prediction.ranked_table(named, batches, self.class_names)

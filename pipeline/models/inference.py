@@ -1,6 +1,7 @@
 """The one inference loop: batches of images -> what a forward function returns, on all ranks, in order."""
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -67,6 +68,43 @@ def run_inference(
     Raises:
         PipelineError: If `forward` or loading an image raises it, on any rank.
     """
+    loader, _ = _load_shard(rows, options, collate_fn)
+    bar = progress.progress_bar(loader, desc=description, unit="batch", enabled=options.progress)
+    with distributed.fail_together(), _evaluation_mode(model) as device:
+        autocast = torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
+        # Not inference_mode: some networks keep a tensor of their first forward pass, which training needs later.
+        with torch.no_grad(), autocast:
+            results = [forward(_to_device(batch, device)) for batch in bar]
+    return distributed.all_gather_shards(results)
+
+
+def stream_inference(
+    model: PreTrainedModel,
+    rows: Any,
+    forward: Callable[[dict[str, Any]], T],
+    options: LoaderOptions,
+    *,
+    description: str,
+    collate_fn: Callable[[Any], dict[str, Any]] = collate,
+) -> Iterator[T]:
+    """Yield what `run_inference` returns as soon as it is known, in fp32. All ranks must iterate to the end.
+
+    Ranks exchange their results after each batch, so use `run_inference` where all results are needed anyway.
+    """
+    loader, rounds = _load_shard(rows, options, collate_fn)
+    bar = progress.progress_bar(loader, desc=description, unit="batch", enabled=options.progress)
+    with distributed.fail_together(), _evaluation_mode(model) as device:
+        for _, batch in itertools.zip_longest(range(rounds), bar):  # in the last round, some ranks have no batch
+            with torch.no_grad():  # not around the yield, or the caller would run without gradients too
+                results = [] if batch is None else [forward(_to_device(batch, device))]
+            for shard in distributed.all_gather(results):
+                yield from shard
+
+
+def _load_shard(
+    rows: Any, options: LoaderOptions, collate_fn: Callable[[Any], dict[str, Any]]
+) -> tuple[DataLoader[Any], int]:
+    """Return the batches of this rank, and the largest number of batches of a rank."""
     starts = range(0, len(rows), options.batch_size)
     batches = [list(range(start, min(start + options.batch_size, len(rows)))) for start in starts]
     loader = DataLoader(
@@ -76,13 +114,11 @@ def run_inference(
         collate_fn=collate_fn,
         generator=torch.Generator(),  # the default one would advance the global generator, which training uses
     )
-    bar = progress.progress_bar(loader, desc=description, unit="batch", enabled=options.progress)
-    with distributed.fail_together(), _evaluation_mode(model) as device:
-        autocast = torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")
-        # Not inference_mode: some networks keep a tensor of their first forward pass, which training needs later.
-        with torch.no_grad(), autocast:
-            results = [forward(batch | {"pixel_values": batch["pixel_values"].to(device)}) for batch in bar]
-    return distributed.all_gather_shards(results)
+    return loader, -(-len(batches) // distributed.world_size())
+
+
+def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return batch | {"pixel_values": batch["pixel_values"].to(device)}
 
 
 @contextlib.contextmanager

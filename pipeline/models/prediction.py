@@ -1,9 +1,8 @@
 """Images without labels (files, folders, glob patterns, PIL images, arrays) -> rows for inference; and their table."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,23 +13,36 @@ from torch.utils.data import Dataset
 from pipeline.config.names import matching_files, missing_images
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.images.decode import IMAGE_EXTENSIONS, open_image
+from pipeline.images.depth import GrayscaleDepth
 from pipeline.images.files import list_files
 from pipeline.images.pixels import to_rgb
 
-logger = logging.getLogger(__name__)
-
 Source = str | Path | PIL.Image.Image | np.ndarray[Any, Any]
-Ranked = tuple[torch.Tensor, torch.Tensor, list[str | None]]
-"""Of a batch: probabilities (batch, k), classes (batch, k), and the problem of each image that cannot be read."""
 
 _ONE = (str, Path, PIL.Image.Image, np.ndarray)
+
+
+class Ranked(NamedTuple):
+    """The most likely classes of a batch of images.
+
+    Attributes:
+        names: Name of each image.
+        problems: Why each image cannot be read, as `name: reason`; None for the readable ones.
+        probabilities: (batch, k), from high to low.
+        classes: (batch, k) int64.
+    """
+
+    names: list[str | int]
+    problems: list[str | None]
+    probabilities: torch.Tensor
+    classes: torch.Tensor
 
 
 def find_images(images: Source | Iterable[Source]) -> list[tuple[str | int, Source]]:
     """Return each image with its name: its path, or its position for an image in memory.
 
     Raises:
-        PipelineError: If a file, folder or glob pattern matches no image.
+        PipelineError: If a file, folder or glob pattern matches no image, or a file name is not valid UTF-8.
     """
     sources = [images] if isinstance(images, _ONE) else list(images)
     named: list[tuple[str | int, Source]] = []
@@ -51,6 +63,11 @@ def _find_files(name: str | Path) -> list[Path]:
         found = matching_files(name)
     if not found:
         raise PipelineError(missing_images(name))
+    for file in found:
+        try:
+            str(file).encode()
+        except UnicodeEncodeError as error:  # no table could hold the name
+            raise PipelineError(f"the file name {str(file)!r} is not valid UTF-8: rename the file") from error
     return sorted(found)
 
 
@@ -59,65 +76,62 @@ class ImageRows(Dataset[dict[str, Any]]):
 
     def __init__(self, named: Sequence[tuple[str | int, Source]], processor: Any, *, fail: bool) -> None:
         self.named, self.processor, self.fail = named, processor, fail
+        self.depth = GrayscaleDepth.of(processor)
 
     def __len__(self) -> int:
         return len(self.named)
 
     def __getitems__(self, places: list[int]) -> list[dict[str, Any]]:
         """Return the rows of a batch, prepared in one call of the image processor."""
-        images, problems = zip(*(self._open(*self.named[place]) for place in places), strict=True)
+        named = [self.named[place] for place in places]
+        images, problems = zip(*(self._open(name, source) for name, source in named), strict=True)
         pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
         return [
-            {"pixel_values": image, "problem": problem} for image, problem in zip(pixels.float(), problems, strict=True)
+            {"pixel_values": image, "name": name, "problem": problem}
+            for image, (name, _), problem in zip(pixels.float(), named, problems, strict=True)
         ]
 
     def _open(self, name: str | int, source: Source) -> tuple[PIL.Image.Image, str | None]:
         try:
-            return _as_rgb(source, name=str(name)), None
+            return self._as_rgb(source, name=str(name)), None
         except BadImageError as error:
             if self.fail:
                 raise BadImageError(f"{error}\nfix or remove the image, or pass --bad_images skip") from error
             return PIL.Image.new("RGB", (64, 64)), str(error)
 
-
-def _as_rgb(source: Source, *, name: str) -> PIL.Image.Image:
-    if isinstance(source, str | Path):
-        return open_image(source, name=name)
-    try:
-        image = PIL.Image.fromarray(source) if isinstance(source, np.ndarray) else source.copy()
-        return to_rgb(image)
-    except (TypeError, ValueError, OSError) as error:
-        raise BadImageError(f"image {name}: {error}") from error
+    def _as_rgb(self, source: Source, *, name: str) -> PIL.Image.Image:
+        if isinstance(source, str | Path):
+            return open_image(source, name=name, depth=self.depth)
+        try:
+            image = PIL.Image.fromarray(source) if isinstance(source, np.ndarray) else source.copy()
+            return to_rgb(image, self.depth)
+        except (TypeError, ValueError, OSError) as error:
+            raise BadImageError(f"image {name}: {error}") from error
 
 
 def collate_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack rows into `pixel_values` (batch, 3, height, width), and list their `problems`."""
+    """Stack rows into `pixel_values` (batch, 3, height, width), and list their `names` and `problems`."""
     return {
         "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
+        "names": [row["name"] for row in rows],
         "problems": [row["problem"] for row in rows],
     }
 
 
-def ranked_table(
-    named: Sequence[tuple[str | int, Source]], batches: Sequence[Ranked], class_names: Sequence[str]
-) -> pd.DataFrame:
-    """Return one row for each image and rank, without the images that cannot be read, which are logged.
+def ranked_table(batches: Sequence[Ranked], class_names: Sequence[str]) -> pd.DataFrame:
+    """Return one row for each image and rank, without the images that cannot be read.
 
     Args:
-        named: The images, from `find_images`.
-        batches: The most likely classes of each batch, in the order of the images.
+        batches: At least one batch.
         class_names: Names of the classes, in the order of the logits.
 
     Returns:
         The columns `image`, `rank` (from 1), `label` and `probability`.
     """
-    problems = [problem for _, _, batch in batches for problem in batch]
-    for problem in filter(None, problems):
-        logger.warning("skipping %s", problem)
-    names = [name for (name, _), problem in zip(named, problems, strict=True) if problem is None]
-    readable = torch.tensor([problem is None for problem in problems])
-    probabilities = torch.cat([values for values, _, _ in batches])[readable]
-    classes = torch.cat([indices for _, indices, _ in batches])[readable]
+    names = [name for batch in batches for name, problem in zip(*batch[:2], strict=True) if problem is None]
+    readable = torch.tensor([problem is None for batch in batches for problem in batch.problems])
+    probabilities = torch.cat([batch.probabilities for batch in batches])[readable]
+    classes = torch.cat([batch.classes for batch in batches])[readable]
     top_k = classes.shape[1]
     return pd.DataFrame(
         {

@@ -2,16 +2,16 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import datasets
 
 from pipeline import config, distributed
 from pipeline.arguments.data import NO_DATASET, DataArguments
 from pipeline.arguments.verbs import NO_MODEL, EvaluateArguments
 from pipeline.config import CommandLine
 from pipeline.data import report, sources
+from pipeline.data.bad_images import Skipped, describe_skipped
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import write_predictions
@@ -45,11 +45,12 @@ def evaluate(model: str | Path, **flags: Any) -> dict[str, Any]:
 
 def run(line: CommandLine) -> str:
     """Run the verb, and return the metrics as text."""
-    metrics, folder = _evaluate(line)
-    return summary.table(metrics) + (f"\nmetrics and predictions are in {folder}" if folder else "")
+    metrics, folder, skipped = _evaluate(line)
+    where = f"metrics and predictions are in {folder}" if folder else ""
+    return "\n".join(filter(None, [summary.table(metrics), where, describe_skipped(skipped)]))
 
 
-def _evaluate(line: CommandLine) -> tuple[dict[str, Any], Path | None]:
+def _evaluate(line: CommandLine) -> tuple[dict[str, Any], Path | None, Sequence[Skipped]]:
     with distributed.fail_together():
         args, data_args = config.parse(line, ARGUMENTS)
         if args.model is None:
@@ -61,11 +62,12 @@ def _evaluate(line: CommandLine) -> tuple[dict[str, Any], Path | None]:
         distributed.on_main_process(lambda: _require_free(folder))
 
         classifier = ImageClassifier.load(args.model, revision=args.model_revision)
-        name, split = sources.load_split(
+        splits = sources.load_split(
             data_args, split=wanted, class_names=classifier.class_names, rename_model=names_model
         )
+        ((name, split),) = splits.items()
         classifier.rename_classes(split.features["label"].names)
-        distributed.require_same({"the data": report.fingerprint(datasets.DatasetDict({name: split}))})
+        distributed.require_same({"the data": report.fingerprint(splits)})
     options = LoaderOptions(progress=sys.stderr.isatty())
     predictions = [scoring.score(classifier, split, options, name=name, dataset_name=data_args.dataset_name)]
     metrics = scoring.all_metrics(predictions, classifier.class_names)
@@ -73,7 +75,7 @@ def _evaluate(line: CommandLine) -> tuple[dict[str, Any], Path | None]:
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / PREDICTIONS, predictions, classifier.class_names)
         write_json(folder / RESULTS, metrics)
-    return metrics, folder
+    return metrics, folder, splits.skipped
 
 
 def _data_of(args: EvaluateArguments, data_args: DataArguments) -> tuple[DataArguments, str | None]:

@@ -7,18 +7,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from pipeline import config, distributed, hub
 from pipeline.arguments.data import NO_DATASET
 from pipeline.arguments.settings import GROUPS, NEUTRAL, Settings
 from pipeline.config import CommandLine
 from pipeline.config.names import is_shipped
 from pipeline.data import report, sources
+from pipeline.data.bad_images import Skipped, describe_skipped
+from pipeline.data.report import LoadedSplits
 from pipeline.data.source_types import SOURCE_TYPES
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import Predictions, write_predictions
+from pipeline.images.depth import set_depth
 from pipeline.models.build import build_classifier
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
@@ -67,7 +68,9 @@ def train(config: str | Path | None = None, **flags: Any) -> Run:
 
 def run(line: CommandLine) -> str:
     """Run the verb, and return the results as text."""
-    return str(_train(line, owns_process=True))
+    finished = _train(line, owns_process=True)
+    skipped = RunFolder(finished.folder).record["data"].get("skipped", [])
+    return "\n".join(filter(None, [str(finished), describe_skipped([Skipped(**entry) for entry in skipped])]))
 
 
 def _read_call(recipe: str | Path | None, flags: dict[str, Any]) -> CommandLine:
@@ -116,7 +119,7 @@ def _recorded(settings: Settings) -> dict[str, Any]:
     return arguments
 
 
-def _choose(line: CommandLine) -> tuple[CommandLine, datasets.DatasetDict | None]:
+def _choose(line: CommandLine) -> tuple[CommandLine, LoadedSplits | None]:
     """Under `--auto`, choose settings that fit the images, the model, the machine, and the flags of the user."""
     settings = Settings(*config.parse(line, GROUPS))
     if not settings.selection.auto or settings.data.dataset_name is None:
@@ -152,11 +155,11 @@ def _claim(line: CommandLine, settings: Settings, arguments: dict[str, Any]) -> 
 def _load(
     line: CommandLine,
     settings: Settings,
-    splits: datasets.DatasetDict | None,
+    splits: LoadedSplits | None,
     *,
     run: RunFolder,
     arguments: dict[str, Any],
-) -> tuple[datasets.DatasetDict, ImageClassifier]:
+) -> tuple[LoadedSplits, ImageClassifier]:
     """Load the images and the model, check that they fit, and start the run folder."""
     with distributed.fail_together():
         splits = splits or sources.load_splits(settings.data)
@@ -168,6 +171,7 @@ def _load(
         )
         class_names = splits["train"].features["label"].names
         classifier = build_classifier(settings.model, class_names=class_names, seed=settings.trainer.seed)
+        set_depth(classifier.processor, splits.grayscale_bits)
         reject_unsupported(classifier, settings)
         distributed.on_main_process(
             lambda: run_folder.start(
@@ -181,9 +185,7 @@ def _load(
     return splits, classifier
 
 
-def _fit(
-    classifier: ImageClassifier, splits: datasets.DatasetDict, settings: Settings, *, run: RunFolder
-) -> dict[str, Any]:
+def _fit(classifier: ImageClassifier, splits: LoadedSplits, settings: Settings, *, run: RunFolder) -> dict[str, Any]:
     """Train the classifier as the strategy says, let the selection steps improve it, and save it."""
     clock, results = Clock(), dict[str, Any]()
     is_probe = settings.strategy.strategy == "head"
@@ -201,7 +203,7 @@ def _fit(
     return results | selected
 
 
-def _score(run: RunFolder, splits: datasets.DatasetDict, settings: Settings, results: dict[str, Any]) -> None:
+def _score(run: RunFolder, splits: LoadedSplits, settings: Settings, results: dict[str, Any]) -> None:
     """Score the saved files on validation and, once, on test; write the results and the card."""
     with run.timed("score"):
         classifier = ImageClassifier.load(run.folder)
@@ -223,13 +225,20 @@ def _write_results(
     run.update(status="finished")
 
 
-def _describe(splits: datasets.DatasetDict, settings: Settings) -> dict[str, object]:
+def _describe(splits: LoadedSplits, settings: Settings) -> dict[str, object]:
+    """Return what `run.json` says about the data. No path of this machine is in it, because it is published."""
+    folder = Path(str(settings.data.dataset_name)).expanduser().absolute()
+    skipped = [
+        entry._replace(image=remove_absolute_path(entry.image.removeprefix(f"{folder}/")))._asdict()
+        for entry in splits.skipped
+    ]
     return {
         "name": remove_absolute_path(str(settings.data.dataset_name)),
         "revision": settings.data.dataset_revision,
         "fingerprint": report.fingerprint(splits),
         "classes": len(splits["train"].features["label"].names),
         "samples": {name: len(split) for name, split in splits.items()},
+        **({"skipped": skipped} if skipped else {}),
     }
 
 

@@ -92,7 +92,7 @@ def test_the_groups_and_names_are_those_of_the_verbs_and_sources() -> None:
         assert flags >= {f.name for group in VERBS[verb].groups.values() for f in dataclasses.fields(group)}
     assert config.GROUPS.keys() == VERBS.keys()
     assert set(BUILT_IN_DATASETS) == {name for name in SOURCE_TYPES if SOURCE_TYPES[name].matches(name)}
-    assert set(TABLE_EXTENSIONS) == WRITERS.keys()
+    assert set(TABLE_EXTENSIONS) == set(WRITERS)
 
 
 def test_a_hub_id_that_is_cached_is_accepted_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+import PIL.Image
 import pytest
 
 from pipeline.data import bad_images
-from pipeline.data.bad_images import check_images
+from pipeline.data.bad_images import check_images, describe_skipped
 from pipeline.errors import PipelineError
 from tests.images.hazards import encode, noise
 
@@ -27,45 +29,110 @@ def split_of(images: list[dict[str, Any] | None]) -> datasets.Dataset:
 
 def test_a_split_without_bad_images_is_returned_itself() -> None:
     split = split_of([value(encode(noise(), image_format)) for image_format in ("PNG", "JPEG", "WEBP")])
-    assert check_images(split, policy="fail", split_name="train") is split
+    assert check_images({"train": split}, policy="fail")["train"] is split
 
 
-def test_fail_names_five_images_counts_all_and_says_what_to_do(tmp_path: Path) -> None:
-    bad: list[dict[str, Any] | None] = [value(b"nothing", f"{number}.png") for number in range(6)]
+def test_fail_names_twenty_images_counts_all_and_says_what_to_do(tmp_path: Path) -> None:
+    bad: list[dict[str, Any] | None] = [value(b"nothing", f"{number}.png") for number in range(24)]
     split = split_of([value(encode(noise())), *bad, value(None, str(tmp_path / "gone.png"))])
     with pytest.raises(PipelineError) as caught:
-        check_images(split, policy="fail", split_name="test")
+        check_images({"test": split}, policy="fail")
     text = str(caught.value)
-    assert text.startswith("test: 7 of 8 images cannot be read: row 101 (0.png): not an image")
-    assert text.count("not an image") == 5
-    assert text.endswith("; and 2 more\nfix or remove them, or pass --bad_images skip")
+    assert text.startswith("test: 25 of 26 images cannot be read: row 101 (0.png): not an image")
+    assert text.count("not an image") == 20
+    assert text.endswith("; and 5 more\nfix or remove them, or pass --bad_images skip")
+
+
+def test_bad_images_of_all_splits_are_named_by_one_error() -> None:
+    good, bad = value(encode(noise())), value(b"<html>404</html>")
+    with pytest.raises(PipelineError) as caught:
+        check_images(
+            {"train": split_of([bad, good]), "validation": split_of([good]), "test": split_of([bad])}, policy="fail"
+        )
+    train, test, remedy = str(caught.value).splitlines()
+    assert train.startswith("train: 1 of 2 images cannot be read: row 100: not an image but an HTML page")
+    assert test.startswith("test: 1 of 1 images cannot be read: row 100: not an image but an HTML page")
+    assert remedy == "fix or remove them, or pass --bad_images skip"
 
 
 def test_fail_names_a_file_by_its_path_and_an_empty_cell_by_its_row(tmp_path: Path) -> None:
     file = tmp_path / "a.jpg"
     file.write_bytes(encode(noise(size=(64, 64)), "JPEG")[:-400])
     with pytest.raises(PipelineError) as caught:
-        check_images(split_of([value(encode(noise())), value(None, str(file)), None]), policy="fail", split_name="test")
+        check_images({"test": split_of([value(encode(noise())), value(None, str(file)), None])}, policy="fail")
     first_line = str(caught.value).splitlines()[0]
     assert first_line.startswith(f"test: 2 of 3 images cannot be read: {file}: ")
     assert "truncated" in first_line.lower()
     assert first_line.endswith("; row 102: no image in this row")
 
 
-def test_skip_drops_bad_images_with_one_warning(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_skip_drops_bad_images_with_one_warning_a_split(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     good, bad = value(encode(noise())), value(b"bad")
-    split = check_images(
-        split_of([good, bad, value(None, str(tmp_path / "gone.png")), good]), policy="skip", split_name="train"
+    gone = str(tmp_path / "gone.png")
+    splits = check_images(
+        {"train": split_of([good, bad, value(None, gone), good]), "test": split_of([good, bad])}, policy="skip"
     )
-    assert split["index"][:] == [100, 103]
-    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert splits["train"]["index"][:] == [100, 103]
+    assert splits.skipped == (
+        ("train", "row 101", "not an image but a text file"),
+        ("train", gone, "no such file or directory"),
+        ("test", "row 101", "not an image but a text file"),
+    )
+    assert describe_skipped(splits.skipped).splitlines() == [
+        "skipped 3 images that cannot be read:",
+        "  train: row 101: not an image but a text file",
+        f"  train: {gone}: no such file or directory",
+        "  test: row 101: not an image but a text file",
+    ]
+    assert describe_skipped([]) == ""
+    record, _ = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "train: 2 of 4 images cannot be read; skipping them: row 101: not an image" in record.getMessage()
     assert f"{tmp_path / 'gone.png'}: no such file" in record.getMessage()
 
 
 def test_skip_rejects_a_split_that_would_be_empty() -> None:
     with pytest.raises(PipelineError, match="train: 1 of 1 images cannot be read, so the split would be empty"):
-        check_images(split_of([value(b"bad")]), policy="skip", split_name="train")
+        check_images({"train": split_of([value(b"bad")])}, policy="skip")
+
+
+# --- bit depth
+
+
+def gray(*maxima: int) -> datasets.Dataset:
+    """Return a split of 16-bit grayscale images with these largest values."""
+    images = [PIL.Image.fromarray(np.array([[0, maximum]], dtype=np.uint16)) for maximum in maxima]
+    return split_of([value(encode(image)) for image in images])
+
+
+@pytest.mark.parametrize(
+    ("maxima", "bits"), [((30, 200), 8), ((256, 255), 9), ((1029, 900), 11), ((4095,), 12), ((32768, 32767), 16)]
+)
+def test_the_depth_is_measured_on_train_and_logged(
+    maxima: tuple[int, ...], bits: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    splits = check_images({"train": gray(*maxima), "validation": gray(60000)}, policy="fail")
+    assert splits.grayscale_bits == bits
+    (line,) = [record.getMessage() for record in caplog.records if "16 bits" in record.getMessage()]
+    assert f"values up to {max(maxima)}; scaling values from 0 to {2**bits - 1} to 8 bits" in line
+    assert "dark" not in caplog.text
+
+
+def test_images_that_one_bright_image_makes_dark_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    assert check_images({"train": gray(65535, 4095, 4096, 0, 1029)}, policy="fail").grayscale_bits == 16
+    assert "dark: 2 of these images use values up to 4095 only" in caplog.text
+
+
+def test_8_bit_images_have_no_depth() -> None:
+    split = split_of([value(encode(noise(mode))) for mode in ("L", "RGB", "RGBA")])
+    assert check_images({"train": split}, policy="fail").grayscale_bits is None
+
+
+def test_a_stream_is_refused_if_the_16_bit_images_of_validation_are_dark() -> None:
+    stream: Any = object()
+    check_images({"train": stream, "validation": gray(70, 60000)}, policy="fail")
+    with pytest.raises(PipelineError, match=r"validation has 16-bit .* up to 1029 only, .*: remove --streaming"):
+        check_images({"train": stream, "validation": gray(70, 1029)}, policy="fail")
 
 
 @pytest.fixture
@@ -79,15 +146,16 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_several_processes_check_many_images(capfd: pytest.CaptureFixture[str]) -> None:
     split = split_of([value(b"bad") if row in (3, 8) else value(encode(noise())) for row in range(10)])
     expected = [100 + row for row in range(10) if row not in (3, 8)]
-    assert check_images(split, policy="skip", split_name="train")["index"][:] == expected
+    assert check_images({"train": split}, policy="skip")["train"]["index"][:] == expected
+    assert check_images({"train": gray(*[900] * 9, 3000)}, policy="skip").grayscale_bits == 12
     assert "Checking images" not in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("two_processes")
 def test_the_result_for_a_stored_split_is_cached(tmp_path: Path) -> None:
     split_of([value(encode(noise())) for _ in range(10)]).save_to_disk(tmp_path / "split", num_proc=None)
-    check_images(datasets.load_from_disk(tmp_path / "split"), policy="fail", split_name="train")
+    check_images({"train": datasets.load_from_disk(tmp_path / "split")}, policy="fail")
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "split").glob("cache-*.arrow")}
     assert written
-    check_images(datasets.load_from_disk(tmp_path / "split"), policy="fail", split_name="train")
+    check_images({"train": datasets.load_from_disk(tmp_path / "split")}, policy="fail")
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "split").glob("cache-*.arrow")} == written

@@ -202,20 +202,20 @@ def test_class_names_cannot_be_combined_with_streaming() -> None:
 # --- in evaluation
 
 
-def load_for_model(source: Path, *names: str, **arguments: Any) -> tuple[str, datasets.Dataset]:
+def load_for_model(source: Path, *names: str, **arguments: Any) -> datasets.Dataset:
     rename_model = arguments.pop("rename_model", True)
     args = DataArguments(dataset_name=str(source), **arguments)
-    return load_split(args, split="test", class_names=list(names), rename_model=rename_model)
+    return load_split(args, split="test", class_names=list(names), rename_model=rename_model)["test"]
 
 
 def test_class_names_rename_the_data_and_the_model(tmp_path: Path) -> None:
     data = save_class_folders(tmp_path / "data" / "test", {"chat": 1, "chien": 2}).parent
     names = write_csv(tmp_path / "names.csv", "LABEL_1,cat", "LABEL_0,dog", "chat,cat", "chien,dog")
-    _, rows = load_for_model(data, "LABEL_0", "LABEL_1", class_names=str(names))
+    rows = load_for_model(data, "LABEL_0", "LABEL_1", class_names=str(names))
     assert class_names_of(rows) == ["dog", "cat"]
     assert label_names_of(rows) == ["cat", "dog", "dog"]
     (tmp_path / "names.json").write_text(json.dumps({"chat": "cat", "chien": "dog"}))
-    _, rows = load_for_model(data, "dog", "cat", "chat", class_names=str(tmp_path / "names.json"), rename_model=False)
+    rows = load_for_model(data, "dog", "cat", "chat", class_names=str(tmp_path / "names.json"), rename_model=False)
     assert class_names_of(rows) == ["dog", "cat", "chat"]
     assert label_names_of(rows) == ["cat", "dog", "dog"]
 
@@ -231,4 +231,4 @@ def test_unknown_classes_are_shown_with_their_nearest_names(tmp_path: Path) -> N
 def test_class_label_columns_are_renamed(tmp_path: Path) -> None:
     write_parquet(tmp_path / "test.parquet", [0, 1, -1], feature=TWO_CLASSES)
     names = write_csv(tmp_path / "names.csv", "a,cat", "b,dog")
-    assert label_names_of(load_for_model(tmp_path, "dog", "cat", class_names=str(names))[1]) == ["cat", "dog"]
+    assert label_names_of(load_for_model(tmp_path, "dog", "cat", class_names=str(names))) == ["cat", "dog"]

@@ -214,7 +214,7 @@ def test_small_classes_are_dropped_from_all_splits_and_named(tmp_path: Path, cap
     )
     scored = load_split(
         DataArguments(dataset_name=str(tmp_path), min_images_per_class=2), split="test", class_names=["b", "a"]
-    )[1]
+    )["test"]
     assert label_names_of(scored) == ["a"]
     with pytest.raises(PipelineError, match="--min_images_per_class 9 drops all images of train, test: use a smaller"):
         load(tmp_path, min_images_per_class=9)

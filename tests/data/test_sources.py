@@ -109,7 +109,9 @@ def test_all_invalid_arguments_are_reported_at_once() -> None:
 def load_for_model(
     source: Path, *names: str, split: str | None = None, **arguments: Any
 ) -> tuple[str, datasets.Dataset]:
-    return load_split(DataArguments(dataset_name=str(source), **arguments), split=split, class_names=list(names))
+    args = DataArguments(dataset_name=str(source), **arguments)
+    ((name, rows),) = load_split(args, split=split, class_names=list(names)).items()
+    return name, rows
 
 
 def test_labels_are_aligned_with_the_model_by_name(tmp_path: Path) -> None:

@@ -233,11 +233,11 @@ def _tiff(values: list[float], dtype: type[np.generic] = np.float32) -> bytes:
 
 UNREADABLE: dict[str, Unreadable] = {
     "empty": Unreadable(b"", "empty"),
-    "text": Unreadable(b"a note", _NOT_AN_IMAGE, "image.jpg"),
-    "HTML": Unreadable(b"<html>404</html>", _NOT_AN_IMAGE, "image.jpg"),
-    "SVG": Unreadable(b'<svg xmlns="http://www.w3.org/2000/svg"/>', _NOT_AN_IMAGE),
-    "HEIC": Unreadable(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), _NOT_AN_IMAGE, "image.jpg"),
-    "EPS": Unreadable(_POSTSCRIPT, _NOT_AN_IMAGE, "image.jpg"),
+    "text": Unreadable(b"a note", "not an image but a text file", "image.jpg"),
+    "HTML": Unreadable(b"<html>404</html>", "not an image but an HTML page", "image.jpg"),
+    "SVG": Unreadable(b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
+    "HEIC": Unreadable(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIC", "image.jpg"),
+    "EPS": Unreadable(_POSTSCRIPT, "not an image, or an unsupported format: PostScript", "image.jpg"),
     "JPEG without its last two bytes": Unreadable(_JPEG[:-2], "truncated|Truncated", "image.jpg"),
     "half of a JPEG": Unreadable(_JPEG[: len(_JPEG) // 2], "truncated|Truncated", "image.jpg"),
     "truncated progressive JPEG": Unreadable(

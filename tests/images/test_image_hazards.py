@@ -53,7 +53,7 @@ def test_a_readable_file_gives_the_expected_upright_pixels(case: str, tmp_path: 
     assert pixels.shape == expected.pixels.shape
     assert np.abs(pixels.astype(int) - expected.pixels).max() <= expected.tolerance
     split = split_of(file)
-    assert check_images(split, policy="fail", split_name="train") is split
+    assert check_images({"train": split}, policy="fail")["train"] is split
 
 
 @pytest.mark.parametrize("case", UNREADABLE)
@@ -65,7 +65,7 @@ def test_an_unreadable_file_is_rejected_with_its_name_and_the_reason(case: str, 
     assert "\n" not in str(caught.value)
     assert "BytesIO" not in str(caught.value)
     with pytest.raises(PipelineError, match=rf"^train: 1 of 1 images cannot be read: {re.escape(str(file))}: "):
-        check_images(split_of(file), policy="fail", split_name="train")
+        check_images({"train": split_of(file)}, policy="fail")
 
 
 def test_paths_that_are_not_image_files_are_rejected(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_all_verbs_reject_an_image_with_the_same_text(
             transform(batch_of(file))
         assert str(caught.value) == text
     with pytest.raises(PipelineError) as caught_by_check:
-        check_images(split_of(file), policy="fail", split_name="train")
+        check_images({"train": split_of(file)}, policy="fail")
     assert text in str(caught_by_check.value)
     code, _, err = vit_pipeline("predict", "--model", tiny_vit, file)
     assert code == 2

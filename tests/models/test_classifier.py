@@ -191,7 +191,7 @@ def test_predict_names_or_skips_an_image_that_cannot_be_read(
     table = classifier.predict([tmp_path / "bad.jpg", good], top_k=1, bad_images="skip")
     assert table["image"].tolist() == [str(good)]
     assert table["label"].tolist() == classifier.predict(good, top_k=1)["label"].tolist()
-    assert f"skipping {tmp_path / 'bad.jpg'}" in caplog.text
+    assert f"skipped 1 image that cannot be read:\n  {tmp_path / 'bad.jpg'}: not an image but an HTML" in caplog.text
     with pytest.raises(PipelineError, match=r"no image found at .*nowhere: pass image files"):
         classifier.predict(tmp_path / "nowhere")
 

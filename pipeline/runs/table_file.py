@@ -1,0 +1,131 @@
+"""A table that is written while it is computed: whole lines in a partial file, then the complete file."""
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pipeline.errors import PipelineError
+from pipeline.runs.files import atomic_write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+
+class Append(Protocol):
+    """Writes rows at the end of a table."""
+
+    def __call__(self, rows: "pd.DataFrame") -> None:
+        """Write the rows and give them to the operating system, so that they survive a kill of this process."""
+
+
+@contextlib.contextmanager
+def growing_table(path: Path | None, columns: Mapping[str, str], *, flag: str) -> Iterator[Append]:
+    """Yield a function that writes rows. At the end, replace `path` by the complete table.
+
+    Until then the rows are in a file next to it, in whole lines: JSON lines for .jsonl, and CSV for .csv and .parquet,
+    because a Parquet file can be read only when it is complete. If the block fails, that file stays and is named, and
+    `path` is unchanged.
+
+    Args:
+        path: A .csv, .jsonl or .parquet file. None: nothing is written.
+        columns: The type of each column in a Parquet file, as Arrow names it.
+        flag: The flag that sets the path, for the errors.
+
+    Raises:
+        PipelineError: If a file cannot be written.
+    """
+    if path is None:
+        yield lambda rows: None  # noqa: ARG005
+        return
+    table = _TableFile(path, columns, flag=flag)
+    try:
+        table.write_header()
+        yield table.append
+        table.finish()
+    finally:
+        table.close()
+
+
+class _TableFile:
+    def __init__(self, path: Path, columns: Mapping[str, str], *, flag: str) -> None:
+        self.path, self.columns, self.flag = path, columns, flag
+        self.as_json = path.suffix == ".jsonl"
+        self.partial = path.with_name(f"{path.name}.partial{'.jsonl' if self.as_json else '.csv'}")
+        self.num_rows, self.complete = 0, False
+        with self._explain():
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            if self.partial.exists():
+                logger.warning("replacing %s, which an interrupted command wrote", self.partial)
+            self.file = self.partial.open("wb", buffering=0)
+
+    def write_header(self) -> None:
+        if not self.as_json:
+            self._write(",".join(self.columns) + "\n")
+
+    def append(self, rows: "pd.DataFrame") -> None:
+        if rows.empty:
+            return
+        if self.as_json:
+            self._write(rows.to_json(orient="records", lines=True, force_ascii=False))
+        else:
+            self._write(rows.to_csv(header=False, index=False, lineterminator="\n"))
+        self.num_rows += len(rows)
+
+    def _write(self, lines: str) -> None:
+        """Write lines in one system call, so that a kill does not cut a line."""
+        data = lines.encode()
+        with self._explain():
+            if self.file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def finish(self) -> None:
+        with self._explain():
+            os.fsync(self.file.fileno())
+            if self.path.suffix == ".parquet":
+                with atomic_write(self.path) as temporary:
+                    self._write_parquet(temporary)
+                self.partial.unlink()
+            else:
+                self.partial.replace(self.path)
+        self.complete = True
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk, which `append` has reported
+            self.file.close()
+        if self.complete:
+            return
+        if self.num_rows:
+            logger.warning("%s is not complete; its first %d rows are in %s", self.path, self.num_rows, self.partial)
+        else:
+            self.partial.unlink(missing_ok=True)
+
+    def _write_parquet(self, path: Path) -> None:
+        """Convert the CSV file block by block, so that memory does not grow with the table."""
+        import pyarrow as pa
+        from pyarrow import csv, parquet
+
+        schema = pa.schema([(name, pa.type_for_alias(alias)) for name, alias in self.columns.items()])
+        reader = csv.open_csv(
+            self.partial,
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+            convert_options=csv.ConvertOptions(column_types=schema),
+        )
+        with parquet.ParquetWriter(path, schema) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+
+    @contextlib.contextmanager
+    def _explain(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PipelineError(
+                f"cannot write {self.path} ({error.strerror or error}): free disk space, or choose another {self.flag}"
+            ) from error

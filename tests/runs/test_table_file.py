@@ -1,0 +1,102 @@
+"""A table on disk grows by whole lines, and replaces the file only when it is complete."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.runs.table_file import growing_table
+
+COLUMNS = {"image": "string", "rank": "int64", "probability": "double"}
+FIRST = pd.DataFrame({"image": ["a/ä 1.jpg", 'b",\n.jpg'], "rank": [1, 2], "probability": [0.123457, 1.0]})
+SECOND = pd.DataFrame({"image": [""], "rank": [3], "probability": [1e-6]})
+EMPTY = FIRST[:0]
+READ = {
+    ".csv": lambda path: pd.read_csv(path, keep_default_na=False),
+    ".jsonl": lambda path: pd.read_json(path, lines=True),
+    ".parquet": pd.read_parquet,
+}
+
+
+@pytest.mark.parametrize("extension", READ)
+def test_every_format_holds_all_rows(extension: str, tmp_path: Path) -> None:
+    path = tmp_path / f"labels{extension}"
+    path.write_text("old")
+    with growing_table(path, COLUMNS, flag="--output") as append:
+        for rows in (FIRST, EMPTY, SECOND):
+            append(rows)
+        assert path.read_text() == "old"
+    pd.testing.assert_frame_equal(
+        READ[extension](path), pd.concat([FIRST, SECOND], ignore_index=True), check_dtype=False
+    )
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("extension", [".csv", ".parquet"])
+def test_a_table_without_rows_has_its_columns(extension: str, tmp_path: Path) -> None:
+    with growing_table(tmp_path / f"labels{extension}", COLUMNS, flag="--output"):
+        pass
+    table = READ[extension](tmp_path / f"labels{extension}")
+    assert list(table.columns) == list(COLUMNS)
+    assert table.empty
+
+
+@pytest.mark.parametrize(
+    ("extension", "partial"), [(".csv", ".csv"), (".jsonl", ".jsonl"), (".parquet", ".csv")], ids=lambda text: text
+)
+def test_an_interrupted_table_is_kept_and_named(
+    extension: str, partial: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, kept = tmp_path / f"labels{extension}", tmp_path / f"labels{extension}.partial{partial}"
+    with contextlib.suppress(KeyboardInterrupt), growing_table(path, COLUMNS, flag="--output") as append:
+        append(FIRST)
+        assert len(READ[partial](kept)) == 2  # before the file is closed
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == [kept]
+    pd.testing.assert_frame_equal(READ[partial](kept), FIRST, check_dtype=False)
+    assert f"{path} is not complete; its first 2 rows are in {kept}" in caplog.text
+    with growing_table(path, COLUMNS, flag="--output") as append:
+        append(SECOND)
+    assert f"replacing {kept}" in caplog.text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_table_without_rows_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), growing_table(tmp_path / "a.csv", COLUMNS, flag="--output"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "full.csv.partial.csv").symlink_to("/dev/full")
+    for name, reason in {
+        "folder.csv": "it is a folder",
+        "nowhere/a.csv": "No such file or directory",
+        "full.csv": "No space left on device",
+    }.items():
+        with (
+            pytest.raises(PipelineError, match=rf"cannot write .*{name} \({reason}\): .*choose another --errors"),
+            growing_table(tmp_path / name, COLUMNS, flag="--errors"),
+        ):
+            raise AssertionError("the block must not start")
+
+
+def test_a_disk_that_becomes_full_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.partial.jsonl").symlink_to("/dev/full")
+    with (
+        pytest.raises(PipelineError, match=r"No space left on device.*: free disk space"),
+        growing_table(tmp_path / "a.jsonl", COLUMNS, flag="--output") as append,
+    ):
+        append(FIRST)
+
+
+def test_without_a_path_nothing_is_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with growing_table(None, COLUMNS, flag="--output") as append:
+        append(FIRST)
+    assert not caplog.records
+    assert not list(tmp_path.iterdir())
