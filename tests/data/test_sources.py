@@ -83,15 +83,13 @@ def test_archives_raise_an_error_with_the_command_that_unpacks_them(name: str, c
         assert str(caught.value).endswith(command.format(folder=tmp_path))
 
 
-def test_json_files_that_are_not_tables_do_not_hide_class_folders(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_json_files_that_are_not_tables_do_not_hide_class_folders(tmp_path: Path) -> None:
     save_images(tmp_path, *(f"{name}/{number}.png" for name in "ab" for number in range(2)))
     (tmp_path / "downloads.json").write_text('[{"file": "a/0.png", "status": "done"}]')
     (tmp_path / "cat_to_name.json").write_text('{"1": "rose"}')
     assert class_names_of(load(tmp_path)["train"]) == ["a", "b"]
     (tmp_path / "coco.json").write_text('{"images": [], "annotations": []}')
-    with pytest.raises(PipelineError, match="coco.json is not a table: convert it to a CSV file"):
+    with pytest.raises(PipelineError, match=r"coco\.json is not a table: convert it to a CSV file"):
         load(tmp_path / "coco.json")
 
 

@@ -282,7 +282,7 @@ def test_split_column_assigns_rows_to_splits(tmp_path: Path) -> None:
     write_csv(tmp_path / "labels.csv", "image,label,split", *rows)
     assert_format(load(tmp_path), "train", "validation", "test")
     write_csv(tmp_path / "labels.csv", "image,label,split", *rows, "1.png,a,unassigned")
-    with pytest.raises(PipelineError, match="column 'split' assigns .*, but 'unassigned' is not a split: write"):
+    with pytest.raises(PipelineError, match=r"column 'split' assigns .*, but 'unassigned' is not a split: write"):
         load(tmp_path)
     write_csv(tmp_path / "labels.csv", "image,label,set", *("1.png,a,blue", "1.png,b,red") * 2)
     assert_format(load(tmp_path), "train", "validation")
