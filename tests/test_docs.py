@@ -166,14 +166,16 @@ def has_files(folder: Path) -> bool:
 def test_the_tree_in_contributing_is_the_package() -> None:
     tree = re.search(r"^pipeline/\n(.*?)```", read(ROOT / ".github" / "CONTRIBUTING.md"), re.DOTALL | re.MULTILINE)
     assert tree is not None
-    named, folder = set(), ""
+    named, folders = set(), list[str]()
     for line in tree[1].splitlines():
         indent, name = re.findall(r"^( +)(\S+)", line)[0]
-        folder = folder if len(indent) > 2 else name if name.endswith("/") else ""
-        named.add(name if len(indent) == 2 else folder + name)
+        folders = folders[: len(indent) // 2 - 1]
+        named.add("".join([*folders, name]))
+        folders.append(name)
     package = ROOT / "pipeline"
     inside = [path for path in package.iterdir() if path.is_file() or has_files(path)]
     inside = [path for path in inside if path.name != "py.typed"]
-    modules = [path for folder in inside if folder.is_dir() for path in folder.glob("*.py")]
-    files = [path for path in (*inside, *modules) if path.name != "__init__.py" or path.parent == package]
+    modules = [path for folder in inside if folder.is_dir() for path in folder.rglob("*.py")]
+    packages = [path.parent for path in modules if path.parent.parent != package]
+    files = [path for path in (*inside, *modules, *packages) if path.name != "__init__.py" or path.parent == package]
     assert named == {f"{p.relative_to(package)}/" if p.is_dir() else str(p.relative_to(package)) for p in files}

@@ -126,7 +126,7 @@ def has_label_column(features: datasets.Features, *, image: str) -> bool:
 
 def select_images(split: datasets.Dataset, *, column: str) -> datasets.Dataset:
     """Return only the image column, renamed to ``image``, as undecoded bytes and paths."""
-    images = split.select_columns([column])
+    images = _without_empty_blocks(split.select_columns([column]))
     if column != "image":
         images = images.rename_column(column, "image")
     return images.cast_column("image", datasets.Image(decode=False))
@@ -151,6 +151,21 @@ def require_bytes(images: datasets.Dataset, *, split_name: str) -> None:
             "paths in Parquet files and Hub datasets are not followed:\n"
             "embed the images in the dataset, or use a CSV file or class folders"
         )
+
+
+def _without_empty_blocks(images: datasets.Dataset) -> datasets.Dataset:
+    """Return the dataset without the blocks that `select_columns` has emptied, which `add_column` cannot read.
+
+    The labels of a one-hot table are such a block next to the memory-mapped images.
+    """
+    table = images.data
+    blocks = table.blocks if isinstance(table, datasets.table.ConcatenationTable) else []
+    if all(block.num_columns for row in blocks for block in row):
+        return images
+    filled = datasets.table.ConcatenationTable.from_blocks(
+        [[block for block in row if block.num_columns] for row in blocks]
+    )
+    return datasets.Dataset(filled, info=images.info, split=images.split)
 
 
 def _find_label_column(features: datasets.Features, *, requested: str | None, image: str) -> str:

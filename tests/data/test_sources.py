@@ -89,7 +89,7 @@ def test_json_files_that_are_not_tables_do_not_hide_class_folders(tmp_path: Path
     (tmp_path / "cat_to_name.json").write_text('{"1": "rose"}')
     assert class_names_of(load(tmp_path)["train"]) == ["a", "b"]
     (tmp_path / "coco.json").write_text('{"images": [], "annotations": []}')
-    with pytest.raises(PipelineError, match=r"coco.json is not a table: convert it to a CSV file"):
+    with pytest.raises(PipelineError, match=r"coco\.json is not a table: convert it to a CSV file"):
         load(tmp_path / "coco.json")
 
 

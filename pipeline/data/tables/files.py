@@ -20,12 +20,16 @@ logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")  # the first one found is read
 _JSON_START = 65536  # this many characters show whether a .json file can be a table
+JSON_REMEDY = (
+    "convert it to a CSV file, or to a JSON array with one flat object for each image, for example "
+    '[{"image": "1.jpg", "label": "rose"}]'
+)
 # part-00000-of-00002 and the names of Spark (part-00000-UUID-c000.snappy). The number identifies the shard.
 _SHARD = re.compile(
     r"(?P<name>.*?)(?P<number>\d+)"
     r"(?:-of-(?P<total>\d+)(?:-[0-9a-f]{8,})?|-[0-9a-f]{8}-[0-9a-f-]{27}(?:-c\d+)?(?:\.\w+)?)?"
 )
-_VERSION = re.compile(r"(^|[^a-z])(v|ver|version|rev|copy|fold|run)[-_. ]?$", re.IGNORECASE)  # labels_v1 is no shard
+_VERSION = re.compile(r"(^|[^a-z])(v|ver|version|rev|copy|fold|run)[-_. ]?$", re.IGNORECASE)  # labels_v1 is not a shard
 
 
 @dataclass
@@ -141,12 +145,6 @@ def _find_candidates(source: Path) -> _Candidates:
         if candidates.extension and not (candidates.extension == ".json" and has_class_folders(folder)):
             return candidates
     return _Candidates(source)
-
-
-JSON_REMEDY = (
-    "convert it to a CSV file, or to a JSON array with one flat object for each image, for example "
-    '[{"image": "1.jpg", "label": "rose"}]'
-)
 
 
 def _table_folders(source: Path) -> Iterator[Path]:
