@@ -146,7 +146,8 @@ class ImageClassifier:
         batches = list(self.rank_batches(named, options, top_k=top_k, fail=bad_images == "fail"))
         if text := describe_skipped([problem for batch in batches for problem in batch.problems if problem]):
             logger.warning("%s", text)
-        return prediction.ranked_table(batches, self.class_names)
+        rows = (row for batch in batches for row in prediction.ranked_rows(batch, self.class_names))
+        return pd.DataFrame(rows, columns=list(prediction.COLUMNS))
 
     def rank_batches(
         self,
