@@ -5,9 +5,10 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
@@ -22,9 +23,6 @@ from pipeline.models import checkpoint, prediction
 from pipeline.models.head import head_names, linear_head
 from pipeline.models.inference import LoaderOptions, stream_inference
 from pipeline.performance.device import pick_device
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +127,7 @@ class ImageClassifier:
         batch_size: int = 32,
         bad_images: Literal["fail", "skip"] = "fail",
         progress: bool = False,
-    ) -> "pd.DataFrame":
+    ) -> pd.DataFrame:
         """Return the most likely classes of images.
 
         Args:
@@ -152,7 +150,8 @@ class ImageClassifier:
         batches = list(self.rank_batches(named, options, top_k=top_k, fail=bad_images == "fail"))
         if text := describe_skipped([problem for batch in batches for problem in batch.problems if problem]):
             logger.warning("%s", text)
-        return prediction.ranked_table(batches, self.class_names)
+        rows = (row for batch in batches for row in prediction.ranked_rows(batch, self.class_names))
+        return pd.DataFrame(rows, columns=list(prediction.COLUMNS))
 
     def rank_batches(
         self,

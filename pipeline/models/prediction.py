@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import PIL.Image
 import torch
 from torch.utils.data import Dataset
@@ -19,6 +18,8 @@ from pipeline.images.pixels import to_rgb
 
 Source = str | Path | PIL.Image.Image | np.ndarray[Any, Any]
 
+COLUMNS = ("image", "rank", "label", "probability")
+"""Of every table of predictions."""
 _ONE = (str, Path, PIL.Image.Image, np.ndarray)
 
 
@@ -118,26 +119,21 @@ def collate_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def ranked_table(batches: Sequence[Ranked], class_names: Sequence[str]) -> pd.DataFrame:
+def ranked_rows(batch: Ranked, class_names: Sequence[str]) -> list[tuple[str | int, int, str, float]]:
     """Return one row for each image and rank, without the images that cannot be read.
 
     Args:
-        batches: At least one batch.
+        batch: The images.
         class_names: Names of the classes, in the order of the logits.
 
     Returns:
-        The columns `image`, `rank` (from 1), `label` and `probability`.
+        The values of `COLUMNS`: name of the image, rank (from 1), label and probability.
     """
-    names = [name for batch in batches for name, problem in zip(*batch[:2], strict=True) if problem is None]
-    readable = torch.tensor([problem is None for batch in batches for problem in batch.problems])
-    probabilities = torch.cat([batch.probabilities for batch in batches])[readable]
-    classes = torch.cat([batch.classes for batch in batches])[readable]
-    top_k = classes.shape[1]
-    return pd.DataFrame(
-        {
-            "image": np.repeat(np.asarray(names, dtype=object), top_k),
-            "rank": np.tile(np.arange(1, top_k + 1), len(names)),
-            "label": np.asarray(class_names, dtype=object)[classes.numpy().ravel()],
-            "probability": probabilities.numpy().ravel().astype(float),
-        }
-    )
+    return [
+        (name, rank, class_names[number], probability)
+        for name, problem, *ranked in zip(
+            batch.names, batch.problems, batch.classes.tolist(), batch.probabilities.tolist(), strict=True
+        )
+        if problem is None
+        for rank, (number, probability) in enumerate(zip(*ranked, strict=True), start=1)
+    ]

@@ -1,18 +1,18 @@
 """A table that is written while it is computed: whole lines in a partial file, then the complete file."""
 
 import contextlib
+import csv
 import errno
+import io
+import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from pipeline.errors import PipelineError
 from pipeline.runs.files import atomic_write
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class Append(Protocol):
     """Writes rows at the end of a table."""
 
-    def __call__(self, rows: "pd.DataFrame") -> None:
+    def __call__(self, rows: Sequence[Sequence[Any]]) -> None:
         """Write the rows and give them to the operating system, so that they survive a kill of this process."""
 
 
@@ -67,15 +67,16 @@ class _TableFile:
 
     def write_header(self) -> None:
         if not self.as_json:
-            self._write(",".join(self.columns) + "\n")
+            self._write(_csv_lines([list(self.columns)]))
 
-    def append(self, rows: "pd.DataFrame") -> None:
-        if rows.empty:
+    def append(self, rows: Sequence[Sequence[Any]]) -> None:
+        if not rows:
             return
         if self.as_json:
-            self._write(rows.to_json(orient="records", lines=True, force_ascii=False))
+            objects = (dict(zip(self.columns, row, strict=True)) for row in rows)
+            self._write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in objects))
         else:
-            self._write(rows.to_csv(header=False, index=False, lineterminator="\n"))
+            self._write(_csv_lines(rows))
         self.num_rows += len(rows)
 
     def _write(self, lines: str) -> None:
@@ -109,13 +110,14 @@ class _TableFile:
     def _write_parquet(self, path: Path) -> None:
         """Convert the CSV file block by block, so that memory does not grow with the table."""
         import pyarrow as pa
-        from pyarrow import csv, parquet
+        from pyarrow import csv as arrow_csv
+        from pyarrow import parquet
 
         schema = pa.schema([(name, pa.type_for_alias(alias)) for name, alias in self.columns.items()])
-        reader = csv.open_csv(
+        reader = arrow_csv.open_csv(
             self.partial,
-            parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(column_types=schema),
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+            convert_options=arrow_csv.ConvertOptions(column_types=schema),
         )
         with parquet.ParquetWriter(path, schema) as writer:
             for batch in reader:
@@ -129,3 +131,9 @@ class _TableFile:
             raise PipelineError(
                 f"cannot write {self.path} ({error.strerror or error}): free disk space, or choose another {self.flag}"
             ) from error
+
+
+def _csv_lines(rows: Sequence[Sequence[Any]]) -> str:
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(rows)
+    return lines.getvalue()

@@ -13,12 +13,12 @@ import pandas as pd
 from pipeline import config, distributed
 from pipeline.arguments.verbs import PredictArguments
 from pipeline.config import CommandLine
-from pipeline.data import class_names
 from pipeline.data.bad_images import describe_skipped
+from pipeline.data.class_names import rename_model
 from pipeline.errors import PipelineError
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
-from pipeline.models.prediction import Ranked, find_images, ranked_table
+from pipeline.models.prediction import COLUMNS, Ranked, find_images, ranked_rows
 from pipeline.runs.table_file import Append, growing_table
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,9 @@ ARGUMENTS = (PredictArguments,)
 
 WRITERS = (".csv", ".jsonl", ".parquet")
 """Extensions of `--output`."""
-_COLUMNS = {"image": "string", "rank": "int64", "label": "string", "probability": "double"}
-_ERROR_COLUMNS = {"image": "string", "reason": "string"}
+_TYPES = dict(zip(COLUMNS, ("string", "int64", "string", "double"), strict=True))
+_ERROR_TYPES = {"image": "string", "reason": "string"}
+Rows = list[tuple[str | int, int, str, float]]
 
 
 def predict(model: str | Path, images: str | Path | Iterable[str | Path], **flags: Any) -> pd.DataFrame:
@@ -49,9 +50,9 @@ def predict(model: str | Path, images: str | Path | Iterable[str | Path], **flag
     line = config.read_call("predict", None, {"model": model} | flags)
     config.check(line, sources)
     (args,) = config.parse(line, ARGUMENTS)
-    tables: list[pd.DataFrame] = []
-    _predict(args, [str(source) for source in sources], keep=tables.append)
-    return pd.concat(tables, ignore_index=True)
+    rows: Rows = []
+    _predict(args, [str(source) for source in sources], keep=rows.extend)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def run(line: CommandLine) -> str:
@@ -59,17 +60,15 @@ def run(line: CommandLine) -> str:
     with distributed.fail_together():
         args, images = config.parse(line, ARGUMENTS, positional="images")
     if args.output is None:
-        tables: list[pd.DataFrame] = []
-        _predict(args, images, keep=tables.append)
-        return _as_text(pd.concat(tables))
-    num_images, num_rows = _predict(args, images, keep=lambda table: None)  # noqa: ARG005
+        rows: Rows = []
+        _predict(args, images, keep=rows.extend)
+        return _as_text(pd.DataFrame(rows, columns=list(COLUMNS)))
+    num_images, num_rows = _predict(args, images, keep=len)
     return f"{num_images} images, {num_rows} rows: {args.output}"
 
 
-def _predict(
-    args: PredictArguments, images: Sequence[str], *, keep: Callable[[pd.DataFrame], object]
-) -> tuple[int, int]:
-    """Write the table of each batch as soon as it is known, pass it to `keep`, and list the skipped images at the end.
+def _predict(args: PredictArguments, images: Sequence[str], *, keep: Callable[[Rows], object]) -> tuple[int, int]:
+    """Write the rows of each batch as soon as they are known, pass them to `keep`, and list skipped images at the end.
 
     Returns:
         The number of readable images, and of rows.
@@ -80,23 +79,21 @@ def _predict(
     problems: list[str] = []
     num_images = num_rows = 0
     # Both files are opened before the model is loaded, which can take minutes.
-    with distributed.fail_together(), _open_table(args.output, _COLUMNS, flag="--output") as write:
-        with _open_table(args.errors, _ERROR_COLUMNS, flag="--errors") as write_errors:
+    with distributed.fail_together(), _open_table(args.output, _TYPES, flag="--output") as write:
+        with _open_table(args.errors, _ERROR_TYPES, flag="--errors") as write_errors:
             named = find_images(images)
             distributed.require_same({"the images": [name for name, _ in named], "--top_k": args.top_k})
             classifier = ImageClassifier.load(str(args.model), revision=args.model_revision)
             if args.class_names is not None:
-                classifier.rename_classes(class_names.rename_model(args.class_names, classifier.class_names))
+                classifier.rename_classes(rename_model(args.class_names, classifier.class_names))
             options = LoaderOptions(batch_size=32, progress=sys.stderr.isatty())
             for batch in classifier.rank_batches(named, options, top_k=args.top_k, fail=args.bad_images == "fail"):
-                table = ranked_table([batch], classifier.class_names)
-                table["probability"] = table["probability"].round(6)
-                distributed.on_main_process(functools.partial(write, table))
-                distributed.on_main_process(functools.partial(write_errors, _errors_table(batch)))
+                rows = [(*row[:3], round(row[3], 6)) for row in ranked_rows(batch, classifier.class_names)]
+                distributed.on_main_process(functools.partial(write, rows))
+                distributed.on_main_process(functools.partial(write_errors, _bad_of(batch)))
+                keep(rows)
                 problems += filter(None, batch.problems)
-                num_images, num_rows = num_images + batch.problems.count(None), num_rows + len(table)
-                if len(table):
-                    keep(table)
+                num_images, num_rows = num_images + batch.problems.count(None), num_rows + len(rows)
         if not num_images:
             listed = "\n  ".join(problems)
             raise PipelineError(f"none of the images can be read, so pass other images:\n  {listed}")
@@ -111,14 +108,13 @@ def _open_table(path: str | None, columns: Mapping[str, str], *, flag: str) -> A
     return growing_table(written, columns, flag=flag)
 
 
-def _errors_table(batch: Ranked) -> pd.DataFrame:
+def _bad_of(batch: Ranked) -> list[tuple[str | int, str]]:
     """Return the images of a batch that cannot be read, with the reasons."""
-    bad = [
+    return [
         (name, problem.removeprefix(f"{name}: "))
-        for name, problem in zip(*batch[:2], strict=True)
+        for name, problem in zip(batch.names, batch.problems, strict=True)
         if problem is not None
     ]
-    return pd.DataFrame(bad, columns=list(_ERROR_COLUMNS))
 
 
 def _as_text(table: pd.DataFrame) -> str:

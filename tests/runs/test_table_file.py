@@ -11,9 +11,8 @@ from pipeline.errors import PipelineError
 from pipeline.runs.table_file import growing_table
 
 COLUMNS = {"image": "string", "rank": "int64", "probability": "double"}
-FIRST = pd.DataFrame({"image": ["a/ä 1.jpg", 'b",\n.jpg'], "rank": [1, 2], "probability": [0.123457, 1.0]})
-SECOND = pd.DataFrame({"image": [""], "rank": [3], "probability": [1e-6]})
-EMPTY = FIRST[:0]
+FIRST = [("a/ä 1.jpg", 1, 0.123457), ('b",\n.jpg', 2, 1.0)]
+SECOND = [("", 3, 1e-6)]
 READ = {
     ".csv": lambda path: pd.read_csv(path, keep_default_na=False),
     ".jsonl": lambda path: pd.read_json(path, lines=True),
@@ -21,17 +20,19 @@ READ = {
 }
 
 
+def table_of(rows: list[tuple[str, int, float]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
 @pytest.mark.parametrize("extension", READ)
 def test_every_format_holds_all_rows(extension: str, tmp_path: Path) -> None:
     path = tmp_path / f"labels{extension}"
     path.write_text("old")
     with growing_table(path, COLUMNS, flag="--output") as append:
-        for rows in (FIRST, EMPTY, SECOND):
+        for rows in (FIRST, [], SECOND):
             append(rows)
         assert path.read_text() == "old"
-    pd.testing.assert_frame_equal(
-        READ[extension](path), pd.concat([FIRST, SECOND], ignore_index=True), check_dtype=False
-    )
+    pd.testing.assert_frame_equal(READ[extension](path), table_of(FIRST + SECOND), check_dtype=False)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -56,7 +57,7 @@ def test_an_interrupted_table_is_kept_and_named(
         assert len(READ[partial](kept)) == 2  # before the file is closed
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == [kept]
-    pd.testing.assert_frame_equal(READ[partial](kept), FIRST, check_dtype=False)
+    pd.testing.assert_frame_equal(READ[partial](kept), table_of(FIRST), check_dtype=False)
     assert f"{path} is not complete; its first 2 rows are in {kept}" in caplog.text
     with growing_table(path, COLUMNS, flag="--output") as append:
         append(SECOND)
