@@ -88,15 +88,9 @@ def read_image_folder(root: Path, *, class_names: Collection[str] = ()) -> dict[
 
 
 def _enter_wrappers(root: Path) -> Path:
-    """Return the folder below the wrapper folders: folders that hold nothing but one folder.
-
-    Raises:
-        PipelineError: If there is a table in the folder below them.
-    """
+    """Return the folder below the wrapper folders: folders that hold nothing but one folder."""
     folder = _unwrap(root)
     if folder != root:
-        if tables := [entry.name for entry in list_visible(folder) if Path(entry.name).suffix.lower() in _TABLES]:
-            raise PipelineError(f"{folder} has the tables {list_some(tables)}: pass --dataset_name {folder}")
         wrappers = [parent for parent in folder.parents if parent.is_relative_to(root)]
         files = sum(len(list_visible(wrapper)) - 1 for wrapper in wrappers)
         ignored = f"; ignoring {files} files outside it" if files else ""

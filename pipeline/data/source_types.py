@@ -62,6 +62,16 @@ def _column_names(args: DataArguments) -> dict[str, str | None]:
 
 def _read_class_folders(folder: Path, args: DataArguments) -> dict[str, datasets.Dataset]:
     """Return the splits of class folders, unless the images are still in an archive."""
+    try:
+        _warn_of_other_contents(folder)
+    except OSError as error:
+        raise PipelineError(f"{error.filename} cannot be read: {error.strerror}") from error
+    listed = read_class_names(args.class_names).keys if args.class_names else set()
+    return read_image_folder(folder, class_names=listed)
+
+
+def _warn_of_other_contents(folder: Path) -> None:
+    """Reject a folder with archives in place of images, and warn of files that could be meant as tables."""
     if not contains_images(folder) and (archives := find_archives(list_files(folder))):
         raise PipelineError(
             f"{folder} contains no images, only archives ({list_some([file.name for file in archives])}): "
@@ -70,8 +80,6 @@ def _read_class_folders(folder: Path, args: DataArguments) -> dict[str, datasets
     others = [file for file in folder.glob("*.json") if not is_json_table(file)]
     if others and not has_class_folders(folder):
         logger.warning("ignoring %s, which is not a table: %s", list_some([file.name for file in others]), JSON_REMEDY)
-    listed = read_class_names(args.class_names).keys if args.class_names else set()
-    return read_image_folder(folder, class_names=listed)
 
 
 # The first type that matches is used. To add a source type, write one function and add one entry here.

@@ -140,15 +140,15 @@ def test_classes_that_differ_in_spelling_raise_an_error_with_counts(tmp_path: Pa
 
 def test_class_names_merge_or_keep_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = save_labels(tmp_path, *["cat"] * 3, *["cat "] * 2, *["Cat"] * 2, *["dog"] * 2)
-    merging = write_csv(tmp_path / "merge.tsv", "cat \tcat", "Cat\tcat", "bird\tbird")
+    merging = write_csv(tmp_path / "merge.txt", "cat \tcat", "Cat\tcat", "bird\tbird")
     splits = load(data, class_names=str(merging))
     assert class_names_of(splits["train"]) == ["cat", "dog"]
     assert sorted(label_names_of(splits["train"]) + label_names_of(splits["validation"])) == ["cat"] * 7 + ["dog"] * 2
     assert warnings_in(caplog) == [
-        "merge.tsv: renaming 2 of 4 classes: 'Cat' -> 'cat', 'cat ' -> 'cat'",
-        "merge.tsv: merging into 'cat': 'Cat' (2 images), 'cat' (3 images), 'cat ' (2 images)",
-        "merge.tsv: 1 classes have no entry: 'dog'",
-        "merge.tsv: ignoring 1 keys that are not labels: 'bird'",
+        "merge.txt: renaming 2 of 4 classes: 'Cat' -> 'cat', 'cat ' -> 'cat'",
+        "merge.txt: merging into 'cat': 'Cat' (2 images), 'cat' (3 images), 'cat ' (2 images)",
+        "merge.txt: 1 classes have no entry: 'dog'",
+        "merge.txt: ignoring 1 keys that are not labels: 'bird'",
     ]
     assert splits.report.notes == tuple(warnings_in(caplog))
     keeping = tmp_path / "keep.txt"

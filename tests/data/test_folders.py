@@ -72,13 +72,13 @@ def test_hidden_and_unsupported_files_are_ignored(tmp_path: Path, caplog: pytest
 def test_system_files_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_class_folders(tmp_path, {"a": 2, "b": 2})
     save_images(tmp_path, "a/._1.png", "__MACOSX/a/._1.png")  # macOS archives contain the second file
-    for junk in ("a/.DS_Store", "a/Thumbs.db", "b/photo.jpg.txt", "b/phone.heic", "README.md"):
+    for junk in ("a/.DS_Store", "a/Thumbs.db", "b/photo.jpg.txt", "b/drawing.svg", "README.md"):
         (tmp_path / junk).write_bytes(b"x")
     splits = load(tmp_path)
     assert sum(map(len, splits.values())) == 4
     assert class_names_of(splits["train"]) == ["a", "b"]
     assert warnings_in(caplog) == [
-        f"{tmp_path}: ignoring 3 files that are not supported images: 1 .heic, 1 .txt, 1 .md",
+        f"{tmp_path}: ignoring 3 files that are not supported images: 1 .svg, 1 .txt, 1 .md",
     ]
 
 
@@ -281,13 +281,6 @@ def test_wrapper_folders_are_entered(wrapper: str, tmp_path: Path, caplog: pytes
     assert label_names_of(splits["validation"]) == ["a", "b"]
     assert f"{tmp_path}: reading its only folder, {wrapper}; ignoring 1 files outside it" in warnings_in(caplog)
     assert splits.report.notes == (f"{tmp_path.name}: reading its only folder, {wrapper}; ignoring 1 files outside it",)
-
-
-def test_wrapper_folder_with_a_table_raises_an_error(tmp_path: Path) -> None:
-    save_images(tmp_path, "flowers/images/1.png")
-    (tmp_path / "flowers" / "labels.csv").write_text("image,label\nimages/1.png,rose\n")
-    with pytest.raises(PipelineError, match=r"has the tables 'labels\.csv': pass --dataset_name .*/flowers$"):
-        load(tmp_path)
 
 
 def test_wrapper_folders_inside_the_splits_are_entered(tmp_path: Path) -> None:

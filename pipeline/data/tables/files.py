@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.data.splits import canonical_split, find_split_word, reject_misspelled_splits
 from pipeline.errors import PipelineError, list_some, raise_problems
 from pipeline.images.decode import IMAGE_EXTENSIONS
-from pipeline.images.files import list_files, list_visible, list_visible_folders
+from pipeline.images.files import device_and_inode, is_folder, list_files, list_visible, list_visible_folders
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,12 @@ def _table_folders(source: Path) -> Iterator[Path]:
     yield source
     if (source / "data").is_dir():
         yield source / "data"
-    while len(entries := [e for e in list_visible(source) if e.name != "__MACOSX"]) == 1 and entries[0].is_dir():
+    seen = set()
+    while (identity := device_and_inode(source)) not in seen:  # a link can lead back to a wrapper
+        seen.add(identity)
+        entries = list_visible(source)
+        if len(entries) != 1 or not is_folder(entries[0]):
+            return
         source = Path(entries[0].path)
         yield source
 
