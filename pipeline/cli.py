@@ -5,19 +5,12 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 
 from pipeline import config, distributed
-from pipeline.arguments.data import DataArguments
 from pipeline.arguments.flags import flags_of
-from pipeline.arguments.images import ImageArguments
-from pipeline.arguments.model import ModelArguments
-from pipeline.arguments.objective import ObjectiveArguments
-from pipeline.arguments.selection import SelectionArguments
-from pipeline.arguments.strategy import StrategyArguments
-from pipeline.arguments.training import TrainingFlags
-from pipeline.arguments.verbs import EvaluateArguments, PredictArguments, PushArguments
+from pipeline.config.verbs import VERBS
 from pipeline.errors import PipelineError, Terminated, did_you_mean, explain_outside_error, mask
 
 EXIT_DONE, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 130, 143
@@ -29,53 +22,6 @@ class _WithoutSecrets(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of the line."""
         return mask(super().format(record))
-
-
-@dataclass(frozen=True)
-class Verb:
-    """What the command line says about a verb before its workflow is imported.
-
-    Attributes:
-        summary: What it does.
-        usage: Its arguments in one line.
-        groups: Title -> dataclass of the flags that its help lists.
-    """
-
-    summary: str
-    usage: str
-    groups: Mapping[str, type]
-
-
-VERBS = {
-    "train": Verb(
-        "fine-tune a model, keep the best checkpoint on validation, and score it once on test",
-        "[--config RECIPE|FILE.yaml] [--flag value ...]",
-        {
-            "model": ModelArguments,
-            "data": DataArguments,
-            "training": TrainingFlags,
-            "strategy": StrategyArguments,
-            "images": ImageArguments,
-            "loss and sampling": ObjectiveArguments,
-            "choices measured on validation": SelectionArguments,
-        },
-    ),
-    "evaluate": Verb(
-        "score a run or a Hub model on any labeled images",
-        "--model RUN|HUB_ID [--dataset_name DATA] [--split test] [--output_dir DIR]",
-        {"model": EvaluateArguments, "data": DataArguments},
-    ),
-    "predict": Verb(
-        "rank labels for images, folders and glob patterns",
-        "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... [--top_k 5] [--output FILE.csv|.jsonl|.parquet]",
-        {"model": PredictArguments},
-    ),
-    "push": Verb(
-        "upload a finished run to the Hub",
-        "--model RUN --hub_model_id OWNER/NAME",
-        {"model": PushArguments},
-    ),
-}
 
 
 def entry_point() -> None:

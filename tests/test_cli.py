@@ -26,18 +26,18 @@ def test_help_and_early_errors_load_no_torch(words: list[str]) -> None:
 
 def test_help_names_every_verb_recipe_and_our_own_flags(vit_pipeline: Run) -> None:
     _, overview, _ = vit_pipeline("--help")
-    assert all(verb in overview for verb in cli.VERBS)
+    assert all(verb in overview for verb in config.VERBS)
     _, text, _ = vit_pipeline("train", "--help")
-    roles = {name: role for group in cli.VERBS["train"].groups.values() for name, role in flags_of(group).items()}
+    roles = {name: role for group in config.VERBS["train"].groups.values() for name, role in flags_of(group).items()}
     assert {name for name in roles if f"  --{name} " in text} == {name for name, role in roles.items() if role.short}
     assert all(recipe in text for recipe in config.shipped_recipes())
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
+@pytest.mark.parametrize("verb", config.VERBS)
 def test_help_all_lists_every_flag(verb: str, vit_pipeline: Run) -> None:
     code, text, _ = vit_pipeline(verb, "--help-all")
     assert code == 0
-    flags = [f.name for c in cli.VERBS[verb].groups.values() for f in dataclasses.fields(c)]
+    flags = [f.name for c in config.VERBS[verb].groups.values() for f in dataclasses.fields(c)]
     assert all(f"--{flag}" in text for flag in flags)
     assert verb != "train" or "--adam_beta1" in text
 
@@ -54,7 +54,7 @@ def test_arrow_shares_the_allocator_of_all_else(tmp_path: Path) -> None:
 
 def test_every_verb_has_its_module() -> None:
     modules = {p.stem for p in (Path(cli.__file__).parent / "workflows").glob("*.py")} - {"__init__", "load"}
-    assert modules == cli.VERBS.keys()
+    assert modules == config.VERBS.keys()
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import transformers
 
-from pipeline import cli
 from pipeline.arguments import verbs
 from pipeline.arguments.data import DataArguments
 from pipeline.arguments.settings import Settings
 from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.config.verbs import VERBS, Verb
 from pipeline.data.source_types import SOURCE_TYPES, SourceType
 from pipeline.data.sources import load_splits
 from pipeline.models.classifier import ImageClassifier
@@ -83,8 +83,8 @@ def test_the_verb_example_prints_the_classes(
     arguments = run_file("pipeline/arguments/verbs.py", **vars(verbs))
     monkeypatch.setattr(verbs, "ClassesArguments", arguments.ClassesArguments, raising=False)
     monkeypatch.setitem(sys.modules, "pipeline.workflows.classes", run_file("pipeline/workflows/classes.py"))
-    names = {"Verb": cli.Verb, "ClassesArguments": arguments.ClassesArguments}
-    monkeypatch.setattr(cli, "VERBS", dict(cli.VERBS) | evaluate_entry("# an entry of VERBS", **names))
+    names = {"Verb": Verb, "ClassesArguments": arguments.ClassesArguments}
+    monkeypatch.setitem(VERBS, "classes", evaluate_entry("# an entry of VERBS", **names)["classes"])
     assert vit_pipeline("classes", f"--model={finished_run}") == (0, "blue\ngreen\nred\n", "")
     assert "Run folder or Hub id." in vit_pipeline("classes", "--help")[1]
 

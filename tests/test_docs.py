@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, config
+from pipeline import config
 from pipeline.arguments.flags import flags_of
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +75,7 @@ def parse(verb: str, words: list[str]) -> None:
 def every_flag() -> frozenset[str]:
     """Return the flags of all verbs."""
     groups = [
-        *(group for verb in cli.VERBS.values() for group in verb.groups.values()),
+        *(group for verb in config.VERBS.values() for group in verb.groups.values()),
         *importlib.import_module("pipeline.workflows.train").ARGUMENTS,
     ]
     return frozenset(name for group in groups for name in flags_of(group))
@@ -140,7 +140,7 @@ def test_the_tables_of_flags_list_every_flag_of_the_short_help() -> None:
     listed = set(re.findall(r"`--(\w+)`", read(RECIPES_PAGE)))
     short = {
         name
-        for verb in cli.VERBS.values()
+        for verb in config.VERBS.values()
         for group in verb.groups.values()
         for name, role in flags_of(group).items()
         if role.short
@@ -149,7 +149,7 @@ def test_the_tables_of_flags_list_every_flag_of_the_short_help() -> None:
 
 
 def test_the_tables_of_flags_name_the_strategies_that_use_them() -> None:
-    roles = {name: role for group in config.GROUPS["train"] for name, role in flags_of(group).items()}
+    roles = {name: role for group in config.VERBS["train"].classes for name, role in flags_of(group).items()}
     for names, strategies in re.findall(
         r"^\| (`--.*?) \| .* \| ((?:full|lora|any)[^|]*) \|$", read(RECIPES_PAGE), re.MULTILINE
     ):

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
-from pipeline import cli
-from pipeline.config import shipped_recipes
+from pipeline.config import VERBS, shipped_recipes
 from pipeline.runs.folder import PUBLISHED, RECIPE
 
 ROOT = Path(__file__).parents[1]
@@ -92,4 +91,4 @@ def test_the_run_folder_table_is_the_contract() -> None:
 
 
 def test_every_verb_is_mentioned() -> None:
-    assert all(f"./run.sh {verb}" in TEXT for verb in cli.VERBS)
+    assert all(f"./run.sh {verb}" in TEXT for verb in VERBS)

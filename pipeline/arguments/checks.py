@@ -168,16 +168,9 @@ def _selection_of_strategy(strategy: Any, selection: Any) -> Iterator[str]:
         yield "--fixres corrects for random crops, and --strategy head trains on none: remove --fixres"
 
 
-def _errors_file(predict: Any) -> Iterator[str]:
-    if predict.errors is None:
-        return
-    path = Path(predict.errors)
-    if path.suffix not in (".csv", ".jsonl"):
-        yield f"--errors {path} has an unknown extension: use .csv or .jsonl"
-    if not path.absolute().parent.is_dir():
-        yield f"--errors {path} is in a folder that does not exist: create {path.parent}"
-    if predict.output is not None and path.absolute() == Path(predict.output).absolute():
-        yield f"--errors {path} is also the --output: choose two files"
+def _two_files(predict: Any) -> Iterator[str]:
+    if predict.errors and predict.output and Path(predict.errors).absolute() == Path(predict.output).absolute():
+        yield f"--errors {predict.errors} is also the --output: choose two files"
 
 
 _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
@@ -186,5 +179,5 @@ _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("ObjectiveArguments", "SelectionArguments"), _refit_of_balanced),
     (("StrategyArguments",), _strategy),
     (("StrategyArguments", "SelectionArguments"), _selection_of_strategy),
-    (("PredictArguments",), _errors_file),
+    (("PredictArguments",), _two_files),
 )

@@ -9,9 +9,8 @@ from pipeline.arguments.data import DataArguments
 from pipeline.arguments.flags import neutral_flags
 from pipeline.arguments.images import ImageArguments
 from pipeline.arguments.model import ModelArguments
-from pipeline.arguments.objective import ObjectiveArguments
 from pipeline.arguments.selection import SelectionArguments
-from pipeline.arguments.strategy import StrategyArguments
+from pipeline.arguments.strategy import ObjectiveArguments, StrategyArguments
 from pipeline.arguments.trainer import FineTuningArguments
 
 GROUPS = (

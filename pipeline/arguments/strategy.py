@@ -1,4 +1,4 @@
-"""Flags of the strategy: which weights are trained, at which learning rates, and which average is saved. Torch-free."""
+"""Flags of the strategy: which weights are trained, at which rates, with which loss and sampling. Torch-free."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -53,4 +53,19 @@ class StrategyArguments:
         open_minimum=True,
         open_maximum=True,
         strategies=LOOP,
+    )
+
+
+@dataclass
+class ObjectiveArguments:
+    """How classes of unequal size are weighted in the loss, or sampled."""
+
+    class_weights: Literal["none", "balanced"] = flag(
+        "none",
+        "balanced: weight the loss of each image inversely to the size of its class.",
+        needs_all_images=("balanced",),
+        strategies=LOOP,
+    )
+    balanced_sampling: bool = flag(
+        False, "Sample each class equally often, whatever its size.", needs_all_images=(True,), strategies=LOOP
     )

@@ -5,16 +5,17 @@ so that one parser converts and checks all of them. The flags are declared in `p
 """
 
 from pipeline.config.command_line import CommandLine, read_call, read_command_line
-from pipeline.config.early import GROUPS, check, choices_that_fit
+from pipeline.config.early import check, choices_that_fit
 from pipeline.config.other_tools import REMOVED
 from pipeline.config.parse import parse
 from pipeline.config.recipes import RECIPES, recipe_as_flags, recipe_path, shipped_recipes
+from pipeline.config.verbs import VERBS
 from pipeline.config.words import flag_name
 
 __all__ = [
-    "GROUPS",
     "RECIPES",
     "REMOVED",
+    "VERBS",
     "CommandLine",
     "check",
     "choices_that_fit",

@@ -8,33 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.arguments.data import NO_DATASET, DataArguments
-from pipeline.arguments.images import ImageArguments
 from pipeline.arguments.model import ModelArguments
-from pipeline.arguments.objective import ObjectiveArguments
-from pipeline.arguments.selection import SelectionArguments
-from pipeline.arguments.strategy import StrategyArguments
 from pipeline.arguments.training import TrainerFlags
 from pipeline.arguments.verbs import NO_MODEL, EvaluateArguments, PredictArguments, PushArguments
 from pipeline.config import names
 from pipeline.config.command_line import CommandLine
 from pipeline.config.parse import STRATEGIES, read_groups
+from pipeline.config.verbs import VERBS
 from pipeline.errors import raise_problems
-
-GROUPS: Mapping[str, tuple[type, ...]] = {
-    "train": (
-        ModelArguments,
-        DataArguments,
-        ImageArguments,
-        ObjectiveArguments,
-        StrategyArguments,
-        SelectionArguments,
-        TrainerFlags,
-    ),
-    "evaluate": (EvaluateArguments, DataArguments),
-    "predict": (PredictArguments,),
-    "push": (PushArguments,),
-}
-"""Verb -> its groups of flags, torch-free."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +45,7 @@ def check(line: CommandLine, images: Sequence[str | Path] | None = None) -> None
     Raises:
         PipelineError: With all problems at once.
     """
-    read, groups, problems = read_groups(line, GROUPS[line.verb], positional=line.verb == "predict")
+    read, groups, problems = read_groups(line, VERBS[line.verb].classes, positional=line.verb == "predict")
     hinted = re.findall(r"\buse --(\w+)", "\n".join(problems))
     call = _Call(line.verb, line.given, set(hinted), read.positional if images is None else images)
     for group in groups:
@@ -95,7 +76,7 @@ def choices_that_fit(line: CommandLine, choices: Mapping[str, object]) -> list[s
 
 
 def _problems_of_choices(line: CommandLine, words: Sequence[str]) -> list[str]:
-    return read_groups(dataclasses.replace(line, chosen=words), GROUPS["train"], positional=False)[2]
+    return read_groups(dataclasses.replace(line, chosen=words), VERBS["train"].classes, positional=False)[2]
 
 
 def _no_names(_group: Any, _call: _Call) -> Iterator[str]:
@@ -140,7 +121,9 @@ def _names_of_prediction(group: PredictArguments, call: _Call) -> Iterator[str]:
     yield from _names_of_saved_model(group.model, call)
     yield from names.image_problems(call.images)
     if group.output is not None:
-        yield from names.table_problems(group.output)
+        yield from names.table_problems(group.output, flag="--output", extensions=names.TABLE_EXTENSIONS)
+    if group.errors is not None:
+        yield from names.table_problems(group.errors, flag="--errors", extensions=names.ERROR_EXTENSIONS)
     yield from names.file_problems(group.class_names, flag="--class_names")
 
 

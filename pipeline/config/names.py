@@ -16,6 +16,7 @@ from pipeline.errors import did_you_mean
 ASSETS = Path(__file__).parents[1] / "assets"
 BUILT_IN_DATASETS = ("synthetic-flowers", "synthetic-flowers-pretrain", "oxford-flowers-102")
 TABLE_EXTENSIONS = (".csv", ".jsonl", ".parquet")
+ERROR_EXTENSIONS = (".csv", ".jsonl")
 """The files that `predict --output` can write."""
 RECORD = "run.json"
 
@@ -116,15 +117,15 @@ def file_problems(name: str | None, *, flag: str) -> Iterator[str]:
         yield f"{flag} {name} does not exist: pass an existing file"
 
 
-def table_problems(name: str) -> Iterator[str]:
-    """Yield what is wrong with the file that `predict --output` writes."""
+def table_problems(name: str, *, flag: str, extensions: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with the name of a table that `predict` writes."""
     path = Path(name).expanduser()
-    if path.suffix not in TABLE_EXTENSIONS:
-        yield f"--output {name} has an unknown extension: use {', '.join(TABLE_EXTENSIONS)}"
-    elif path.is_dir():
-        yield f"--output {name} is a folder: add the name of a file"
-    elif not path.absolute().parent.is_dir():
-        yield f"--output {name} is in a folder that does not exist: create {path.parent}"
+    if path.suffix not in extensions:
+        yield f"{flag} {name} has an unknown extension: use {', '.join(extensions)}"
+    if path.is_dir():
+        yield f"{flag} {name} is a folder: add the name of a file"
+    if not path.absolute().parent.is_dir():
+        yield f"{flag} {name} is in a folder that does not exist: create {path.parent}"
 
 
 def folder_problems(name: str) -> Iterator[str]:

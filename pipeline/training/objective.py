@@ -14,7 +14,7 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from pipeline.arguments.images import ImageArguments
-from pipeline.arguments.objective import ObjectiveArguments
+from pipeline.arguments.strategy import ObjectiveArguments
 
 
 class Objective:

@@ -83,12 +83,12 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
     with distributed.fail_together():
         line, splits = _choose(line)
         settings = Settings(*config.parse(line, GROUPS))
+        distributed.require_same(settings.resolved())
         arguments = _recorded(settings)
-        distributed.require_same(arguments)
         run = _claim(line, settings, arguments)
     with _one_writer(run):
         if run.finished:
-            logger.info("%s is already finished; showing its results", run.folder)
+            logger.info("%s was finished before; showing its results", run.folder)
         else:
             logger.info("%s", settings.trainer.describe())
             auto.warn_of_high_learning_rate(settings)

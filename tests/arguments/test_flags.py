@@ -15,10 +15,9 @@ from pipeline.arguments.images import ImageArguments
 from pipeline.arguments.inherited import NEUTRAL as INHERITED_NEUTRAL
 from pipeline.arguments.inherited import NOT_IN_RECIPE, REJECTED
 from pipeline.arguments.model import ModelArguments
-from pipeline.arguments.objective import ObjectiveArguments
 from pipeline.arguments.selection import SelectionArguments
 from pipeline.arguments.settings import GROUPS, NEUTRAL, Settings
-from pipeline.arguments.strategy import StrategyArguments
+from pipeline.arguments.strategy import ObjectiveArguments, StrategyArguments
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.arguments.training import TrainingFlags
 from pipeline.errors import PipelineError

@@ -12,7 +12,6 @@ from pipeline import config
 from pipeline.arguments.flags import flags_of
 from pipeline.arguments.inherited import REJECTED
 from pipeline.arguments.strategy import StrategyArguments
-from pipeline.cli import VERBS
 from pipeline.config.names import BUILT_IN_DATASETS, TABLE_EXTENSIONS
 from pipeline.config.parse import read_groups
 from pipeline.data.source_types import SOURCE_TYPES
@@ -86,11 +85,7 @@ def test_a_missing_flag_is_not_reported_again_under_its_name_here() -> None:
     ]
 
 
-def test_the_groups_and_names_are_those_of_the_verbs_and_sources() -> None:
-    for verb, groups in config.GROUPS.items():
-        flags = {f.name for group in groups for f in dataclasses.fields(group)}
-        assert flags >= {f.name for group in VERBS[verb].groups.values() for f in dataclasses.fields(group)}
-    assert config.GROUPS.keys() == VERBS.keys()
+def test_the_names_are_those_of_the_sources_and_writers() -> None:
     assert set(BUILT_IN_DATASETS) == {name for name in SOURCE_TYPES if SOURCE_TYPES[name].matches(name)}
     assert set(TABLE_EXTENSIONS) == set(WRITERS)
 
@@ -158,7 +153,7 @@ CHOICES: dict[str, dict[str, object]] = {
 }  # fmt: skip
 SHAPING = sorted(
     name
-    for group in config.GROUPS["train"]
+    for group in config.VERBS["train"].classes
     for name, role in flags_of(group).items()
     if name not in {*REJECTED, "auto", "streaming", "output_dir", "hub_model_id", "push_to_hub"} and not role.neutral
 )
@@ -169,13 +164,13 @@ SHAPING = sorted(
 def test_a_flag_of_the_user_is_never_refused_for_a_choice_of_auto(name: str, chosen: str) -> None:
     values = [VALUES[name]] if name in VALUES else ["True", "0.5", "2", "text"]
     lines = [config.read_command_line("train", [*BASE, "--auto", f"--{name}={value}"]) for value in values]
-    line = next(line for line in lines if not read_groups(line, config.GROUPS["train"], positional=False)[2])
+    line = next(line for line in lines if not read_groups(line, config.VERBS["train"].classes, positional=False)[2])
     config.check(line)
     kept = config.choices_that_fit(line, CHOICES[chosen])
     line = dataclasses.replace(line, chosen=kept)
     config.check(line)
-    values_read = read_groups(line, config.GROUPS["train"], positional=False)[0].values
-    roles = {key: role for group in config.GROUPS["train"] for key, role in flags_of(group).items()}
+    values_read = read_groups(line, config.VERBS["train"].classes, positional=False)[0].values
+    roles = {key: role for group in config.VERBS["train"].classes for key, role in flags_of(group).items()}
     assert not roles[name].strategies or values_read["strategy"] in roles[name].strategies
 
 

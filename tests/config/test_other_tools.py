@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from pipeline.config import GROUPS, REMOVED
+from pipeline.config import REMOVED, VERBS
 from pipeline.config.other_tools import OTHER_TOOLS, explain_unknown_flag
 
-FLAGS = {verb: {f.name for group in groups for f in dataclasses.fields(group)} for verb, groups in GROUPS.items()}
+FLAGS = {name: {f.name for group in verb.classes for f in dataclasses.fields(group)} for name, verb in VERBS.items()}
 
 
 @pytest.mark.parametrize(

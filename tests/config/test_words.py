@@ -9,10 +9,10 @@ from transformers import HfArgumentParser
 from pipeline.arguments.inherited import REJECTED
 from pipeline.arguments.settings import GROUPS
 from pipeline.arguments.trainer import FineTuningArguments
-from pipeline.config import GROUPS as LIGHT_GROUPS
+from pipeline.config import VERBS
 from pipeline.config.words import Words, is_flag, read_words
 
-FIELDS = {f.name: f for group in LIGHT_GROUPS["train"] for f in dataclasses.fields(group)}
+FIELDS = {f.name: f for group in VERBS["train"].classes for f in dataclasses.fields(group)}
 SAMPLES = ["1", "0.5", "-1", "1e-3", "nan", "true", "No", "Y", "f", "steps", "none", "", "balanced", "head", '{"a": 1}']
 
 
@@ -48,7 +48,7 @@ def test_every_flag_is_converted_as_by_the_parser_of_transformers() -> None:
 
 def test_defaults_are_those_of_the_trainer() -> None:
     heavy = {f.name: f for f in dataclasses.fields(FineTuningArguments)}
-    for field in dataclasses.fields(LIGHT_GROUPS["train"][-1]):
+    for field in dataclasses.fields(VERBS["train"].groups["training"]):
         theirs, ours = heavy[field.name].default, field.default
         assert ours == theirs or (ours, theirs) == (dataclasses.MISSING, ""), field.name
 

@@ -95,7 +95,7 @@ def copy_photos(photos: Path, folder: Path) -> None:
 def test_only_rank_0_prints(jobs: Jobs) -> None:
     assert {job["out"] + job["err"] for job in jobs.rank1.values()} == {""}
     assert "cpu x2" in jobs.rank0["train"]["err"]
-    assert "is already finished; showing its results" in jobs.rank0["finished run"]["err"]
+    assert "was finished before; showing its results" in jobs.rank0["finished run"]["err"]
 
 
 def test_training_with_two_processes_equals_training_with_one(

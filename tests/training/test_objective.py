@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.arguments.images import ImageArguments
-from pipeline.arguments.objective import ObjectiveArguments
+from pipeline.arguments.strategy import ObjectiveArguments
 from pipeline.training.objective import Objective, class_weights
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.5, 0.0], [0.0, 3.0, 1.0], [1.0, 1.0, 1.0]])

@@ -137,7 +137,7 @@ def test_auto_logs_its_reasons_and_a_flag_overrides_its_choice(
     assert "auto" not in chosen
     code, _out, err = vit_pipeline(*words, "--num_train_epochs=1", f"--output_dir={tmp_path}/a")
     assert code == 0, err
-    assert "is already finished; showing its results" in caplog.text
+    assert "was finished before; showing its results" in caplog.text
 
 
 @pytest.mark.parametrize(("flags", "warns"), [([], True), (["--layer_decay=0.7"], False), (["--from_scratch"], False)])

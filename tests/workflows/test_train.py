@@ -80,7 +80,7 @@ def test_a_finished_run_shows_its_results_and_changes_nothing(
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
     code, out, _ = vit_pipeline("train", *train_flags, f"--output_dir={finished_run}")
     assert code == 0
-    assert "is already finished; showing its results" in caplog.text
+    assert "was finished before; showing its results" in caplog.text
     assert "validation" in out
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
 

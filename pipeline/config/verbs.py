@@ -1,0 +1,64 @@
+"""The verbs: what the command line says about each, and its flags, before its workflow is imported."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.arguments.data import DataArguments
+from pipeline.arguments.images import ImageArguments
+from pipeline.arguments.model import ModelArguments
+from pipeline.arguments.selection import SelectionArguments
+from pipeline.arguments.strategy import ObjectiveArguments, StrategyArguments
+from pipeline.arguments.training import TrainerFlags
+from pipeline.arguments.verbs import EvaluateArguments, PredictArguments, PushArguments
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What the command line says about a verb before its workflow is imported.
+
+    Attributes:
+        summary: What it does.
+        usage: Its arguments in one line.
+        groups: Title in its help -> dataclass of flags, torch-free.
+    """
+
+    summary: str
+    usage: str
+    groups: Mapping[str, type]
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """The dataclasses of its flags."""
+        return tuple(self.groups.values())
+
+
+VERBS = {
+    "train": Verb(
+        "fine-tune a model, keep the best checkpoint on validation, and score it once on test",
+        "[--config RECIPE|FILE.yaml] [--flag value ...]",
+        {
+            "model": ModelArguments,
+            "data": DataArguments,
+            "training": TrainerFlags,
+            "strategy": StrategyArguments,
+            "images": ImageArguments,
+            "loss and sampling": ObjectiveArguments,
+            "choices measured on validation": SelectionArguments,
+        },
+    ),
+    "evaluate": Verb(
+        "score a run or a Hub model on any labeled images",
+        "--model RUN|HUB_ID [--dataset_name DATA] [--split test] [--output_dir DIR]",
+        {"model": EvaluateArguments, "data": DataArguments},
+    ),
+    "predict": Verb(
+        "rank labels for images, folders and glob patterns",
+        "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... [--top_k 5] [--output FILE.csv|.jsonl|.parquet]",
+        {"model": PredictArguments},
+    ),
+    "push": Verb(
+        "upload a finished run to the Hub",
+        "--model RUN --hub_model_id OWNER/NAME",
+        {"model": PushArguments},
+    ),
+}
