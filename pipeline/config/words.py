@@ -8,6 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pipeline.arguments.inherited import REJECTED
 from pipeline.config.other_tools import explain_unknown_flag
+from pipeline.errors import did_you_mean
 
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*(=|$)")  # not `-1`, and not a file such as `-a.jpg`
 _BOOLS = {"true": True, "yes": True, "t": True, "y": True, "1": True} | {
@@ -110,9 +111,9 @@ def _convert_into(read: Words, name: str, known: Any, words: list[str]) -> None:
         elif kind is bool:
             read.values[name] = True
         else:
-            raise ValueError("missing value: add one after the flag")
+            raise ValueError("has no value: add one after the flag")
     except ValueError as error:
-        problem = f"--{name}: {error}"
+        problem = f"--{name} {error}"
         read.problems.append(f"--{name} is not supported: {REJECTED[name]}" if name in REJECTED else problem)
 
 
@@ -132,13 +133,14 @@ def _convert(word: str, kind: Any) -> Any:
     if get_origin(kind) is Literal:
         choices = {str(choice): choice for choice in get_args(kind)}
         if word not in choices:
-            raise ValueError(f"invalid choice: {word!r} (choose from {', '.join(map(repr, choices))})")
+            raise ValueError(f"{word} is unknown{did_you_mean(word, choices)}: use {', '.join(choices)}")
         return choices[word]
     if kind is bool:
         if word.lower() not in _BOOLS:
-            raise ValueError(f"invalid bool value: {word!r} (choose from 'true', 'false')")
+            raise ValueError(f"{word} is not a truth value: use true or false")
         return _BOOLS[word.lower()]
     try:
         return kind(word)
     except ValueError as error:
-        raise ValueError(f"invalid {kind.__name__} value: {word!r}") from error
+        expected = {int: "an integer: use a value such as 42", float: "a number: use a value such as 0.001"}
+        raise ValueError(f"{word} is not {expected.get(kind, 'valid: use another value')}") from error

@@ -33,7 +33,7 @@ def problems(verb: str, *words: str) -> list[str]:
     ("words", "expected"),
     [
         (["train", "--learning_rat=1"], "unknown flag"),
-        (["train", "--seed=lucky"], "invalid int value"),
+        (["train", "--seed=lucky"], "--seed lucky is not an integer: use a value"),
         (["train", "--optim=adm"], "--optim adm is unknown"),
         (["train", "--bf16"], "--bf16 True is not supported"),
         (["train", "--strategy=head", "--learning_rate=1"], "has no effect"),
@@ -70,7 +70,7 @@ def test_all_problems_are_named_at_once() -> None:
         "stray", "--config=nothing",
     )  # fmt: skip
     expected = [
-        "unknown recipe", "--lr is not a flag here", "--seed: invalid", "--hflip 2.0 is out of range",
+        "unknown recipe", "--lr is not a flag here", "--seed x is not an integer", "--hflip 2.0 is out of range",
         "--do_predict True is not", "--save_steps 7 is not a multiple of --eval_steps 2", "dataset ./none not found",
         "there is no model folder ./none", "unexpected argument 'stray'",
     ]  # fmt: skip

@@ -82,10 +82,10 @@ def test_every_problem_is_named_at_once() -> None:
         "--seed", "lucky", "--learning_rate", "--fixres=maybe", "--strategy=half", "--mixupp", "1", "2"
     ).problems
     assert problems == [
-        "--seed: invalid int value: 'lucky'",
-        "--learning_rate: missing value: add one after the flag",
-        "--fixres: invalid bool value: 'maybe' (choose from 'true', 'false')",
-        "--strategy: invalid choice: 'half' (choose from 'full', 'head', 'lora')",
+        "--seed lucky is not an integer: use a value such as 42",
+        "--learning_rate has no value: add one after the flag",
+        "--fixres maybe is not a truth value: use true or false",
+        "--strategy half is unknown: use full, head, lora",
         "unknown flag --mixupp (did you mean '--mixup'?)",
     ]
 
