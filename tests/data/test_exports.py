@@ -248,7 +248,8 @@ def assert_the_same(splits: datasets.DatasetDict, photos: Sequence[Photo]) -> No
 
 
 def load_export(export: Export, root: Path, photos: Sequence[Photo]) -> datasets.DatasetDict:
-    return load_splits(DataArguments(**{"dataset_name": str(root)} | export(root, photos)))
+    flags: dict[str, Any] = {"dataset_name": str(root)} | export(root, photos)
+    return load_splits(DataArguments(**flags))
 
 
 @every_form
