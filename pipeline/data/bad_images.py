@@ -4,6 +4,7 @@ Owns the policy of `--bad_images` and the messages about unreadable images. `ima
 """
 
 import logging
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,12 +15,15 @@ from pipeline.errors import BadImageError, raise_problems
 from pipeline.images.decode import check_image, supported_formats
 from pipeline.images.depth import FULL_DEPTH, GrayscaleDepth
 from pipeline.performance import machine
-from pipeline.progress import progress_on_terminal_only
+from pipeline.progress import hide_library_bars, show_life
 
 logger = logging.getLogger(__name__)
 
 _MIN_IMAGES_FOR_PROCESSES = 2000  # with fewer images, starting processes takes longer than it saves
 _MAX_LISTED = 20  # a message lists this many bad images of a split and counts the rest
+_MAX_PROCESSES = 256
+# The number of images that each process has checked. It is shared memory, so that the main process can show the sum.
+_num_checked = memoryview(mmap.mmap(-1, 8 * _MAX_PROCESSES)).cast("q")
 
 
 class Skipped(NamedTuple):
@@ -165,28 +169,28 @@ def _reject_dark(maxima: Mapping[str, list[int]]) -> None:
 
 
 def _check_split(split: datasets.Dataset, *, split_name: str) -> list[_Checked]:
-    shard = distributed.shard(range(len(split)))
-    return distributed.all_gather_shards(
-        _check_rows(split.select_columns(["image", "index"]).select(shard)),
-        same={f"the number of {split_name} images": len(split)},
-    )
+    rows = split.select_columns(["image", "index"]).select(distributed.shard(range(len(split))))
+    _num_checked[:] = memoryview(bytes(_num_checked.nbytes)).cast("q")
+    with show_life(lambda: f"checking the images of {split_name}: {sum(_num_checked)} of {len(rows)}"):
+        checked = _check_rows(rows)
+    return distributed.all_gather_shards(checked, same={f"the number of {split_name} images": len(split)})
 
 
 def _check_rows(rows: datasets.Dataset) -> list[_Checked]:
     cores = machine.usable_cores() // distributed.local_world_size()
-    num_processes = min(cores, len(rows) // (_MIN_IMAGES_FOR_PROCESSES // 2))
+    num_processes = min(cores, len(rows) // (_MIN_IMAGES_FOR_PROCESSES // 2), _MAX_PROCESSES)
     if num_processes < 2:
         return [result for batch in rows.iter(32) for result in _results_of(_check_batch(batch))]
-    with progress_on_terminal_only():
+    with hide_library_bars():
         checked = rows.map(
             _check_batch,
+            with_rank=True,
             fn_kwargs={"formats": supported_formats()},  # `datasets` caches the result by the arguments
             batched=True,
             batch_size=32,
             num_proc=num_processes,
             remove_columns=rows.column_names,
             features=_COLUMNS,
-            desc="Checking images",
         )
     return _results_of(checked[:])
 
@@ -195,8 +199,13 @@ def _results_of(columns: Mapping[str, list[Any]]) -> list[_Checked]:
     return [_Checked(*values) for values in zip(*(columns[name] for name in _Checked._fields), strict=True)]
 
 
-def _check_batch(batch: dict[str, list[Any]], formats: tuple[str, ...] = ()) -> dict[str, list[Any]]:  # noqa: ARG001
+def _check_batch(
+    batch: dict[str, list[Any]],
+    process: int = 0,
+    formats: tuple[str, ...] = (),  # noqa: ARG001
+) -> dict[str, list[Any]]:
     results = [_check_row(*row) for row in zip(batch["image"], batch["index"], strict=True)]
+    _num_checked[process] += len(results)
     return {name: list(values) for name, values in zip(_Checked._fields, zip(*results, strict=True), strict=True)}
 
 

@@ -27,6 +27,7 @@ from pipeline.images.files import (
     list_visible,
     list_visible_folders,
 )
+from pipeline.progress import show_life
 
 logger = logging.getLogger(__name__)
 
@@ -264,13 +265,14 @@ def _list_split(split: _Split) -> datasets.Dataset:
     labels: list[str | None] = []
     ignored: Counter[str] = Counter()
     empty: list[str] = []
-    for class_name, files in _class_files(split):
-        images = [str(file) for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
-        ignored.update(file.suffix for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS)
-        paths += images
-        labels += [class_name] * len(images)
-        if class_name is not None and not images:
-            empty.append(class_name)
+    with show_life(lambda: f"listing {split.folder}: {len(paths)} images"):
+        for class_name, files in _class_files(split):
+            images = [str(file) for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
+            ignored.update(file.suffix for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS)
+            paths += images
+            labels += [class_name] * len(images)
+            if class_name is not None and not images:
+                empty.append(class_name)
     if ignored:
         counts = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in ignored.items())
         logger.warning("%s: ignoring %d files that are not supported images: %s", split.folder, ignored.total(), counts)

@@ -15,6 +15,7 @@ from pipeline.data.bad_images import CheckedSplits
 from pipeline.data.labels import read_integers
 from pipeline.data.streaming import Stream
 from pipeline.errors import list_some
+from pipeline.progress import show_life
 
 logger = logging.getLogger(__name__)
 _CHUNK_ROWS = 1000  # rows that are converted to Python objects at once; limits memory
@@ -84,15 +85,18 @@ def fingerprint(splits: datasets.DatasetDict) -> str:
     when the size of a file changes. Pixels are not read.
     """
     digest = hashlib.sha256()
-    for split_name, split in splits.items():
-        digest.update(repr((split_name, split.features["label"].names)).encode())
-        if isinstance(split, Stream):
-            digest.update(f"{split.identity} {len(split)}".encode())
-            continue
-        for column in ("label", "index"):
-            digest.update(read_integers(split, column).astype("<i8").tobytes())
-        for row, (name, size) in enumerate(_names_and_sizes(split)):  # hashed row by row to save memory
-            digest.update((f"\n{name}\t{size}" if row else f"{name}\t{size}").encode())
+    num_rows = 0
+    with show_life(lambda: f"computing the fingerprint of the data: {num_rows} images"):
+        for split_name, split in splits.items():
+            digest.update(repr((split_name, split.features["label"].names)).encode())
+            if isinstance(split, Stream):
+                digest.update(f"{split.identity} {len(split)}".encode())
+                continue
+            for column in ("label", "index"):
+                digest.update(read_integers(split, column).astype("<i8").tobytes())
+            for row, (name, size) in enumerate(_names_and_sizes(split)):  # hashed row by row to save memory
+                digest.update((f"\n{name}\t{size}" if row else f"{name}\t{size}").encode())
+                num_rows += 1
     return digest.hexdigest()[:16]
 
 

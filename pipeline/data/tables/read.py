@@ -21,7 +21,7 @@ from pipeline.data.tables.image_paths import ImageFolder
 from pipeline.data.tables.one_hot import join_one_hot_columns
 from pipeline.data.tables.text import read_rows
 from pipeline.errors import PipelineError, list_some
-from pipeline.progress import progress_on_terminal_only
+from pipeline.progress import progress_on_terminal_only, show_life
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +49,19 @@ def read_text_files(source: Path, *, image_column: str | None, label_column: str
     folders: dict[Path, ImageFolder] = {}
     listed: dict[Path, list[str | None]] = defaultdict(list)
     image = ""
-    for name, files in find_tables(source).items():
-        for file in files:
-            folder = folders.setdefault(file.parent, ImageFolder(file.parent))
-            rows, image = _read_text(file, image_column=image_column)
-            split_in_name = find_split_word(file.stem)
-            paths = folder.find(rows[image].to_pylist(), table=file, split=split_in_name)
-            listed[file.parent] += paths
-            split_names = _read_split_column(rows, file=file)
-            if split_names is None and split_in_name is None:
-                split_names = _read_split_folders(paths, folder, default=name)
-            for split_name, part in _group(_with_paths(rows, image, paths), split_names or name).items():
-                parts[split_name].append(_to_dataset(part, image))
+    with show_life(lambda: f"reading {source}: {sum(map(len, list(listed.values())))} rows"):
+        for name, files in find_tables(source).items():
+            for file in files:
+                folder = folders.setdefault(file.parent, ImageFolder(file.parent))
+                rows, image = _read_text(file, image_column=image_column)
+                split_in_name = find_split_word(file.stem)
+                paths = folder.find(rows[image].to_pylist(), table=file, split=split_in_name)
+                listed[file.parent] += paths
+                split_names = _read_split_column(rows, file=file)
+                if split_names is None and split_in_name is None:
+                    split_names = _read_split_folders(paths, folder, default=name)
+                for split_name, part in _group(_with_paths(rows, image, paths), split_names or name).items():
+                    parts[split_name].append(_to_dataset(part, image))
     for path, folder in folders.items():
         folder.warn_of_unlisted(listed[path])
     splits = {name: _concatenate(tables, source=source) for name, tables in parts.items()}
