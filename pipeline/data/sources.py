@@ -268,7 +268,7 @@ def _drop_unlabeled_test(found: Mapping[str, _SourceSplit]) -> dict[str, _Source
         if name != "test" or not labeled
     )
     if unlabeled:
-        logger.warning("test has no labels; it will not be evaluated")
+        logger.warning("test has no labels; its %d images will not be evaluated", len(found["test"].images))
     return labeled
 
 
@@ -296,6 +296,11 @@ def _hold_out_validation(train: datasets.Dataset, args: DataArguments) -> dict[s
                 "classes in train only, or --min_images_per_class 2 to drop them"
             )
         logger.warning("validation has no images of %d classes with one image, %s", len(too_small), names)
+    if len(too_small) == len(np.unique(labels)):
+        raise PipelineError(
+            "cannot hold out a validation split, because train has only one image of each class: "
+            "add images of each class, or add a validation split"
+        )
     train_rows, validation_rows = hold_out_rows(labels, fraction=args.validation_fraction, seed=args.split_seed)
     logger.info(
         "no validation split; holding out %d of %d training images (stratified, seed %d)",
