@@ -295,12 +295,12 @@ def _hold_out_validation(train: datasets.Dataset, args: DataArguments) -> dict[s
                 "add images of each class, add a validation split, or pass\n--min_images_per_class 1 to keep these "
                 "classes in train only, or --min_images_per_class 2 to drop them"
             )
+        if len(too_small) == len(np.unique(labels)):
+            raise PipelineError(
+                f"cannot hold out a validation split, because train has only one image of each class ({names}): "
+                "add images of each class, or add a validation split"
+            )
         logger.warning("validation has no images of %d classes with one image, %s", len(too_small), names)
-    if len(too_small) == len(np.unique(labels)):
-        raise PipelineError(
-            "cannot hold out a validation split, because train has only one image of each class: "
-            "add images of each class, or add a validation split"
-        )
     train_rows, validation_rows = hold_out_rows(labels, fraction=args.validation_fraction, seed=args.split_seed)
     logger.info(
         "no validation split; holding out %d of %d training images (stratified, seed %d)",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from pipeline.arguments.data import DataArguments
 from pipeline.data.report import LoadedSplits, fingerprint
@@ -33,6 +33,7 @@ def examples(default: int) -> settings:
         derandomize=not EXAMPLES,
         database=None,
         deadline=None,
+        phases=(Phase.explicit, Phase.generate, Phase.shrink) if EXAMPLES else (Phase.explicit, Phase.generate),
         suppress_health_check=list(HealthCheck),
     )
 
@@ -56,7 +57,9 @@ def load(root: Path, **arguments: Any) -> LoadedSplits | None:
         splits = load_splits(DataArguments(dataset_name=str(root), **arguments))
     except PipelineError as error:
         text = str(error)
-        assert re.search(r"--\w+|'|\.(csv|tsv|jsonl?|parquet)|" + re.escape(root.name), text), text
+        assert re.search(
+            r"--\w+|'|\b(splits?|train|validation)\b|\.(csv|tsv|jsonl?|parquet)|" + re.escape(root.name), text
+        ), text
         assert ": " in text, text
         assert not re.search(r"Traceback|object at 0x|[^.]\.$", text), text
         return None

@@ -13,6 +13,7 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet
 
 from pipeline.data.columns import find_image_column, find_path_column
 from pipeline.data.splits import canonical_split, find_split_word
@@ -83,6 +84,8 @@ def read_parquet_files(
     scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)  # True keeps complete files in memory
     for name, files in find_tables(source).items():
         patterns = [glob.escape(str(file.absolute())) for file in files]
+        for file in files:
+            _check_schema(file)
         try:
             # Each split is loaded separately, so that a test split can lack the label column.
             with progress_on_terminal_only():
@@ -90,11 +93,22 @@ def read_parquet_files(
                     "parquet", data_files=patterns, split="train", fragment_scan_options=scan_options
                 )
         except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise PipelineError(f"{source}: the Parquet files of {name} cannot be read: {reason}") from error
+            reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
+            raise PipelineError(
+                f"{source}: the Parquet files of {name} cannot be read ({reason}): write or download them again"
+            ) from error
     ImageFolder(source if source.is_dir() else source.parent).warn_of_unlisted([])
     image = find_image_column(next(iter(splits.values())).features, requested=image_column)
     return join_one_hot_columns(splits, image=image, label=label_column)
+
+
+def _check_schema(file: Path) -> None:
+    """Raise an error if the columns of a Parquet file cannot be read."""
+    try:
+        datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, pa.ArrowException) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise PipelineError(f"{file} is not a valid Parquet file ({reason}): write or download it again") from error
 
 
 def _read_text(file: Path, *, image_column: str | None) -> tuple[pa.Table, str]:

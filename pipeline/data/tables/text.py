@@ -42,7 +42,10 @@ def read_rows(file: Path) -> pa.Table:
             f"save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 {file.name} > new{file.suffix}"
         ) from error
     except (ValueError, OverflowError, RecursionError, csv.Error, pa.ArrowException) as error:
-        raise PipelineError(f"{file} is not a valid {format_name} table in UTF-8: {error}") from error
+        reason = str(error).rstrip(".")
+        raise PipelineError(
+            f"{file} is not a valid {format_name} table in UTF-8: {reason}: correct the file"
+        ) from error
 
 
 def _read_csv(file: Path) -> pa.Table:

@@ -1,6 +1,5 @@
 """Tables with any bytes in them are read, or raise an error for users."""
 
-
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
