@@ -80,9 +80,8 @@ def _warn_of_other_contents(folder: Path) -> None:
     json_files = [file for file in sorted(folder.glob("*.json")) if file.is_file()]
     if tables := [file for file in json_files if is_json_table(file)]:
         logger.warning(
-            "reading class folders and ignoring %s, which can be a table; --dataset_name %s reads it",
+            "reading class folders and ignoring %s, which can be tables: pass one with --dataset_name to read it",
             list_some([file.name for file in tables]),
-            tables[0],
         )
     others = [file for file in json_files if file not in tables]
     if others and not has_class_folders(folder):

@@ -169,7 +169,7 @@ def table_text(kind: str, header: Sequence[str], rows: Sequence[Sequence[str]], 
     csv.writer(stream, delimiter="\t" if kind == "tsv" else delimiter, lineterminator=end).writerows([header, *rows])
     text = stream.getvalue()
     if blank_lines:
-        text = end + text.replace(end, end + end, 1) + end
+        text: str = end + text.replace(end, end + end, 1) + end
     return "\ufeff" * mark + text
 
 
@@ -218,7 +218,7 @@ def test_every_row_of_a_table_is_accounted_for(drawn: tuple[Any, ...]) -> None:
             return
         notes = "\n".join(splits.report.notes)
         if splits.report.source == "class folders":
-            assert "ignoring 'train.json', which can be a table" in notes
+            assert re.search("ignoring .*'train.json', which can be tables", notes)
             return
         num_rows = 0
         for name in ("train", "validation"):

@@ -89,8 +89,8 @@ def test_json_files_that_are_not_tables_do_not_hide_class_folders(tmp_path: Path
     (tmp_path / "cat_to_name.json").write_text('{"1": "rose"}')
     splits = load(tmp_path)
     assert class_names_of(splits["train"]) == ["a", "b"]
-    (note,) = splits.report.notes
-    assert note.startswith("reading class folders and ignoring 'downloads.json', which can be a table; --dataset_name")
+    note = splits.report.notes[0]
+    assert note.startswith("reading class folders and ignoring 'downloads.json', which can be tables: pass one with")
     (tmp_path / "coco.json").write_text('{"images": [], "annotations": []}')
     with pytest.raises(PipelineError, match=r"coco\.json is not a table: convert it to a CSV file"):
         load(tmp_path / "coco.json")

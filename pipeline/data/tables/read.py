@@ -85,7 +85,7 @@ def read_parquet_files(
     for name, files in find_tables(source).items():
         patterns = [glob.escape(str(file.absolute())) for file in files]
         for file in files:
-            _check_schema(file)
+            _check_schema(file, split=name)
         try:
             # Each split is loaded separately, so that a test split can lack the label column.
             with progress_on_terminal_only():
@@ -95,20 +95,22 @@ def read_parquet_files(
         except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
             reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
             raise PipelineError(
-                f"{source}: the Parquet files of {name} cannot be read ({reason}): write or download them again"
+                f"{source}: the Parquet files of {name} cannot be read: {reason}: write or download them again"
             ) from error
     ImageFolder(source if source.is_dir() else source.parent).warn_of_unlisted([])
     image = find_image_column(next(iter(splits.values())).features, requested=image_column)
     return join_one_hot_columns(splits, image=image, label=label_column)
 
 
-def _check_schema(file: Path) -> None:
+def _check_schema(file: Path, *, split: str) -> None:
     """Raise an error if the columns of a Parquet file cannot be read."""
     try:
         datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
     except (OSError, ValueError, TypeError, LookupError, AttributeError, pa.ArrowException) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise PipelineError(f"{file} is not a valid Parquet file ({reason}): write or download it again") from error
+        raise PipelineError(
+            f"{file}: the Parquet files of {split} cannot be read: {reason}: write or download them again"
+        ) from error
 
 
 def _read_text(file: Path, *, image_column: str | None) -> tuple[pa.Table, str]:

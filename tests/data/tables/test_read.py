@@ -90,6 +90,15 @@ def test_corrupt_parquet_file_raises_an_error_with_its_split(tmp_path: Path) -> 
         load(tmp_path)
 
 
+def test_parquet_file_with_damaged_columns_raises_an_error(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "train.parquet", ["a", "b"])
+    contents = file.read_bytes()
+    length = int.from_bytes(contents[-8:-4], "little")
+    file.write_bytes(contents[: -8 - length] + b"\xff" * length + contents[-8:])
+    with pytest.raises(PipelineError, match=r"files of train cannot be read: Couldn't .*: write or download them"):
+        load(tmp_path)
+
+
 def test_progress_bars_are_not_written_to_logs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = write_parquet(tmp_path / "flowers.parquet", ["a", "b"] * 2)
     capfd.readouterr()
