@@ -125,7 +125,7 @@ def read_class_names(file: str) -> ClassNames:
             readings = [reading for reading in readings if reading.is_table] or readings
     except OSError as error:
         raise PipelineError(f"--class_names {file} cannot be read ({error.strerror}): pass an existing file") from error
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise PipelineError(f"--class_names {file} is not a valid file: {error}") from error
     readings = [reading for reading in readings if reading.entries and all(name for _, name in reading.entries)]
     if not readings:
@@ -274,7 +274,7 @@ def _fold(name: str) -> str:
 
 def _fold_number(name: str) -> str:
     """Return a text that is the same for `1`, `001` and `1.0`, and for variants of a name."""
-    number = re.fullmatch(r"(-?\d+)(\.0*)?", name.strip())
+    number = re.fullmatch(r"(-?\d{1,1000})(\.0*)?", name.strip())
     return str(int(number[1])) if number else _fold(name)
 
 

@@ -176,11 +176,12 @@ def _find_label_column(features: datasets.Features, *, requested: str | None, im
     typed = [name for name, feature in others.items() if _is_class_label(feature)]
     if len(typed) == 1:
         return typed[0]
-    candidates = {_normalize(name): name for name in typed or others}
-    if known := [candidates[name] for name in _LABEL_NAMES if name in candidates]:
+    by_name = ([name for name in typed or others if _normalize(name) == known] for known in _LABEL_NAMES)
+    known = next(filter(None, by_name), [])
+    if len(known) == 1:
         return known[0]
-    if typed:
-        raise PipelineError(f"several columns contain labels ({', '.join(typed)}): pass --label_column_name")
+    if several := known or typed:
+        raise PipelineError(f"several columns contain labels ({', '.join(several)}): pass --label_column_name")
     named = [name for name in others if not name.lower().startswith(_UNNAMED)]
     if len(named) == 1 and _can_be_label(named[0], others[named[0]]):
         logger.info("using %r, the only other column, as the label column", named[0])

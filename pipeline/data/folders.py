@@ -8,7 +8,7 @@ import contextlib
 import logging
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,7 @@ def read_image_folder(root: Path, *, class_names: Collection[str] = ()) -> dict[
     try:
         found = _find_splits(_enter_wrappers(root), class_names=class_names)
         splits = {name: _list_split(split) for name, split in found.items()}
+        _warn_of_unread_images(root, found.values())
         _warn_of_siblings(root)
     except OSError as error:
         raise PipelineError(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -244,6 +245,24 @@ def _resolve_levels(
         "both can be the classes: pass --class_names FILE with the names of the classes, one per line, "
         f"or pass one folder ({root / next(iter(inside))}), or rename the folders if they are splits"
     )
+
+
+def _warn_of_unread_images(root: Path, splits: Iterable[_Split]) -> None:
+    """Log the number of images that are neither in a class folder nor directly in the folder of a split."""
+    classes = {folder for split in splits for _, folder in split.classes}
+    own = {split.folder for split in splits if split.has_own_files}
+    unread = [
+        file
+        for file in list_files(root, without=classes)
+        if file.parent not in own and file.suffix.lower() in IMAGE_EXTENSIONS
+    ]
+    if unread:
+        counts = Counter(str(file.parent.relative_to(root)) for file in unread)
+        folders = ", ".join(f"{count} in {name!r}" for name, count in counts.most_common(5))
+        more = f" and {len(counts) - 5} more folders" if len(counts) > 5 else ""
+        logger.warning(
+            "%s: ignoring %d images outside the folders that are read: %s%s", root, len(unread), folders, more
+        )
 
 
 def _warn_of_siblings(root: Path) -> None:

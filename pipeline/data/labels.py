@@ -151,7 +151,12 @@ def drop_missing_values(splits: Mapping[str, Labels], *, keep: Collection[str] =
 
 def natural_order(names: Iterable[str]) -> list[str]:
     """Return names sorted: first integers by value (2 before 10), then all other names alphabetically."""
-    return sorted(names, key=lambda name: (0, int(name), name) if name.removeprefix("-").isdecimal() else (1, 0, name))
+
+    def key(name: str) -> tuple[int, int, str]:
+        # Python converts at most 4300 digits to an integer.
+        return (0, int(name), name) if len(name) < 1000 and name.removeprefix("-").isdecimal() else (1, 0, name)
+
+    return sorted(names, key=key)
 
 
 def drop_small_classes(splits: Mapping[str, Labels], *, minimum: int) -> dict[str, Labels]:

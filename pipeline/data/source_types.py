@@ -77,7 +77,13 @@ def _warn_of_other_contents(folder: Path) -> None:
             f"{folder} contains no images, only archives ({list_some([file.name for file in archives])}): "
             f"unpack it first: {unpack_command(archives[0])}"
         )
-    others = [file for file in folder.glob("*.json") if not is_json_table(file)]
+    json_files = [file for file in sorted(folder.glob("*.json")) if file.is_file()]
+    if tables := [file for file in json_files if is_json_table(file)]:
+        logger.warning(
+            "reading class folders and ignoring %s, which can be tables: pass one with --dataset_name to read it",
+            list_some([file.name for file in tables]),
+        )
+    others = [file for file in json_files if file not in tables]
     if others and not has_class_folders(folder):
         logger.warning("ignoring %s, which is not a table: %s", list_some([file.name for file in others]), JSON_REMEDY)
 

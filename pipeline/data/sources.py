@@ -268,7 +268,7 @@ def _drop_unlabeled_test(found: Mapping[str, _SourceSplit]) -> dict[str, _Source
         if name != "test" or not labeled
     )
     if unlabeled:
-        logger.warning("test has no labels; it will not be evaluated")
+        logger.warning("test has no labels; its %d images will not be evaluated", len(found["test"].images))
     return labeled
 
 
@@ -294,6 +294,11 @@ def _hold_out_validation(train: datasets.Dataset, args: DataArguments) -> dict[s
                 f"cannot hold out a validation split, because train has only one image of {names}: "
                 "add images of each class, add a validation split, or pass\n--min_images_per_class 1 to keep these "
                 "classes in train only, or --min_images_per_class 2 to drop them"
+            )
+        if len(too_small) == len(np.unique(labels)):
+            raise PipelineError(
+                f"cannot hold out a validation split, because train has only one image of each class ({names}): "
+                "add images of each class, or add a validation split"
             )
         logger.warning("validation has no images of %d classes with one image, %s", len(too_small), names)
     train_rows, validation_rows = hold_out_rows(labels, fraction=args.validation_fraction, seed=args.split_seed)

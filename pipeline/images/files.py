@@ -5,7 +5,7 @@ Owns which files and folders are ignored everywhere (hidden ones, and those that
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pipeline.images.decode import IMAGE_EXTENSIONS
@@ -14,19 +14,23 @@ from pipeline.images.decode import IMAGE_EXTENSIONS
 _LITTER = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir", "lost+found"}
 
 
-def list_files(folder: Path, *, ancestors: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+def list_files(
+    folder: Path, *, ancestors: frozenset[tuple[int, int]] = frozenset(), without: Collection[Path] = ()
+) -> Iterator[Path]:
     """Yield all visible files below a folder, sorted by name. Follow links, but stop at link loops.
 
     Args:
         folder: The folder to list.
         ancestors: Device and inode of the folders that must not be entered again.
+        without: Paths of folders that are not entered.
     """
     identity = device_and_inode(folder)
     if identity in ancestors:
         return
     for entry in list_visible(folder):
         if is_folder(entry):
-            yield from list_files(Path(entry.path), ancestors=ancestors | {identity})
+            if (path := Path(entry.path)) not in without:
+                yield from list_files(path, ancestors=ancestors | {identity}, without=without)
         elif is_file(entry):
             yield Path(entry.path)
 

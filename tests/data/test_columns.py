@@ -50,6 +50,12 @@ def test_several_label_columns_raise_an_error_with_their_names(tmp_path: Path) -
         load(tmp_path)
 
 
+def test_label_columns_whose_names_differ_in_case_raise_an_error(tmp_path: Path) -> None:
+    write_csv(tmp_path / "train.csv", "image,label,Label", "1.png,a,x", "2.png,b,y")
+    with pytest.raises(PipelineError, match=r"several columns contain labels \(label, Label\): pass"):
+        load(tmp_path)
+
+
 def test_missing_label_column_raises_an_error_with_the_existing_columns(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", ["a", "b"], label="caption")
     with pytest.raises(

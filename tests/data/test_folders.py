@@ -259,7 +259,7 @@ def test_unlabeled_test_images_are_not_evaluated(tmp_path: Path, caplog: pytest.
     save_class_folders(tmp_path / "train", {"a": 2, "b": 2})
     save_images(tmp_path / "test", "1.png", "2.png")
     assert_format(load(tmp_path), "train", "validation")
-    assert "test has no labels; it will not be evaluated" in warnings_in(caplog)
+    assert "test has no labels; its 2 images will not be evaluated" in warnings_in(caplog)
 
 
 def test_files_of_operating_systems_are_not_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -383,3 +383,33 @@ def test_two_unicode_forms_of_one_class_raise_an_error(tmp_path: Path) -> None:
     save_class_folders(tmp_path, {"Ro\u0308se": 2, "R\u00f6se": 2, "aster": 2})
     with pytest.raises(PipelineError, match=r"Unicode form: 'Ro\\u0308se' \(2 images\), 'R\\xf6se' \(2 images\)"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("others", "listed"),
+    [
+        (["1.png", "2.png"], "2 in '.'"),
+        (["extra/deep/1.png", "extra/deep/2.png", "more/3.png"], "2 in 'extra/deep', 1 in 'more'"),
+        (["validation/spare/1.png"], "1 in 'validation/spare'"),
+    ],
+)
+def test_images_outside_the_class_folders_are_counted(
+    others: list[str], listed: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in ("train", "validation"):
+        save_class_folders(tmp_path / split / "images", {"a": 2, "b": 2})
+    save_images(tmp_path, *others)
+    assert sum(map(len, load(tmp_path).values())) == 8
+    warning = f"{tmp_path}: ignoring {len(others)} images outside the folders that are read: {listed}"
+    assert warning in warnings_in(caplog)
+
+
+def test_images_next_to_split_folders_one_level_below_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_class_folders(tmp_path / "data" / "train", {"a": 2, "b": 2})
+    save_class_folders(tmp_path / "data" / "spare", {"a": 1})
+    save_class_folders(tmp_path / "test", {"a": 1, "b": 1})
+    assert_format(load(tmp_path), "train", "validation", "test")
+    warning = f"{tmp_path}: ignoring 1 images outside the folders that are read: 1 in 'data/spare/a'"
+    assert warning in warnings_in(caplog)

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("empty_cache")
 
 def test_natural_order_sorts_numbers_by_value() -> None:
     assert natural_order(["b", "10", "a2", "9", "a10", "-1"]) == ["-1", "9", "10", "a10", "a2", "b"]
+    assert natural_order(["9" * 5000, "10"]) == ["10", "9" * 5000]  # Python converts at most 4300 digits
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_rows_without_a_label_are_skipped_with_a_warning(
     assert splits["train"]["index"][:] == [0, 2]
     assert splits["validation"]["index"][:] == [1, 2]
     assert warnings_in(caplog) == [
-        "test has no labels; it will not be evaluated",
+        "test has no labels; its 2 images will not be evaluated",
         "train: skipping 2 of 4 rows without a label",
         "validation: skipping 1 of 3 rows without a label",
     ]

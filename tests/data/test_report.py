@@ -28,9 +28,10 @@ def test_the_report_holds_every_warning_without_absolute_paths(
         "image",
         "label",
     )
-    extra, empty, bad = splits.report.notes
+    extra, empty, unread, bad = splits.report.notes
     assert extra == "photos: ignoring folders that are not splits: 'extra'"
     assert empty == "train: ignoring 1 class folders without images: 'empty'"
+    assert unread == "photos: ignoring 1 images outside the folders that are read: 1 in 'extra/rose'"
     assert "1 of " in bad
     assert "train/rose/0.png" in bad
     assert str(tmp_path) not in "".join(splits.report.notes)

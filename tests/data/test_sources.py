@@ -87,10 +87,19 @@ def test_json_files_that_are_not_tables_do_not_hide_class_folders(tmp_path: Path
     save_images(tmp_path, *(f"{name}/{number}.png" for name in "ab" for number in range(2)))
     (tmp_path / "downloads.json").write_text('[{"file": "a/0.png", "status": "done"}]')
     (tmp_path / "cat_to_name.json").write_text('{"1": "rose"}')
-    assert class_names_of(load(tmp_path)["train"]) == ["a", "b"]
+    splits = load(tmp_path)
+    assert class_names_of(splits["train"]) == ["a", "b"]
+    note = splits.report.notes[0]
+    assert note.startswith("reading class folders and ignoring 'downloads.json', which can be tables: pass one with")
     (tmp_path / "coco.json").write_text('{"images": [], "annotations": []}')
     with pytest.raises(PipelineError, match=r"coco\.json is not a table: convert it to a CSV file"):
         load(tmp_path / "coco.json")
+
+
+def test_json_names_without_a_file_do_not_hide_class_folders(tmp_path: Path) -> None:
+    save_images(tmp_path, *(f"{name}/{number}.png" for name in ("a", "b.json") for number in range(2)))
+    (tmp_path / "lost.json").symlink_to("nowhere")
+    assert class_names_of(load(tmp_path)["train"]) == ["a", "b.json"]
 
 
 def test_all_invalid_arguments_are_reported_at_once() -> None:

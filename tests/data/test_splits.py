@@ -134,3 +134,9 @@ def test_bad_images_policy_applies_to_every_split(tmp_path: Path) -> None:
         load(tmp_path)
     splits = load(tmp_path, bad_images="skip")
     assert splits["test"]["index"][:] == [0, 1, 3]
+
+
+def test_single_images_of_all_classes_raise_an_error(tmp_path: Path) -> None:
+    save_class_folders(tmp_path, {"a": 1, "b": 1})
+    with pytest.raises(PipelineError, match=r"train has only one image of each class \('a', 'b'\): add"):
+        load(tmp_path, min_images_per_class=1)

@@ -120,7 +120,7 @@ def is_json_table(file: Path) -> bool:
         return start[1:].lstrip().startswith("{")
     try:
         first = json.loads(start.partition("\n")[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(first, dict) and not any(isinstance(value, dict | list) for value in first.values())
 

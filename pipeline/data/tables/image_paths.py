@@ -69,25 +69,29 @@ class ImageFolder:
         return [found.get(path, full) if path else None for path, full in zip(written, paths, strict=True)]
 
     def warn_of_unlisted(self, listed: Iterable[str | None]) -> None:
-        """Log a warning for images next to the listed ones, and for folders with images, that no table lists."""
+        """Log a warning for all images below this folder that no table lists.
+
+        A folder directly below this one without any listed image is only named, because it can be a large dataset.
+        """
         root = f"{self.folder}/"
-        used = defaultdict(set)
-        for path in listed:
-            if path and path.startswith(root):
-                folder, _, name = path.rpartition("/")
-                used[folder].add(name)
-        unlisted = [
-            f"{folder}/{name}".removeprefix(root)
-            for folder, names in sorted(used.items())
-            for name in sorted((self._list(folder) or set()) - names)
-            if _is_image(name)
-        ]
-        if unlisted:
+        used = {inside for path in listed if path and (inside := self.relative(path))}
+        entered = {path.partition("/")[0] for path in used}
+        others = [sub for sub in list_visible_folders(self.folder) if sub.name not in entered]
+        files = [str(file.relative_to(self.folder)) for file in list_files(self.folder, without=others)]
+        if unlisted := [file for file in files if _is_image(file) and file not in used]:
             logger.warning("%s: ignoring %d images that no table lists: %s", root, len(unlisted), list_some(unlisted))
-        entered = {folder.removeprefix(root).partition("/")[0] for folder in used}
-        others = [sub.name for sub in list_visible_folders(self.folder) if sub.name not in entered]
-        if ignored := [name for name in others if contains_images(self.folder / name)]:
+        if ignored := [sub.name for sub in others if contains_images(sub)]:
             logger.warning("%s: ignoring folders with images that no table lists: %s", root, list_some(ignored))
+
+    def relative(self, path: str) -> str | None:
+        """Return a path relative to this folder, whatever the spelling of both, or None if it is outside."""
+        if path.startswith(f"{self.folder}/") and "/../" not in path:
+            return path[len(f"{self.folder}/") :]
+        for normalize in (os.path.abspath, os.path.realpath):
+            inside = os.path.relpath(normalize(path), normalize(self.folder))
+            if inside.partition("/")[0] != "..":
+                return inside
+        return None
 
     def _join(self, path: str) -> str:
         if "./" in path or "//" in path:

@@ -84,7 +84,9 @@ def _is_binary(split: datasets.Dataset, name: str) -> bool:
         return False
     values = split.data.column(name)
     # The first rows already exclude most columns.
-    return all(_texts(part.unique()) <= {*_ONE, *_ZERO} for part in (values[:100], values)) and len(values) > 0
+    if not all(_texts(part.unique()) <= {*_ONE, *_ZERO} for part in (values[:100], values)):
+        return False
+    return bool(_texts(values.unique()) - {""})  # a column without any value is not a class
 
 
 def _texts(values: pa.Array) -> set[str]:

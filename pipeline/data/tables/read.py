@@ -13,6 +13,7 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet
 
 from pipeline.data.columns import find_image_column, find_path_column
 from pipeline.data.splits import canonical_split, find_split_word
@@ -47,23 +48,22 @@ def read_text_files(source: Path, *, image_column: str | None, label_column: str
     """
     parts: dict[str, list[datasets.Dataset]] = defaultdict(list)
     folders: dict[Path, ImageFolder] = {}
-    listed: dict[Path, list[str | None]] = defaultdict(list)
+    listed: list[str | None] = []
     image = ""
-    with show_life(lambda: f"reading {source}: {sum(map(len, list(listed.values())))} rows"):
+    with show_life(lambda: f"reading {source}: {len(listed)} rows"):
         for name, files in find_tables(source).items():
             for file in files:
                 folder = folders.setdefault(file.parent, ImageFolder(file.parent))
                 rows, image = _read_text(file, image_column=image_column)
                 split_in_name = find_split_word(file.stem)
                 paths = folder.find(rows[image].to_pylist(), table=file, split=split_in_name)
-                listed[file.parent] += paths
+                listed += paths
                 split_names = _read_split_column(rows, file=file)
                 if split_names is None and split_in_name is None:
                     split_names = _read_split_folders(paths, folder, default=name)
                 for split_name, part in _group(_with_paths(rows, image, paths), split_names or name).items():
                     parts[split_name].append(_to_dataset(part, image))
-    for path, folder in folders.items():
-        folder.warn_of_unlisted(listed[path])
+    ImageFolder(source if source.is_dir() else source.parent).warn_of_unlisted(listed)
     splits = {name: _concatenate(tables, source=source) for name, tables in parts.items()}
     return join_one_hot_columns(splits, image=image, label=label_column)
 
@@ -83,9 +83,10 @@ def read_parquet_files(
     """
     splits = {}
     scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)  # True keeps complete files in memory
-    tables = find_tables(source)
-    for name, files in tables.items():
+    for name, files in find_tables(source).items():
         patterns = [glob.escape(str(file.absolute())) for file in files]
+        for file in files:
+            _check_schema(file, split=name)
         try:
             # Each split is loaded separately, so that a test split can lack the label column.
             with progress_on_terminal_only():
@@ -93,12 +94,24 @@ def read_parquet_files(
                     "parquet", data_files=patterns, split="train", fragment_scan_options=scan_options
                 )
         except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise PipelineError(f"{source}: the Parquet files of {name} cannot be read: {reason}") from error
-    for folder in {file.parent: None for files in tables.values() for file in files}:
-        ImageFolder(folder).warn_of_unlisted([])
+            reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
+            raise PipelineError(
+                f"{source}: the Parquet files of {name} cannot be read: {reason}: write or download them again"
+            ) from error
+    ImageFolder(source if source.is_dir() else source.parent).warn_of_unlisted([])
     image = find_image_column(next(iter(splits.values())).features, requested=image_column)
     return join_one_hot_columns(splits, image=image, label=label_column)
+
+
+def _check_schema(file: Path, *, split: str) -> None:
+    """Raise an error if the columns of a Parquet file cannot be read."""
+    try:
+        datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, pa.ArrowException) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise PipelineError(
+            f"{file}: the Parquet files of {split} cannot be read: {reason}: write or download them again"
+        ) from error
 
 
 def _read_text(file: Path, *, image_column: str | None) -> tuple[pa.Table, str]:
@@ -117,6 +130,8 @@ def _read_text(file: Path, *, image_column: str | None) -> tuple[pa.Table, str]:
             f"{file}: {len(urls)} images are URLs, not local files (first: {urls[0]}): "
             "download them and list their paths instead"
         )
+    if null := next((path for path in rows[image].to_pylist() if path and "\0" in path), None):
+        raise PipelineError(f"{file}: the image path {null!r} contains a NUL character: save the table as UTF-8")
     return rows, image
 
 
@@ -141,16 +156,15 @@ def _read_split_folders(paths: Sequence[str | None], folder: ImageFolder, *, def
 
     Rows without an image file belong to the default split. If another image is not in a split folder, all rows do.
     """
-    root = f"{folder.folder}/"
-    first = [path.removeprefix(root).partition("/")[0] if path else "" for path in paths]
+    first = [(folder.relative(path) or "").partition("/")[0] if path else "" for path in paths]
     inside = [name for name in dict.fromkeys(first) if canonical_split(name)]
     outside = sum(
         bool(path and name not in inside and folder.exists(path)) for path, name in zip(paths, first, strict=True)
     )
     if outside and any(canonical_split(name) != canonical_split(default) for name in inside):
         logger.warning(
-            "%s: %d of %d images are not in one of the split folders %s; using all images as %s",
-            root,
+            "%s/: %d of %d images are not in one of the split folders %s; using all images as %s",
+            folder.folder,
             outside,
             len(paths),
             list_some(inside),
@@ -173,9 +187,11 @@ def _group(rows: pa.Table, split_names: list[str] | str) -> dict[str, pa.Table]:
 
 def _with_paths(rows: pa.Table, image: str, paths: Sequence[str | None]) -> pa.Table:
     """Return the rows with these paths in the image column."""
-    values = pa.StructArray.from_arrays(
-        [pa.nulls(len(paths), pa.binary()), pa.array(paths, pa.string())], ["bytes", "path"]
-    )
+    try:
+        texts = pa.array(paths, pa.string())
+    except UnicodeEncodeError as error:
+        raise PipelineError(f"the file name {error.object!r} is not valid UTF-8: rename the file") from error
+    values = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), texts], ["bytes", "path"])
     return rows.set_column(rows.column_names.index(image), image, values)
 
 

@@ -41,14 +41,17 @@ def read_rows(file: Path) -> pa.Table:
             f"{file} is not a valid {format_name} table in UTF-8: {error}:\n"
             f"save it as UTF-8, for example: iconv -f {encoding} -t UTF-8 {file.name} > new{file.suffix}"
         ) from error
-    except (ValueError, csv.Error, pa.ArrowException) as error:
-        raise PipelineError(f"{file} is not a valid {format_name} table in UTF-8: {error}") from error
+    except (ValueError, OverflowError, RecursionError, csv.Error, pa.ArrowException) as error:
+        reason = str(error).rstrip(".")
+        raise PipelineError(
+            f"{file} is not a valid {format_name} table in UTF-8: {reason}: correct the file"
+        ) from error
 
 
 def _read_csv(file: Path) -> pa.Table:
     header, rows = _parse_csv(file)
     names = [name.strip() or f"unnamed column {number}" for number, name in enumerate(header, start=1)]
-    if any(Path(name).suffix.lower() in IMAGE_EXTENSIONS or (file.parent / name).is_file() for name in names):
+    if any(Path(name).suffix.lower() in IMAGE_EXTENSIONS or _is_file(file.parent / name) for name in names):
         raise PipelineError(
             f"{file} has no header: add a first line with the names of its columns, such as image,label"
         )
@@ -75,14 +78,23 @@ def _parse_csv(file: Path) -> tuple[list[str], list[list[str]]]:
         except csv.Error:
             problems[delimiter] = -1
             continue
-        if rows[0][0].lower() == "sep=":
+        if rows and rows[0][0].lower() == "sep=":
             del rows[0]
+        if not rows:
+            raise ValueError("the file is empty")
         lengths = Counter(map(len, rows))
         if len(lengths) == 1:
             return rows[0], rows[1:]
         problems[delimiter] = lengths[len(rows[0])]
     delimiter = max(problems, key=lambda key: problems[key])
     raise PipelineError(f"{file}: {_describe_broken_lines(file, delimiter)}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name of a column can be too long for a file name
+        return False
 
 
 def _possible_delimiters(file: Path) -> list[str]:
@@ -103,6 +115,8 @@ def _describe_broken_lines(file: Path, delimiter: str) -> str:
     broken = [(line, count) for line, count in records if count != expected]
     with file.open(newline="", encoding="utf-8-sig") as stream:
         lines = list(stream)
+    if expected < 0:
+        return f"the header, {lines[records[0][0] - 1].strip()[:_MAX_SHOWN]!r}, has a quote without an end: correct it"
     shown = "; ".join(
         f"line {line} ({lines[line - 1].strip()[:_MAX_SHOWN]}) has {count if count >= 0 else 'a quote without an end'}"
         for line, count in broken[:_MAX_LISTED]

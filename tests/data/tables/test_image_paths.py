@@ -82,3 +82,23 @@ def test_unlisted_images_and_folders_are_named(tmp_path: Path, caplog: pytest.Lo
         f"{tmp_path}/: ignoring 1 images that no table lists: 'images/2.png'",
         f"{tmp_path}/: ignoring folders with images that no table lists: 'aster', 'rose'",
     ]
+
+
+def test_unlisted_images_are_counted_at_every_depth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_images(tmp_path, "0.png", "images/1.png", "images/deep/er/2.png")
+    ImageFolder(tmp_path).warn_of_unlisted([f"{tmp_path}/images/1.png"])
+    assert warnings_in(caplog) == [
+        f"{tmp_path}/: ignoring 2 images that no table lists: '0.png', 'images/deep/er/2.png'"
+    ]
+
+
+def test_listed_images_are_known_under_every_spelling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_images(tmp_path, "set/images/1.png", "set/2.png", "set/3.png", "set/4.png")
+    (tmp_path / "link").symlink_to("set")
+    monkeypatch.chdir(tmp_path / "set")
+    folder = ImageFolder(Path())
+    written = ["./images/1.png", "images/../2.png", f"{tmp_path}/set/3.png", f"{tmp_path}/link/4.png"]
+    folder.warn_of_unlisted(folder.find(written, table=Path("labels.csv"), split=None))
+    assert not warnings_in(caplog)

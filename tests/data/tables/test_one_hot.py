@@ -83,3 +83,9 @@ def test_one_of_the_columns_as_label_column_is_a_warning(tmp_path: Path, caplog:
     write_one_hot(tmp_path, [ROSE, ASTER] * 2)
     assert class_names_of(load(tmp_path, label_column_name="rose")["train"]) == ["0", "1"]
     assert "column 'rose' is one of 2 columns that contain only 0 and 1" in caplog.text
+
+
+def test_a_column_without_values_is_not_a_class(tmp_path: Path) -> None:
+    save_images(tmp_path, "1.png")
+    write_csv(tmp_path / "train.csv", "image,rose,aster,comment", *("1.png,1,0,", "1.png,0,1,") * 2)
+    assert class_names_of(load(tmp_path)["train"]) == ["rose", "aster"]

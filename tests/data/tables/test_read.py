@@ -90,6 +90,15 @@ def test_corrupt_parquet_file_raises_an_error_with_its_split(tmp_path: Path) -> 
         load(tmp_path)
 
 
+def test_parquet_file_with_damaged_columns_raises_an_error(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "train.parquet", ["a", "b"])
+    contents = file.read_bytes()
+    length = int.from_bytes(contents[-8:-4], "little")
+    file.write_bytes(contents[: -8 - length] + b"\xff" * length + contents[-8:])
+    with pytest.raises(PipelineError, match=r"files of train cannot be read: Couldn't .*: write or download them"):
+        load(tmp_path)
+
+
 def test_progress_bars_are_not_written_to_logs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = write_parquet(tmp_path / "flowers.parquet", ["a", "b"] * 2)
     capfd.readouterr()
@@ -309,4 +318,36 @@ def test_shards_with_different_columns_raise_an_error(tmp_path: Path) -> None:
     write_csv(tmp_path / "part-0.csv", "image,label", "1.png,a")
     write_csv(tmp_path / "part-1.csv", "image,class", "1.png,b")
     with pytest.raises(PipelineError, match=r"different columns \(image, label; image, class\): use the same columns"):
+        load(tmp_path)
+
+
+def test_absolute_paths_are_in_their_split_folder_if_the_dataset_is_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"{split}/{split}{i}.png" for split in ("train", "test") for i in range(4)]
+    save_images(tmp_path, *names)
+    write_csv(
+        tmp_path / "labels.csv", "image,label", *(f"{tmp_path}/{name},{'ab'[int(name[-5]) % 2]}" for name in names)
+    )
+    monkeypatch.chdir(tmp_path)
+    assert file_names_of(load(".")["test"]) == [f"test{i}.png" for i in range(4)]
+
+
+def test_images_next_to_the_folders_of_the_tables_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_images(tmp_path, "train/1.png", "train/2.png", "test/3.png", "4.png")
+    write_csv(tmp_path / "train" / "metadata.csv", "file_name,label", *("1.png,a", "2.png,b") * 2)
+    load(tmp_path)
+    assert warnings_in(caplog) == [
+        f"{tmp_path}/: ignoring 1 images that no table lists: '4.png'",
+        f"{tmp_path}/: ignoring folders with images that no table lists: 'test'",
+    ]
+
+
+def test_paths_that_cannot_exist_raise_an_error(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("image,label\na\0.png,a\nb.png,b\n")
+    with pytest.raises(PipelineError, match=r"the image path 'a\\x00.png' contains a NUL character: save the table"):
+        load(tmp_path)
+    save_images(tmp_path, "caf\udce9/b.png")
+    write_csv(tmp_path / "train.csv", "image,label", "b.png,a", "b.png,b")
+    with pytest.raises(PipelineError, match=r"the file name '.*caf\\udce9/b.png' is not valid UTF-8: rename the file"):
         load(tmp_path)

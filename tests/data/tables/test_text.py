@@ -45,6 +45,9 @@ def test_a_delimiter_in_a_column_name_is_not_taken(tmp_path: Path) -> None:
         ("image,label,label\n1.jpg,a,b\n", "several columns have the name 'label': rename or remove"),
         ("1.jpg,rose\n2.jpg,aster\n", "has no header: add a first line"),
         ("\n\n", "the file is empty"),
+        ('""\n', "the file is empty"),
+        ("sep=;\n", "the file is empty"),
+        ('\n"image,label\n1.jpg,a\n', r"the header, '\"image,label', has a quote without an end: correct it"),
     ],
 )
 def test_invalid_csv_files_raise_an_error(text: str, match: str, tmp_path: Path) -> None:
@@ -86,9 +89,17 @@ def test_json_rows_may_lack_columns(tmp_path: Path) -> None:
             "column 'label' has values of different",
         ),
         ('[{"image": "1.jpg"', "is not a valid JSON table in UTF-8"),
+        ('[{"image": "1.jpg", "label": 99999999999999999999}]', "is not a valid JSON table in UTF-8"),
+        ('[{"image": ' + "[" * 100_000, "is not a valid JSON table in UTF-8"),
     ],
 )
 def test_invalid_json_files_raise_an_error(text: str, match: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(PipelineError, match=match):
         read_rows(tmp_path / "a.json")
+
+
+def test_a_column_name_can_be_longer_than_a_file_name(tmp_path: Path) -> None:
+    question = "Which flower do you see? " * 20
+    (tmp_path / "a.csv").write_text(f"image,{question}\n1.jpg,rose\n")
+    assert read_rows(tmp_path / "a.csv").to_pylist() == [{"image": "1.jpg", question.strip(): "rose"}]
