@@ -37,7 +37,7 @@ class Photo(NamedTuple):
 
 def render_photos(*, train: int = 4, validation: int = 2) -> list[Photo]:
     """Return JPEGs of classes whose names need quotes, are not ASCII or look like a number."""
-    photos = []
+    photos: list[Photo] = []
     for c, label in enumerate(("12", "colt's foot", "Gänseblümchen", "rose, yellow")):
         for split, count in (("train", train), ("validation", validation)):
             for number in range(count):
@@ -110,7 +110,7 @@ def as_nested_class_folders(root: Path, photos: Sequence[Photo]) -> dict[str, An
 
 
 def as_class_folders_with_the_same_subfolders(root: Path, photos: Sequence[Photo]) -> dict[str, Any]:
-    days = {}
+    days: dict[str, str] = {}
     for _, group in itertools.groupby(photos, key=lambda photo: (photo.split, photo.label)):
         rows = list(group)
         days |= {row.name: f"day {2 * place // len(rows)}" for place, row in enumerate(rows)}

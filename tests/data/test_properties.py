@@ -167,9 +167,9 @@ def table_text(kind: str, header: Sequence[str], rows: Sequence[Sequence[str]], 
     stream = io.StringIO()
     end = "\r\n" if windows else "\n"
     csv.writer(stream, delimiter="\t" if kind == "tsv" else delimiter, lineterminator=end).writerows([header, *rows])
-    text = stream.getvalue()
+    text: str = stream.getvalue()
     if blank_lines:
-        text: str = end + text.replace(end, end + end, 1) + end
+        text = end + text.replace(end, end + end, 1) + end
     return "\ufeff" * mark + text
 
 

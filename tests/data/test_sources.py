@@ -90,7 +90,9 @@ def test_json_files_that_are_not_tables_do_not_hide_class_folders(tmp_path: Path
     splits = load(tmp_path)
     assert class_names_of(splits["train"]) == ["a", "b"]
     note = splits.report.notes[0]
-    assert note.startswith("reading class folders and ignoring 'downloads.json', which can be tables: pass one with")
+    assert note.startswith(
+        "reading class folders and ignoring 'cat_to_name.json', 'downloads.json', which can be tables: pass one with"
+    )
     (tmp_path / "coco.json").write_text('{"images": [], "annotations": []}')
     with pytest.raises(PipelineError, match=r"coco\.json is not a table: convert it to a CSV file"):
         load(tmp_path / "coco.json")
