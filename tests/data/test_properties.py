@@ -170,7 +170,7 @@ def table_text(kind: str, header: Sequence[str], rows: Sequence[Sequence[str]], 
     text: str = stream.getvalue()
     if blank_lines:
         text = end + text.replace(end, end + end, 1) + end
-    return "\ufeff" * mark + text
+    return f"{chr(0xFEFF) * mark}{text}"
 
 
 def meant(labels: Sequence[str]) -> list[str | None]:
