@@ -72,7 +72,7 @@ def test_a_redeclared_flag_has_the_default_of_the_trainer_or_one_of_these() -> N
 
 def test_the_groups_load_no_torch() -> None:
     script = (
-        "import sys; from pipeline.arguments import checks, data, images, model, objective, selection, strategy, "
+        "import sys; from pipeline.arguments import checks, data, images, model, selection, strategy, "
         "training, verbs; heavy = {'torch', 'transformers', 'numpy'} & sys.modules.keys(); sys.exit(str(heavy or 0))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
