@@ -141,6 +141,7 @@ def start(
     arguments: Mapping[str, Any],
     data: Mapping[str, Any],
     machine: Mapping[str, Any],
+    auto: Sequence[str] | None = None,
 ) -> None:
     """Create the folder with `recipe.yaml` and `run.json`. Do nothing if the run was started before.
 
@@ -150,6 +151,7 @@ def start(
         arguments: The resolved settings. Values of None are not written, so that `--config recipe.yaml` can read them.
         data: Name and fingerprint of the dataset, and the number of images in each split.
         machine: Device and precision.
+        auto: What `--auto` chose, as words; None without it.
     """
     if run.record:
         return
@@ -162,6 +164,7 @@ def start(
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         data=dict(data),
         machine=dict(machine) | {"system": platform.system()},
+        **({} if auto is None else {"auto": list(auto)}),
         versions={"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
         commit=_commit(),
     )

@@ -120,10 +120,17 @@ def _recorded(settings: Settings) -> dict[str, Any]:
 
 
 def _choose(line: CommandLine) -> tuple[CommandLine, LoadedSplits | None]:
-    """Under `--auto`, choose settings that fit the images, the model, the machine, and the flags of the user."""
+    """Under `--auto`, choose settings that fit the images, the model, the machine, and the flags of the user.
+
+    A run that was started before keeps its choices, because another measurement of the speed could change them.
+    """
     settings = Settings(*config.parse(line, GROUPS))
     if not settings.selection.auto or settings.data.dataset_name is None:
         return line, None
+    record = distributed.broadcast(RunFolder(_folder(line, settings)).record)
+    if (choices_of_run := record.get("auto")) is not None:
+        logger.info("auto: keeping the choices of the run: %s", " ".join(choices_of_run))
+        return dataclasses.replace(line, chosen=choices_of_run), None
     splits = sources.load_splits(settings.data)
     facts = auto.gather(settings.model, settings.trainer, splits["train"])
     choices = distributed.broadcast(auto.choose(facts))  # the machine of another rank may measure another speed
@@ -137,13 +144,18 @@ def _choose(line: CommandLine) -> tuple[CommandLine, LoadedSplits | None]:
     return dataclasses.replace(line, chosen=kept), splits
 
 
+def _folder(line: CommandLine, settings: Settings) -> Path:
+    args = settings.trainer
+    default = run_folder.default_folder(recipe=line.recipe, dataset=settings.data.dataset_name, seed=args.seed)
+    return Path(args.output_dir or default)
+
+
 def _claim(line: CommandLine, settings: Settings, arguments: dict[str, Any]) -> RunFolder:
     """Return the run folder, and reject what would fail only after the training."""
-    name, args = settings.data.dataset_name, settings.trainer
-    if name is None:
+    args = settings.trainer
+    if settings.data.dataset_name is None:
         raise PipelineError(f"{NO_DATASET}; or use --config RECIPE")
-    default = run_folder.default_folder(recipe=line.recipe, dataset=name, seed=args.seed)
-    run = RunFolder(Path(args.output_dir or default), writes=distributed.is_main_process())
+    run = RunFolder(_folder(line, settings), writes=distributed.is_main_process())
     distributed.on_main_process(lambda: run_folder.claim(run.folder, arguments=arguments, neutral=NEUTRAL))
     distributed.require_same({f"{run.folder} (which all machines share)": run.record.get("status", "new")})
     if args.push_to_hub and args.hub_model_id:
@@ -180,6 +192,7 @@ def _load(
                 arguments=arguments,
                 data=data | dataclasses.asdict(splits.report),
                 machine=settings.trainer.machine(),
+                auto=list(line.chosen) if settings.selection.auto else None,
             )
         )
     return splits, classifier

@@ -138,6 +138,7 @@ def test_auto_logs_its_reasons_and_a_flag_overrides_its_choice(
     code, _out, err = vit_pipeline(*words, "--num_train_epochs=1", f"--output_dir={tmp_path}/a")
     assert code == 0, err
     assert "was finished before; showing its results" in caplog.text
+    assert "auto: keeping the choices of the run: --" in caplog.text
 
 
 @pytest.mark.parametrize(("flags", "warns"), [([], True), (["--layer_decay=0.7"], False), (["--from_scratch"], False)])
