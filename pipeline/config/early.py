@@ -86,6 +86,7 @@ def _no_names(_group: Any, _call: _Call) -> Iterator[str]:
 def _names_of_training(group: TrainerFlags, _call: _Call) -> Iterator[str]:
     if group.output_dir is not None:
         yield from names.folder_problems(group.output_dir)
+    yield from names.tracker_problems(group.report_to)
 
 
 def _names_of_model(group: ModelArguments, call: _Call) -> Iterator[str]:
@@ -115,6 +116,7 @@ def _names_of_evaluation(group: EvaluateArguments, call: _Call) -> Iterator[str]
         yield NO_DATASET
     if group.output_dir is not None:
         yield from names.folder_problems(group.output_dir)
+        yield from names.evaluation_problems(group.output_dir)
 
 
 def _names_of_prediction(group: PredictArguments, call: _Call) -> Iterator[str]:

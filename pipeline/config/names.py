@@ -3,7 +3,10 @@
 What this module cannot know, such as whether a repository exists on the Hub, is found when the name is used.
 """
 
+import contextlib
 import glob
+import importlib.util
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +22,13 @@ TABLE_EXTENSIONS = (".csv", ".jsonl", ".parquet")
 ERROR_EXTENSIONS = (".csv", ".jsonl")
 """The files that `predict --output` can write."""
 RECORD = "run.json"
+RESULTS = "all_results.json"
+# Trackers -> the packages that provide them. `transformers` checks the other trackers when the settings are read.
+_TRACKERS = {
+    **{name: (name,) for name in ("wandb", "mlflow", "trackio", "comet_ml", "neptune", "codecarbon", "clearml")},
+    **{name: (name,) for name in ("dvclive", "swanlab")},
+    "tensorboard": ("tensorboard", "tensorboardX"),
+}
 
 
 def is_hub_id(name: str) -> bool:
@@ -137,9 +147,28 @@ def folder_problems(name: str) -> Iterator[str]:
 
 
 def run_problems(name: str) -> Iterator[str]:
-    """Yield what is wrong with the name of a run."""
-    if not (Path(name) / RECORD).is_file():
+    """Yield what is wrong with the name of a run that must be finished."""
+    record = Path(name) / RECORD
+    if not record.is_file():
         yield f"{name} is not a run folder: pass a folder that `train` wrote"
+        return
+    with contextlib.suppress(OSError, ValueError):  # a damaged file is reported when it is read
+        content = json.loads(record.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("status") != "finished":
+            yield f"the run in {name} is not finished: repeat its `train` command"
+
+
+def evaluation_problems(name: str) -> Iterator[str]:
+    """Yield what is wrong with the output folder of `evaluate`, such as a run folder."""
+    if (Path(name).expanduser() / RESULTS).exists():
+        yield f"{name} already holds metrics: choose another --output_dir"
+
+
+def tracker_problems(names: Sequence[str]) -> Iterator[str]:
+    """Yield the trackers that are not installed, of those whose package has the name of the tracker."""
+    for name in names:
+        if name in _TRACKERS and not any(importlib.util.find_spec(package) for package in _TRACKERS[name]):
+            yield f"--report_to {name} is not installed: run `pip install {name}`, or remove it"
 
 
 def _is_cached(kind: str, name: str) -> bool:

@@ -56,15 +56,26 @@ class CheckedSplits(datasets.DatasetDict):
 
 
 class _Checked(NamedTuple):
-    """Result for one image: its name and problem if it cannot be read; else its largest value if it has 16 bits."""
+    """Result for one image.
+
+    Attributes:
+        image: Its name if it cannot be read.
+        reason: Why it cannot be read.
+        maximum: Its largest value if it is grayscale with 16 bits.
+        dark: Whether it is a color image with 16 bits that is almost black.
+    """
 
     image: str | None
     reason: str | None
-    maximum: int | None
+    maximum: int | None = None
+    dark: bool = False
 
 
 _COLUMNS = datasets.Features(
-    image=datasets.Value("string"), reason=datasets.Value("string"), maximum=datasets.Value("int32")
+    image=datasets.Value("string"),
+    reason=datasets.Value("string"),
+    maximum=datasets.Value("int32"),
+    dark=datasets.Value("bool"),
 )
 
 
@@ -94,6 +105,7 @@ def check_images(splits: Mapping[str, datasets.Dataset], *, policy: Literal["fai
             logger.warning("%s; skipping them: %s", _count(name, bad, len(results)), _list(bad))
             checked[name] = splits[name].select([row for row, result in enumerate(results) if result.reason is None])
             checked.skipped += tuple(bad)
+    _warn_of_dark_colors(found)
     maxima = {name: [r.maximum for r in results if r.maximum is not None] for name, results in found.items()}
     if train := maxima.get("train"):
         checked.grayscale_bits = _measure_depth(train)
@@ -154,6 +166,16 @@ def _measure_depth(maxima: list[int]) -> int:
     return depth.bits
 
 
+def _warn_of_dark_colors(found: Mapping[str, list[_Checked]]) -> None:
+    for name, results in found.items():
+        if dark := sum(result.dark for result in results):
+            logger.warning(
+                "dark: %d color images of %s have 16 bits and use at most 12 of them, so they are almost black: "
+                "save them with 8 bits",
+                *(dark, name),
+            )
+
+
 def _reject_dark(maxima: Mapping[str, list[int]]) -> None:
     """Check that 16-bit grayscale images use their 16 bits, because those of a stream cannot be measured.
 
@@ -212,9 +234,9 @@ def _check_batch(
 def _check_row(value: dict[str, Any] | None, index: int) -> _Checked:
     name = _row_name(value, index)
     try:
-        return _Checked(None, None, check_image(value, name=name))
+        return _Checked(None, None, *check_image(value, name=name))
     except BadImageError as error:
-        return _Checked(name, str(error).removeprefix(f"{name}: "), None)
+        return _Checked(name, str(error).removeprefix(f"{name}: "))
 
 
 def _row_name(value: dict[str, Any] | None, index: int) -> str:

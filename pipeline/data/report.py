@@ -12,7 +12,7 @@ import datasets
 import pyarrow.compute
 
 from pipeline.data.bad_images import CheckedSplits
-from pipeline.data.labels import read_integers
+from pipeline.data.labels.read import read_integers
 from pipeline.data.streaming import Stream
 from pipeline.errors import list_some
 from pipeline.progress import show_life

@@ -12,10 +12,10 @@ import datasets
 
 from pipeline.arguments.data import DataArguments
 from pipeline.config.names import is_hub_id, missing_dataset
-from pipeline.data.archives import find_archives, unpack_command
-from pipeline.data.class_names import read_class_names
 from pipeline.data.flowers102 import load_oxford_flowers
-from pipeline.data.folders import read_image_folder
+from pipeline.data.folders.archives import find_archives, unpack_command
+from pipeline.data.folders.read import read_image_folder
+from pipeline.data.labels.class_names import read_class_names
 from pipeline.data.tables.files import (
     EXTENSIONS,
     JSON_REMEDY,

@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from pipeline.data.labels import read_integers
+from pipeline.data.labels.read import read_integers
 from pipeline.evaluation import metrics
 from pipeline.evaluation.predictions import Predictions
 from pipeline.images.transforms import EvalTransform

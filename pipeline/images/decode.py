@@ -6,8 +6,9 @@ import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import PIL
 import PIL.Image
 
@@ -60,19 +61,31 @@ def open_image(
         return to_rgb(_decode(_read_bytes(value), min_side), depth)
 
 
-def check_image(value: dict[str, Any] | str | Path | None, *, name: str) -> int | None:
-    """Read one image to its end, as fast as possible.
+class Checked(NamedTuple):
+    """What reading an image found.
 
-    Returns:
-        The largest value of grayscale with more than 8 bits, None for all other images.
+    Attributes:
+        maximum: The largest value of grayscale with more than 8 bits, None for all other images.
+        dark: Whether it is a color image with 16 bits, of which Pillow reads the upper 8, that is almost black.
+    """
+
+    maximum: int | None
+    dark: bool
+
+
+def check_image(value: dict[str, Any] | str | Path | None, *, name: str) -> Checked:
+    """Read one image to its end, as fast as possible.
 
     Raises:
         BadImageError: As `open_image`.
     """
     with _explain_unreadable(name):
         image = _decode(_read_bytes(value), min_side=1)  # decoding a JPEG at 1/8 of its size is faster
-        to_rgb(image)
-        return largest_integer(image)
+        tiles: Any = getattr(image, "tile", None)  # how the pixels are stored; empty after they are read
+        has_16_bit_colors = image.mode in ("RGB", "RGBA") and ";16" in str(tiles)
+        rgb = to_rgb(image)
+        dark = has_16_bit_colors and int(np.asarray(rgb).max()) < 16
+        return Checked(largest_integer(image), dark)
 
 
 @contextlib.contextmanager

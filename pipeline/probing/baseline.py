@@ -8,7 +8,7 @@ import datasets
 
 from pipeline import distributed
 from pipeline.arguments.trainer import FineTuningArguments
-from pipeline.data.labels import read_integers
+from pipeline.data.labels.read import read_integers
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.performance.device import Precision

@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pipeline.arguments.settings import Settings
 from pipeline.arguments.trainer import FineTuningArguments
-from pipeline.data.labels import read_integers
+from pipeline.data.labels.read import read_integers
 from pipeline.data.streaming import Stream, StreamShard
 from pipeline.evaluation.metrics import Accuracy, compute
 from pipeline.images.processor import Normalize

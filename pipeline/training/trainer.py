@@ -16,7 +16,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
 from pipeline import distributed
 from pipeline.arguments.settings import Settings
-from pipeline.data.labels import read_integers
+from pipeline.data.labels.read import read_integers
 from pipeline.errors import PipelineError
 from pipeline.images.processor import Normalize
 from pipeline.images.train_images import TrainImages

@@ -14,7 +14,7 @@ from pipeline import config, distributed
 from pipeline.arguments.verbs import PredictArguments
 from pipeline.config import CommandLine
 from pipeline.data.bad_images import describe_skipped
-from pipeline.data.class_names import rename_model
+from pipeline.data.labels.class_names import rename_model
 from pipeline.errors import PipelineError
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.arguments.data import DataArguments
-from pipeline.data.folders import read_image_folder
+from pipeline.data.folders.read import read_image_folder
 from pipeline.data.report import fingerprint
 from pipeline.data.sources import load_splits
 from tests.benchmarks.baselines import median_and_range

@@ -1,6 +1,7 @@
 """Mistakes are reported together, before torch is imported; flags without effect; what `--auto` may choose."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -45,12 +46,18 @@ def problems(verb: str, *words: str) -> list[str]:
         (["predict", "--model=nowhere", "none*.jpg", "--output=a.txt"], "no image found at none*.jpg"),
         (["evaluate", "--model=nowhere"], "there is no model folder nowhere"),
         (["push", "--model=nowhere"], "nowhere is not a run folder"),
+        (["push", "--model=started"], "the run in started is not finished: repeat its `train` command"),
+        (["evaluate", *BASE[:1], "--model=started", "--output_dir=started"], "started already holds metrics"),
+        (["train", *BASE, "--report_to=clearml"], "--report_to clearml is not installed: run `pip install clearml`"),
     ],
 )
 def test_a_mistake_is_reported_before_anything_heavy_is_imported(
     words: list[str], expected: str, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
+    (tmp_path / "started").mkdir()
+    for name, content in (("run.json", {"status": "started"}), ("all_results.json", {}), ("config.json", {})):
+        (tmp_path / "started" / name).write_text(json.dumps(content))
     script = (
         "import sys; from pipeline import cli; code = cli.main(sys.argv[1:]); "
         "print(sorted({'torch', 'transformers', 'datasets', 'numpy', 'pandas', 'PIL'} & sys.modules.keys())); "

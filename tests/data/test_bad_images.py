@@ -12,7 +12,7 @@ import pytest
 from pipeline.data import bad_images
 from pipeline.data.bad_images import check_images, describe_skipped
 from pipeline.errors import PipelineError
-from tests.images.hazards import encode, noise
+from tests.images.hazards import encode, encode_16_bit_rgb, noise
 
 
 def value(data: bytes | None, path: str | None = None) -> dict[str, Any]:
@@ -126,6 +126,14 @@ def test_images_that_one_bright_image_makes_dark_are_counted(caplog: pytest.LogC
 def test_8_bit_images_have_no_depth() -> None:
     split = split_of([value(encode(noise(mode))) for mode in ("L", "RGB", "RGBA")])
     assert check_images({"train": split}, policy="fail").grayscale_bits is None
+
+
+@pytest.mark.parametrize(("maximum", "is_dark"), [(255, True), (4095, True), (4096, False), (65535, False)])
+def test_dark_16_bit_color_images_are_counted(maximum: int, is_dark: bool, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.full((2, 3, 3), maximum)
+    check_images({"train": split_of([value(encode_16_bit_rgb(pixels)), value(encode(noise()))])}, policy="fail")
+    expected = "dark: 1 color images of train have 16 bits and use at most 12 of them, so they are almost black"
+    assert (expected in caplog.text) == is_dark
 
 
 def test_a_stream_is_refused_if_the_16_bit_images_of_validation_are_dark() -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from pipeline.arguments.data import DataArguments
-from pipeline.data.labels import natural_order
+from pipeline.data.labels.read import natural_order
 from pipeline.data.report import fingerprint
 from pipeline.data.sources import load_splits
 from pipeline.images.decode import open_image

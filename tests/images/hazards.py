@@ -55,9 +55,19 @@ def noise(mode: str = "RGB", size: tuple[int, int] = (WIDTH, HEIGHT)) -> PIL.Ima
 
 def png_without_pixels(width: int, height: int) -> bytes:
     """Return a PNG with a size in its header, and no pixel data."""
+    return _png(struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0), b"")
+
+
+def encode_16_bit_rgb(pixels: NDArray[Any]) -> bytes:
+    """Return pixels (height, width, 3) from 0 to 65535 as a PNG with 16 bits, which Pillow cannot write."""
+    height, width = pixels.shape[:2]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
+    return _png(struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0), zlib.compress(lines))
+
+
+def _png(header: bytes, data: bytes) -> bytes:
     chunks = b""
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    for tag, body in ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")):
+    for tag, body in ((b"IHDR", header), (b"IDAT", data), (b"IEND", b"")):
         chunks += struct.pack(">I", len(body)) + tag + body + struct.pack(">I", zlib.crc32(tag + body))
     return b"\x89PNG\r\n\x1a\n" + chunks
 

@@ -11,15 +11,15 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from pipeline.data.archives import find_archives, unpack_command
+from pipeline.data.folders.archives import find_archives, unpack_command
 from pipeline.data.splits import canonical_split, find_split_word
-from pipeline.data.tables.files import contains_images
+from pipeline.data.tables.files import EXTENSIONS, contains_images
 from pipeline.errors import list_some, raise_problems
 from pipeline.images.decode import IMAGE_EXTENSIONS
-from pipeline.images.files import list_files, list_visible_folders
+from pipeline.images.files import is_folder, list_files, list_visible_folders
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +68,14 @@ class ImageFolder:
         self._log(missing=[path for path in missing if path], found=found, table=table)
         return [found.get(path, full) if path else None for path, full in zip(written, paths, strict=True)]
 
-    def warn_of_unlisted(self, listed: Iterable[str | None]) -> None:
-        """Log a warning for all images below this folder that no table lists.
+    def warn_of_unlisted(self, listed: Iterable[str | None], *, table_folders: Collection[Path]) -> None:
+        """Log a warning for all images below this folder that no table lists, and for tables in other folders.
 
         A folder directly below this one without any listed image is only named, because it can be a large dataset.
+
+        Args:
+            listed: The paths that the tables list.
+            table_folders: The folders in which tables were looked for.
         """
         root = f"{self.folder}/"
         used = {inside for path in listed if path and (inside := self.relative(path))}
@@ -80,6 +84,10 @@ class ImageFolder:
         files = [str(file.relative_to(self.folder)) for file in list_files(self.folder, without=others)]
         if unlisted := [file for file in files if _is_image(file) and file not in used]:
             logger.warning("%s: ignoring %d images that no table lists: %s", root, len(unlisted), list_some(unlisted))
+        looked_in = {self.folder, *table_folders}
+        tables = [file for file in files if file.lower().endswith(EXTENSIONS)]
+        if deeper := [file for file in tables if (self.folder / file).parent not in looked_in]:
+            logger.warning("%s: ignoring %d tables in folders of images: %s", root, len(deeper), list_some(deeper))
         if ignored := [sub.name for sub in others if contains_images(sub)]:
             logger.warning("%s: ignoring folders with images that no table lists: %s", root, list_some(ignored))
 
@@ -99,16 +107,17 @@ class ImageFolder:
         return path if path.startswith("/") else f"{self.folder}/{path}"
 
     def exists(self, path: str) -> bool:
-        """Return whether a path returned by `find` exists."""
+        """Return whether a path returned by `find` is a file. A folder of this name is not an image."""
         folder, _, name = path.rpartition("/")
         names = self._list(folder)
-        return name in names if names is not None else os.path.lexists(path)
+        return name in names if names is not None else os.path.lexists(path) and not Path(path).is_dir()
 
     def _list(self, folder: str) -> frozenset[str] | None:
-        """Return the names in a folder, or None if it cannot be listed. One call is faster than one per file."""
+        """Return the files in a folder, or None if it cannot be listed. One call is faster than one per file."""
         if folder not in self._names:
             try:
-                self._names[folder] = frozenset(os.listdir(folder or "/"))  # noqa: PTH208 (names are enough)
+                with os.scandir(folder or "/") as entries:
+                    self._names[folder] = frozenset(entry.name for entry in entries if not is_folder(entry))
             except (FileNotFoundError, NotADirectoryError):
                 self._names[folder] = frozenset()
             except OSError:  # for example a folder whose files may be read, but not listed

@@ -63,7 +63,7 @@ def read_text_files(source: Path, *, image_column: str | None, label_column: str
                     split_names = _read_split_folders(paths, folder, default=name)
                 for split_name, part in _group(_with_paths(rows, image, paths), split_names or name).items():
                     parts[split_name].append(_to_dataset(part, image))
-    ImageFolder(source if source.is_dir() else source.parent).warn_of_unlisted(listed)
+    ImageFolder(source if source.is_dir() else source.parent).warn_of_unlisted(listed, table_folders=folders)
     splits = {name: _concatenate(tables, source=source) for name, tables in parts.items()}
     return join_one_hot_columns(splits, image=image, label=label_column)
 
@@ -82,9 +82,11 @@ def read_parquet_files(
         PipelineError: If a file cannot be read, or the files of a split have different columns.
     """
     splits = {}
+    found: list[Path] = []
     scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)  # True keeps complete files in memory
     for name, files in find_tables(source).items():
         patterns = [glob.escape(str(file.absolute())) for file in files]
+        found += files
         for file in files:
             _check_schema(file, split=name)
         try:
@@ -98,7 +100,8 @@ def read_parquet_files(
             raise PipelineError(
                 f"{source}: the Parquet files of {name} cannot be read: {reason}: write or download them again"
             ) from error
-    ImageFolder(source if source.is_dir() else source.parent).warn_of_unlisted([])
+    folder = ImageFolder(source if source.is_dir() else source.parent)
+    folder.warn_of_unlisted([], table_folders=[file.parent for file in found])
     image = find_image_column(next(iter(splits.values())).features, requested=image_column)
     return join_one_hot_columns(splits, image=image, label=label_column)
 

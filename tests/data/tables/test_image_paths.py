@@ -77,7 +77,7 @@ def test_missing_images_are_counted_with_the_nearest_match(tmp_path: Path, caplo
 
 def test_unlisted_images_and_folders_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_images(tmp_path, "images/1.png", "images/2.png", "rose/1.png", "aster/1.png")
-    ImageFolder(tmp_path).warn_of_unlisted([f"{tmp_path}/images/1.png", None])
+    ImageFolder(tmp_path).warn_of_unlisted([f"{tmp_path}/images/1.png", None], table_folders=[])
     assert warnings_in(caplog) == [
         f"{tmp_path}/: ignoring 1 images that no table lists: 'images/2.png'",
         f"{tmp_path}/: ignoring folders with images that no table lists: 'aster', 'rose'",
@@ -86,7 +86,7 @@ def test_unlisted_images_and_folders_are_named(tmp_path: Path, caplog: pytest.Lo
 
 def test_unlisted_images_are_counted_at_every_depth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_images(tmp_path, "0.png", "images/1.png", "images/deep/er/2.png")
-    ImageFolder(tmp_path).warn_of_unlisted([f"{tmp_path}/images/1.png"])
+    ImageFolder(tmp_path).warn_of_unlisted([f"{tmp_path}/images/1.png"], table_folders=[])
     assert warnings_in(caplog) == [
         f"{tmp_path}/: ignoring 2 images that no table lists: '0.png', 'images/deep/er/2.png'"
     ]
@@ -100,5 +100,20 @@ def test_listed_images_are_known_under_every_spelling(
     monkeypatch.chdir(tmp_path / "set")
     folder = ImageFolder(Path())
     written = ["./images/1.png", "images/../2.png", f"{tmp_path}/set/3.png", f"{tmp_path}/link/4.png"]
-    folder.warn_of_unlisted(folder.find(written, table=Path("labels.csv"), split=None))
+    folder.warn_of_unlisted(folder.find(written, table=Path("labels.csv"), split=None), table_folders=[])
     assert not warnings_in(caplog)
+
+
+def test_a_folder_with_the_name_of_an_id_is_not_its_image(tmp_path: Path) -> None:
+    save_images(tmp_path, "7/other.png", "images/7.png")
+    (found,) = ImageFolder(tmp_path).find(["7"], table=tmp_path / "labels.csv", split=None)
+    assert found == f"{tmp_path}/images/7.png"
+
+
+def test_tables_in_folders_of_images_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_images(tmp_path, "images/1.png", "train/2.png")
+    for name in ("images/old.csv", "train/labels.csv", "labels.csv"):
+        (tmp_path / name).touch()
+    listed = [f"{tmp_path}/images/1.png", f"{tmp_path}/train/2.png"]
+    ImageFolder(tmp_path).warn_of_unlisted(listed, table_folders=[tmp_path / "train"])
+    assert warnings_in(caplog) == [f"{tmp_path}/: ignoring 1 tables in folders of images: 'images/old.csv'"]

@@ -340,6 +340,7 @@ def test_images_next_to_the_folders_of_the_tables_are_counted(tmp_path: Path, ca
     assert warnings_in(caplog) == [
         f"{tmp_path}/: ignoring 1 images that no table lists: '4.png'",
         f"{tmp_path}/: ignoring folders with images that no table lists: 'test'",
+        "train: 2 images are listed more than once; using every row",
     ]
 
 

@@ -1,14 +1,13 @@
-"""Labels: convert a label column of any type to class indices, and check the labels.
+"""Labels: convert a label column of any type to class indices.
 
-Owns how class names are derived from a column, their order, which values mean that a row has no label, and the rules
-that the classes of different splits must follow. `columns` finds the label column, `class_names` renames and compares
-class names, and `splits` selects rows.
+Owns how class names are derived from a column, their order, and which values mean that a row has no label. `columns`
+finds the label column, `class_names` renames classes, and `checks` compares the classes of different splits.
 """
 
 import dataclasses
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from pipeline.data.class_names import count_images, find_nearest, find_variants, say_nearest, say_similar
-from pipeline.data.splits import Integers, canonical_split
-from pipeline.errors import PipelineError, list_some
+from pipeline.data.labels.spelling import count_images
+from pipeline.data.splits import Integers
+from pipeline.errors import PipelineError
 
 logger = logging.getLogger(__name__)
 
@@ -185,67 +184,6 @@ def drop_small_classes(splits: Mapping[str, Labels], *, minimum: int) -> dict[st
             f"--min_images_per_class {minimum} drops all images of {', '.join(empty)}: use a smaller number"
         )
     return left
-
-
-def find_spelling_problems(splits: Mapping[str, Labels], *, listed: Collection[str] = ()) -> Iterator[str]:
-    """Yield one error message for each group of class names that are probably variants of one name.
-
-    Args:
-        splits: The labels of all splits.
-        listed: Class names that the user listed, so that their differences are intended.
-    """
-    train = splits["train"]
-    for variants in [] if train.declared else find_variants(train.used):
-        if not set(variants) <= set(listed):
-            counted = count_images({name: train.counts[name] for name in variants})
-            yield (
-                f"train has classes that differ only in case, blanks or Unicode form: {counted}\n"
-                "correct the labels, or pass --class_names FILE, which can merge them or list them all to keep them"
-            )
-    for split_name, unknown in _unknown_classes(splits).items():
-        if nearest := find_nearest(unknown, train.used):
-            near = say_nearest(nearest, owner="train")
-            yield (
-                f"{split_name} has {near}: use the same names in all splits, or rename them with --class_names FILE "
-                "(one line per class: OLD,NEW)"
-            )
-
-
-def find_label_problems(splits: Mapping[str, Labels]) -> Iterator[str]:
-    """Yield one error message for each problem that prevents training with these labels."""
-    train = splits["train"]
-    if len(train.used) == 1:
-        skipped = f" and values that mean no label{train.missing_values}" if train.missing else ""
-        yield f"train has only one class, {train.used[0]!r}{skipped}: add images of at least one more class"
-    elif all(canonical_split(name) for name in train.used):
-        yield (
-            f"the class names {list_some(sorted(train.used))} are all split names: "
-            "put class folders inside the split folders (train/rose/1.jpg) or pass --label_column_name"
-        )
-    for split_name, unknown in _unknown_classes(splits).items():
-        near = find_nearest(unknown, train.used)  # `find_spelling_problems` reports them
-        if new := [name for name in unknown if name not in near]:
-            similar = say_similar(new, train.used)
-            yield (
-                f"{split_name} has classes without images in train ({list_some(new)}{similar and f'; {similar}'}): "
-                f"add images of them to train, remove them from {split_name}, or pass --min_images_per_class 1 to "
-                "skip them"
-            )
-
-
-def warn_of_missing_classes(splits: Mapping[str, Labels], *, names: Sequence[str]) -> None:
-    """Log a warning for each split that has no images of some classes, because their metrics will be missing."""
-    for split_name, labels in splits.items():
-        used = set(labels.used)
-        if missing := [name for name in names if name not in used]:
-            listed = list_some(missing)
-            logger.warning("%s has no images of %d of %d classes: %s", split_name, len(missing), len(names), listed)
-
-
-def _unknown_classes(splits: Mapping[str, Labels]) -> dict[str, list[str]]:
-    """Return the classes of each split that train does not have."""
-    known = set(splits["train"].used)
-    return {split: [name for name in labels.used if name not in known] for split, labels in splits.items()}
 
 
 def _to_text(values: pa.Array, feature: Any, *, column: str) -> pa.Array:

@@ -8,7 +8,8 @@ import datasets
 import pytest
 
 from pipeline.arguments.data import DataArguments
-from pipeline.data.class_names import find_nearest, find_variants, read_class_names, rename_model, say_similar
+from pipeline.data.labels.class_names import read_class_names, rename_model
+from pipeline.data.labels.spelling import find_nearest, find_variants, say_similar
 from pipeline.data.report import fingerprint
 from pipeline.data.sources import load_split
 from pipeline.errors import PipelineError

@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from pipeline.arguments.data import DataArguments
-from pipeline.data.labels import natural_order
+from pipeline.data.labels.read import natural_order
 from pipeline.data.sources import load_split
 from pipeline.errors import PipelineError
 from tests.data.conftest import (

@@ -1,18 +1,10 @@
-"""Class folders: list their splits, classes and image files.
+"""Levels of folders: decide which folders are the splits of a dataset and which are its classes."""
 
-Owns the rules that decide which folders are splits and which are classes. `tables` reads tables of labels that are
-stored next to the images, and `images.files` lists files.
-"""
-
-import contextlib
 import logging
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import datasets
 
 from pipeline.data.splits import canonical_split, reject_misspelled_splits
 from pipeline.errors import PipelineError, list_some, raise_problems
@@ -21,13 +13,10 @@ from pipeline.images.files import (
     device_and_inode,
     holds_only_folders,
     is_empty,
-    is_file,
     is_folder,
-    list_files,
     list_visible,
     list_visible_folders,
 )
-from pipeline.progress import show_life
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +24,7 @@ _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
-class _Split:
+class Split:
     """The folders of a split.
 
     Attributes:
@@ -49,47 +38,7 @@ class _Split:
     has_own_files: bool = True
 
 
-def read_image_folder(root: Path, *, class_names: Collection[str] = ()) -> dict[str, datasets.Dataset]:
-    """List the images of class folders, with split folders above or below them, or without split folders.
-
-    The ``imagefolder`` builder of `datasets` is not used, because it treats split names as labels and drops the
-    labels when folders have different depths. Here each folder directly below the split is a class, and all images
-    at any depth below it belong to this class.
-
-    Args:
-        root: The folder of the dataset. If it holds only one folder, that folder is read.
-        class_names: Names that the user listed. They decide if two levels of folders can be the classes.
-
-    Returns:
-        Splits with `image` (paths, not decoded) and `label` (the class name, or None outside class folders).
-
-    Raises:
-        PipelineError: If there are no images, no image is in a class folder, the folders can be read in two ways, or a
-            folder cannot be read.
-    """
-    try:
-        found = _find_splits(_enter_wrappers(root), class_names=class_names)
-        splits = {name: _list_split(split) for name, split in found.items()}
-        _warn_of_unread_images(root, found.values())
-        _warn_of_siblings(root)
-    except OSError as error:
-        raise PipelineError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except UnicodeEncodeError as error:
-        raise PipelineError(f"{root}: the file name {error.object!r} is not valid UTF-8: rename the file") from error
-    if not any(len(split) for split in splits.values()):
-        extensions = " ".join(sorted(IMAGE_EXTENSIONS))
-        raise PipelineError(f"{root} contains no supported images: add files with one of the extensions {extensions}")
-    # A test split without class folders is an unlabeled test split. `sources` removes it.
-    raise_problems(
-        f"{root}: the images of {name} are not in class folders: "
-        "move each image into a folder named after its class, for example rose/1.jpg or train/rose/1.jpg"
-        for name, split in splits.items()
-        if canonical_split(name) != "test" and len(split) and split.data.column("label").null_count == len(split)
-    )
-    return splits
-
-
-def _enter_wrappers(root: Path) -> Path:
+def enter_wrappers(root: Path) -> Path:
     """Return the folder below the wrapper folders: folders that hold nothing but one folder."""
     folder = _unwrap(root)
     if folder != root:
@@ -116,7 +65,7 @@ def _unwrap(folder: Path) -> Path:
     return folder
 
 
-def _find_splits(root: Path, *, class_names: Collection[str]) -> dict[str, _Split]:
+def find_splits(root: Path, *, class_names: Collection[str]) -> dict[str, Split]:
     """Return the splits by name, or the root as the only split.
 
     ``train`` can also be a class, next to ``car`` and ``bus``. If there are folders with other names, the folders
@@ -127,7 +76,7 @@ def _find_splits(root: Path, *, class_names: Collection[str]) -> dict[str, _Spli
     others = [folder for folder in folders if folder.name not in split_folders]
     if not split_folders and (below := _find_splits_below_classes(root, others)):
         return {
-            name: _Split(root, _resolve_levels(root, classes, class_names), has_own_files=name == next(iter(below)))
+            name: Split(root, _resolve_levels(root, classes, class_names), has_own_files=name == next(iter(below)))
             for name, classes in below.items()
         }
     nested = [folder.name for folder in others if list_visible_folders(folder)]
@@ -136,13 +85,13 @@ def _find_splits(root: Path, *, class_names: Collection[str]) -> dict[str, _Spli
         split_folders |= lower
         others = [folder for folder in others if not any(split.is_relative_to(folder) for split in lower.values())]
     if not split_folders or (others and not any(map(list_visible_folders, split_folders.values()))):
-        return {"train": _Split(root, _resolve_levels(root, _by_name(root), class_names))}
+        return {"train": Split(root, _resolve_levels(root, _by_name(root), class_names))}
     if others:
         names = list_some([folder.name for folder in others])
         logger.warning("%s: ignoring folders that are not splits: %s", root, names)
     split_folders = _unwrap_splits(split_folders)
     return {
-        name: _Split(folder, _resolve_levels(folder, _by_name(folder), class_names))
+        name: Split(folder, _resolve_levels(folder, _by_name(folder), class_names))
         for name, folder in split_folders.items()
     }
 
@@ -245,71 +194,3 @@ def _resolve_levels(
         "both can be the classes: pass --class_names FILE with the names of the classes, one per line, "
         f"or pass one folder ({root / next(iter(inside))}), or rename the folders if they are splits"
     )
-
-
-def _warn_of_unread_images(root: Path, splits: Iterable[_Split]) -> None:
-    """Log the number of images that are neither in a class folder nor directly in the folder of a split."""
-    classes = {folder for split in splits for _, folder in split.classes}
-    own = {split.folder for split in splits if split.has_own_files}
-    unread = [
-        file
-        for file in list_files(root, without=classes)
-        if file.parent not in own and file.suffix.lower() in IMAGE_EXTENSIONS
-    ]
-    if unread:
-        counts = Counter(str(file.parent.relative_to(root)) for file in unread)
-        folders = ", ".join(f"{count} in {name!r}" for name, count in counts.most_common(5))
-        more = f" and {len(counts) - 5} more folders" if len(counts) > 5 else ""
-        logger.warning(
-            "%s: ignoring %d images outside the folders that are read: %s%s", root, len(unread), folders, more
-        )
-
-
-def _warn_of_siblings(root: Path) -> None:
-    """Log a warning if the dataset is a train folder with other split folders next to it."""
-    folder = root.resolve()
-    if canonical_split(folder.name) != "train":
-        return
-    with contextlib.suppress(OSError):
-        names = [sibling.name for sibling in list_visible_folders(folder.parent)]
-        if siblings := [name for name in names if canonical_split(name) in ("validation", "test")]:
-            logger.warning(
-                "%s: not reading the splits next to it (%s); --dataset_name %s reads all splits",
-                *(root, ", ".join(siblings), root.parent),
-            )
-
-
-def _list_split(split: _Split) -> datasets.Dataset:
-    paths: list[str] = []
-    labels: list[str | None] = []
-    ignored: Counter[str] = Counter()
-    empty: list[str] = []
-    with show_life(lambda: f"listing {split.folder}: {len(paths)} images"):
-        for class_name, files in _class_files(split):
-            images = [str(file) for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
-            ignored.update(file.suffix for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS)
-            paths += images
-            labels += [class_name] * len(images)
-            if class_name is not None and not images:
-                empty.append(class_name)
-    if ignored:
-        counts = ", ".join(f"{count} {suffix or 'without extension'}" for suffix, count in ignored.items())
-        logger.warning("%s: ignoring %d files that are not supported images: %s", split.folder, ignored.total(), counts)
-    if empty:
-        logger.warning("%s: ignoring %d class folders without images: %s", split.folder, len(empty), list_some(empty))
-    features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("string")})
-    return datasets.Dataset.from_dict({"image": paths, "label": labels}, features=features)
-
-
-def _class_files(split: _Split) -> Iterator[tuple[str | None, list[Path]]]:
-    """Yield each class name with its files, then None with the files that are outside the class folders."""
-    # Following a link to one of these folders would add other classes or the test images to this class.
-    ancestors = frozenset(device_and_inode(parent) for parent in (split.folder, *split.folder.resolve().parents))
-    # macOS writes an umlaut as two characters and other systems write it as one. NFC makes both the same class, but
-    # two such folders next to each other stay two classes, which are then rejected.
-    composed = {name: unicodedata.normalize("NFC", name) for name, _ in split.classes}
-    twice = Counter(composed.values())
-    for name, folder in split.classes:
-        yield composed[name] if twice[composed[name]] == 1 else name, list(list_files(folder, ancestors=ancestors))
-    if split.has_own_files:
-        yield None, [Path(entry.path) for entry in list_visible(split.folder) if is_file(entry)]

@@ -1,26 +1,24 @@
-"""Class names: compare their spelling, and rename them with the file of `--class_names`.
+"""Class names: rename them with the file of `--class_names`.
 
-Owns the formats of this file, and which names are probably variants of one name. `labels` applies the new names.
+Owns the formats of this file. `read` applies the new names, and `spelling` compares names.
 """
 
 import csv
 import dataclasses
-import difflib
 import json
 import logging
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.labels.spelling import count_images, find_nearest, list_few, say_nearest
 from pipeline.errors import PipelineError, list_some, raise_problems
 
 logger = logging.getLogger(__name__)
 
-_AT_MOST = 5  # a message lists this many classes and counts the rest
 _DEFAULT_NAME = re.compile(r"LABEL_(\d+)")  # how transformers names the classes of a model without class names
 
 
@@ -91,7 +89,7 @@ class ClassNames:
     def _log(self, found: Mapping[str, str], labels: Mapping[str, int], *, unused: Sequence[str]) -> None:
         changed = [f"{old!r} -> {new!r}" for old, new in found.items() if old != new]
         if changed:
-            listed = _list_some(changed)
+            listed = list_few(changed)
             logger.warning("%s: renaming %d of %d classes: %s", self.file, len(changed), len(labels), listed)
         by_name: dict[str, dict[str, int]] = defaultdict(dict)
         for label, count in labels.items():
@@ -161,44 +159,6 @@ def rename_model_classes(class_names: Sequence[str], new_names: Mapping[str, str
     return list(by_name)
 
 
-def find_variants(names: Iterable[str]) -> list[list[str]]:
-    """Return the groups of names that differ only in case, in blanks around or between words, or in Unicode form."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        groups[_fold(name)].append(name)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def find_nearest(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Return the known name of which each name is a variant, or the same number. Names without one are missing."""
-    spelled = {_fold_number(name): name for name in known}
-    return {name: spelled[_fold_number(name)] for name in names if _fold_number(name) in spelled}
-
-
-def say_nearest(nearest: Mapping[str, str], *, owner: str) -> str:
-    """Return ``'1', which train calls '001'`` for the result of `find_nearest`."""
-    return _list_some(
-        [f"{_show(name, known)}, which {owner} calls {_show(known, name)}" for name, known in nearest.items()]
-    )
-
-
-def say_similar(names: Sequence[str], known: Iterable[str]) -> str:
-    """Return ``'tullip' is similar to 'tulip'`` for the names that are probably misspelled, or an empty string."""
-    known = list(known)
-    similar = [(name, near[0]) for name in names if (near := difflib.get_close_matches(name, known, n=1, cutoff=0.8))]
-    # Numbered classes, such as class_1 and class_2, are similar, but not misspelled.
-    differ = [(name, near) for name, near in similar if re.sub(r"\d", "", name) != re.sub(r"\d", "", near)]
-    return _list_some([f"{name!r} is similar to {near!r}" for name, near in differ])
-
-
-def count_images(counts: Mapping[str, int]) -> str:
-    """Return ``'cat' (12 images), 'Cat' (1 image)`` for at most five classes, and the number of the others."""
-    names = list(counts)
-    return _list_some(
-        [f"{_show(name, *names)} ({count} image{'' if count == 1 else 's'})" for name, count in counts.items()]
-    )
-
-
 def _find_entries(
     entries: Sequence[tuple[tuple[str, ...], str]], labels: Iterable[str]
 ) -> tuple[dict[str, str], set[int]]:
@@ -266,25 +226,3 @@ def _read_pairs(rows: Iterable[Sequence[str]]) -> Reading:
         if names.setdefault(key, name.strip()) != name.strip():
             problem = f"the key {key!r} has two names, {names[key]!r} and {name.strip()!r}"
     return Reading([((key,), name) for key, name in names.items()], problem=problem)
-
-
-def _fold(name: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-
-
-def _fold_number(name: str) -> str:
-    """Return a text that is the same for `1`, `001` and `1.0`, and for variants of a name."""
-    number = re.fullmatch(r"(-?\d{1,1000})(\.0*)?", name.strip())
-    return str(int(number[1])) if number else _fold(name)
-
-
-def _show(name: str, *others: str) -> str:
-    """Return a name in quotes, with escapes if another name has the same characters in another Unicode form."""
-    composed = unicodedata.normalize("NFC", name)
-    same = any(other != name and unicodedata.normalize("NFC", other) == composed for other in others)
-    return ascii(name) if same else repr(name)
-
-
-def _list_some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _AT_MOST} more" if len(items) > _AT_MOST else ""
-    return ", ".join(items[:_AT_MOST]) + more

@@ -1,0 +1,1 @@
+"""Labels: read a label column of any type, rename its class names, and check them."""
