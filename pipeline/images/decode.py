@@ -88,6 +88,13 @@ def check_image(value: dict[str, Any] | str | Path | None, *, name: str) -> Chec
         return Checked(largest_integer(image), dark)
 
 
+def image_size(value: dict[str, Any] | str | Path | None) -> tuple[int, int]:
+    """Return width and height in pixels as they are stored, from the header of an image that was checked before."""
+    with warnings.catch_warnings(action="ignore"):
+        size: tuple[int, int] = PIL.Image.open(io.BytesIO(_read_bytes(value)), formats=supported_formats()).size
+    return size
+
+
 @contextlib.contextmanager
 def _explain_unreadable(name: str) -> Iterator[None]:
     try:

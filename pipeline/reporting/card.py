@@ -83,6 +83,7 @@ def _template_values(
         "probe": _probe(results),
         "speed": _describe_speed(record.get("speed")),
         "refit": _describe_refit(results),
+        "auto": _describe_auto(results),
         "best_metric": recipe.get("metric_for_best_model", "accuracy"),
         "machine": _describe_machine(record["machine"]),
         "precision": record["machine"]["precision"],
@@ -129,6 +130,18 @@ def _probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "C": f"{results['probe_C']:g}",
         "curve": curve,
     }
+
+
+def _describe_auto(results: Mapping[str, Any]) -> str:
+    """Return a sentence about the linear probe of `--auto`, or an empty string if there was none."""
+    if "auto_probe_eval_accuracy" not in results:
+        return ""
+    trained, probe = results["auto_trained_eval_accuracy"], results["auto_probe_eval_accuracy"]
+    return (
+        f"A linear probe on frozen features at {results['auto_probe_image_size']} px reached "
+        f"{summary.format_percent(probe)} on validation, compared with {summary.format_percent(trained)} for the "
+        f"trained model. The {'probe' if probe > trained else 'trained model'} was kept."
+    )
 
 
 def _describe_refit(results: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from pipeline.runs.files import absolute_if_local, remove_absolute_path, write_j
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.lock import lock
 from pipeline.selection import auto
-from pipeline.selection.improve import improve
+from pipeline.selection.improve import Propose, improve
 from pipeline.selection.steps import selection_steps
 from pipeline.training.compatibility import reject_unsupported
 from pipeline.training.fit import fit
@@ -95,7 +95,8 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
             splits, classifier = _load(line, settings, splits, run=run, arguments=arguments)
             if owns_process:  # after the splits are loaded, or their temporary memory would be kept too
                 keep_freed_memory()
-            results = _fit(classifier, splits, settings, run=run)
+            steps = selection_steps(settings, size_is_fixed="image_size" in line.given)
+            results = _fit(classifier, splits, settings, steps, run=run)
             _score(run, splits, settings, results)
         return _finish(run, settings)
 
@@ -198,7 +199,14 @@ def _load(
     return splits, classifier
 
 
-def _fit(classifier: ImageClassifier, splits: LoadedSplits, settings: Settings, *, run: RunFolder) -> dict[str, Any]:
+def _fit(
+    classifier: ImageClassifier,
+    splits: LoadedSplits,
+    settings: Settings,
+    steps: list[tuple[str, Propose]],
+    *,
+    run: RunFolder,
+) -> dict[str, Any]:
     """Train the classifier as the strategy says, let the selection steps improve it, and save it."""
     clock, results = Clock(), dict[str, Any]()
     is_probe = settings.strategy.strategy == "head"
@@ -211,7 +219,7 @@ def _fit(classifier: ImageClassifier, splits: LoadedSplits, settings: Settings, 
             results |= fit(classifier, splits, folder=run.folder, settings=settings, clock=clock)
             if speed := results.pop("speed", None):
                 run.update(speed=speed)
-        classifier, selected = improve(classifier, splits, settings, selection_steps(settings))
+        classifier, selected = improve(classifier, splits, settings, steps)
     distributed.on_main_process(lambda: classifier.save(run.folder))
     return results | selected
 

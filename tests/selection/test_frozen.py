@@ -1,0 +1,102 @@
+"""`--auto` keeps the best affordable linear probe if training does not beat it."""
+
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from pipeline.arguments.data import DataArguments
+from pipeline.arguments.model import ModelArguments
+from pipeline.arguments.settings import Settings
+from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.data.report import LoadedSplits
+from pipeline.data.sources import load_splits
+from pipeline.errors import PipelineError
+from pipeline.evaluation.scoring import score
+from pipeline.models.build import build_classifier
+from pipeline.models.classifier import ImageClassifier
+from pipeline.models.inference import LoaderOptions
+from pipeline.selection import frozen
+from pipeline.selection.improve import Proposal
+from tests.conftest import save_vit
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, LoadedSplits]:
+    """Red and blue images of 24 px, and a ViT for 16 px."""
+    root = tmp_path_factory.mktemp("frozen")
+    rng = np.random.default_rng(0)
+    for split in ("train", "validation"):
+        for number, name in enumerate(("red", "blue")):
+            folder = root / "data" / split / name
+            folder.mkdir(parents=True)
+            for image in range(12):
+                pixels = rng.integers(0, 60, (24, 30, 3), dtype=np.uint8)
+                pixels[..., 2 * number] += 150
+                PIL.Image.fromarray(pixels).save(folder / f"{image}.png")
+    model = save_vit(root / "vit")
+    settings = Settings(
+        model=ModelArguments(model_name_or_path=str(model)),
+        data=DataArguments(dataset_name=str(root / "data")),
+        trainer=FineTuningArguments(output_dir=str(root / "run"), precision="fp32", dataloader_num_workers=0),
+    )
+    return settings, load_splits(settings.data)
+
+
+def propose(case: tuple[Settings, LoadedSplits], *, size_is_fixed: bool = False) -> Proposal:
+    """Propose a probe in place of a model that finds one of both classes."""
+    settings, splits = case
+    trained = build_classifier(settings.model, class_names=["blue", "red"], seed=0)
+    with torch.no_grad():
+        trained.head.weight.zero_()
+    proposal = frozen.propose(trained, splits, settings, size_is_fixed=size_is_fixed)
+    assert proposal is not None
+    return proposal
+
+
+def test_the_proposed_model_has_the_accuracy_that_it_promises(case: tuple[Settings, LoadedSplits]) -> None:
+    proposal = propose(case)
+    assert (proposal.before, proposal.after) == (0.5, 1.0)
+    scored = score(proposal.accept(), case[1]["validation"], LoaderOptions(), name="validation")
+    assert scored.accuracy == proposal.after == proposal.results["auto_probe_eval_accuracy"]
+    assert proposal.results["auto_trained_eval_accuracy"] == proposal.before
+
+
+def test_higher_resolutions_are_those_that_the_images_fill(
+    case: tuple[Settings, LoadedSplits], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    propose(case)
+    assert "a linear probe at 16 px reaches" in caplog.text
+    assert "a linear probe at 24 px reaches" in caplog.text
+    assert "at 32 px" not in caplog.text
+
+
+def test_a_resolution_of_the_user_is_the_only_one(
+    case: tuple[Settings, LoadedSplits], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    assert propose(case, size_is_fixed=True).results["auto_probe_image_size"] == 16
+    assert "24 px" not in caplog.text
+
+
+def test_a_slow_machine_tries_no_higher_resolution(
+    case: tuple[Settings, LoadedSplits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen, "matmul_rate", lambda *_: 1.0)
+    assert propose(case).results["auto_probe_image_size"] == 16
+
+
+def test_a_network_without_a_linear_head_keeps_the_trained_model(
+    case: tuple[Settings, LoadedSplits], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, splits = case
+    trained = build_classifier(settings.model, class_names=["blue", "red"], seed=0)
+
+    def fail(*_: Any, **__: Any) -> ImageClassifier:
+        raise PipelineError("no linear head: choose another model")
+
+    monkeypatch.setattr(frozen, "build_classifier", fail)
+    assert frozen.propose(trained, splits, settings, size_is_fixed=False) is None
