@@ -14,11 +14,13 @@ def selection_steps(settings: Settings, *, size_is_fixed: bool) -> list[tuple[st
         settings: All settings of the training.
         size_is_fixed: Whether the user gave `--image_size`.
     """
-    pretrained = settings.selection.auto and not settings.model.from_scratch
+    # A probe counts each image equally, so it would undo a balancing of the classes.
+    is_balanced = settings.objective.balanced_sampling or settings.objective.class_weights != "none"
+    may_be_frozen = settings.selection.auto and not settings.model.from_scratch and not is_balanced
     steps: list[tuple[bool, str, Propose]] = [
         (settings.selection.fixres, "--fixres", fixres.propose),
         # With --strategy head the head already is a linear probe on the same features.
         (settings.selection.refit_head and settings.strategy.strategy != "head", "--refit_head", refit_head.propose),
-        (pretrained, "--auto", functools.partial(frozen.propose, size_is_fixed=size_is_fixed)),
+        (may_be_frozen, "--auto", functools.partial(frozen.propose, size_is_fixed=size_is_fixed)),
     ]
     return [(name, propose) for wanted, name, propose in steps if wanted]

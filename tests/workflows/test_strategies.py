@@ -135,6 +135,10 @@ def test_auto_logs_its_reasons_and_a_flag_overrides_its_choice(
     assert chosen["num_train_epochs"] == 1
     assert (chosen["layer_decay"], chosen["mixup"]) == (0.85, 0.5)
     assert "auto" not in chosen
+    results = read_json(tmp_path / "a" / RESULTS)
+    probe, trained = results["auto_probe_eval_accuracy"], results["auto_trained_eval_accuracy"]
+    assert results["eval_accuracy"] == max(probe, trained)
+    assert f"The {'probe' if probe > trained else 'trained model'} was kept." in (tmp_path / "a" / CARD).read_text()
     code, _out, err = vit_pipeline(*words, "--num_train_epochs=1", f"--output_dir={tmp_path}/a")
     assert code == 0, err
     assert "was finished before; showing its results" in caplog.text
