@@ -1,7 +1,7 @@
 """How far confidences can be trusted: reliability, calibration error, risk and coverage, Brier score. NumPy only.
 
-The confidence of an image is the probability of its predicted class. Images with equal confidence are never told
-apart: they share a bin, and their order has no influence.
+The confidence of an image is the probability of its predicted class. Images with equal confidence share a bin, and
+their order has no influence.
 """
 
 import math
