@@ -150,6 +150,19 @@ def brier_of_sums(squares: Floats, true: Floats) -> float:
     return float(np.maximum(squares - 2 * true + 1, 0.0).mean())  # below 0 by rounding only
 
 
+def assign_bins(values: ArrayLike, bins: int) -> NDArray[np.int64]:
+    """Return the number of the bin of each value, ascending from 0: bins of about equal size, equal values together.
+
+    Args:
+        values: Shape (images,), not NaN.
+        bins: Number of bins. There are fewer if there are fewer distinct values.
+    """
+    group, size = _groups(values)
+    middle = np.cumsum(size) - size / 2  # a group goes where its middle rank belongs
+    _, number = np.unique((middle * bins / max(len(group), 1)).astype(np.int64), return_inverse=True)
+    return np.asarray(number[group])
+
+
 def _groups(confidence: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the group of equal confidence of each image, ascending, and the sizes of the groups."""
     _, group, size = np.unique(np.asarray(confidence), return_inverse=True, return_counts=True)
@@ -158,10 +171,7 @@ def _groups(confidence: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 def _bins(confidence: ArrayLike, correct: ArrayLike, bins: int) -> tuple[Floats, NDArray[Any], NDArray[Any]]:
     """Return mean confidence, number of correct predictions, and number of images of each bin that is not empty."""
-    group, size = _groups(confidence)
-    middle = np.cumsum(size) - size / 2  # a group goes where its middle rank belongs
-    _, number = np.unique((middle * bins / max(len(group), 1)).astype(np.int64), return_inverse=True)
-    image_bin = number[group]
+    image_bin = assign_bins(confidence, bins)
     count = np.bincount(image_bin)
     mean = np.bincount(image_bin, weights=np.asarray(confidence, dtype=np.float64)) / count
     return mean, np.bincount(image_bin, weights=np.asarray(correct, dtype=np.float64)), count

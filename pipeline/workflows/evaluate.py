@@ -76,7 +76,7 @@ def _evaluate(line: CommandLine) -> tuple[dict[str, Any], str, Path | None, Sequ
         ((name, split),) = splits.items()
         classifier.rename_classes(split.features["label"].names)
         if against is not None:
-            _rename_alike(against, dict(zip(own_names, classifier.class_names, strict=True)), split)
+            _rename_second(against, dict(zip(own_names, classifier.class_names, strict=True)), split)
         distributed.require_same({"the data": report.fingerprint(splits)})
     options = LoaderOptions(progress=sys.stderr.isatty())
     scored = [
@@ -100,7 +100,7 @@ def _evaluate(line: CommandLine) -> tuple[dict[str, Any], str, Path | None, Sequ
     return metrics, compared, folder, splits.skipped
 
 
-def _rename_alike(against: ImageClassifier, new_names: Mapping[str, str], split: datasets.Dataset) -> None:
+def _rename_second(against: ImageClassifier, new_names: Mapping[str, str], split: datasets.Dataset) -> None:
     """Rename the classes of the second model like those of the first one, and check that it has those of the images.
 
     Raises:
