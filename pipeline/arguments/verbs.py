@@ -14,11 +14,16 @@ class EvaluateArguments:
 
     model: str | None = flag(None, "Run folder or Hub id.")
     model_revision: str = flag("main", "Branch, tag or commit of a Hub model.")
+    against: str | None = flag(
+        None, "Run folder or Hub id of a second model: compares both on the same images (exact McNemar test)."
+    )
     split: Literal["train", "validation", "test", "all"] | None = flag(
         None, "Which split. Default: test if there is one, else validation, else all images."
     )
     output_dir: str | None = flag(
-        None, "Folder for all_results.json and predictions.parquet. Default: print the metrics only."
+        None,
+        "Folder for all_results.json, predictions.parquet and, with --against, discordant.csv (images on which only "
+        "one model is correct). Default: print the metrics only.",
     )
 
 

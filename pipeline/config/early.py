@@ -111,6 +111,8 @@ def _names_of_saved_model(name: str | None, call: _Call) -> Iterator[str]:
 
 def _names_of_evaluation(group: EvaluateArguments, call: _Call) -> Iterator[str]:
     yield from _names_of_saved_model(group.model, call)
+    if group.against is not None:
+        yield from names.model_problems(group.against)
     is_run = group.model is not None and (Path(group.model) / names.RECORD).is_file()
     if "dataset_name" not in call.given | call.hinted and not is_run:
         yield NO_DATASET

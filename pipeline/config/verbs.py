@@ -48,7 +48,7 @@ VERBS = {
     ),
     "evaluate": Verb(
         "score a run or a Hub model on any labeled images",
-        "--model RUN|HUB_ID [--dataset_name DATA] [--split test] [--output_dir DIR]",
+        "--model RUN|HUB_ID [--against RUN|HUB_ID] [--dataset_name DATA] [--split test] [--output_dir DIR]",
         {"model": EvaluateArguments, "data": DataArguments},
     ),
     "predict": Verb(

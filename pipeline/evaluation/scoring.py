@@ -76,9 +76,13 @@ def row_ids(split: datasets.Dataset, dataset_name: str | None) -> list[str]:
 
 
 def all_metrics(predictions: Sequence[Predictions], class_names: Sequence[str]) -> dict[str, Any]:
-    """Return the metrics of all splits as in `all_results.json`: `eval_*` for validation, `test_*` for test."""
+    """Return the metrics of all splits as in `all_results.json`: `eval_*` for validation, `test_*` for test.
+
+    Raises:
+        PipelineError: If logits are NaN or infinite.
+    """
     return {
         f"{PREFIXES.get(p.split, p.split)}_{key}": value
         for p in predictions
-        for key, value in metrics.split_metrics(p.logits, p.labels, class_names).items()
+        for key, value in metrics.split_metrics(p.logits, p.labels, class_names, name=f"{p.split} split").items()
     }

@@ -45,6 +45,7 @@ def problems(verb: str, *words: str) -> list[str]:
         (["train", "--config=nowhere.yaml"], "unknown recipe or file"),
         (["predict", "--model=nowhere", "none*.jpg", "--output=a.txt"], "no image found at none*.jpg"),
         (["evaluate", "--model=nowhere"], "there is no model folder nowhere"),
+        (["evaluate", "--model=started", "--against=nowhere"], "there is no model folder nowhere"),
         (["push", "--model=nowhere"], "nowhere is not a run folder"),
         (["push", "--model=started"], "the run in started is not finished: repeat its `train` command"),
         (["evaluate", *BASE[:1], "--model=started", "--output_dir=started"], "started already holds metrics"),

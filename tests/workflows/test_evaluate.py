@@ -1,9 +1,17 @@
+import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.stats import binomtest
 
+from pipeline import evaluate
+from pipeline.errors import PipelineError
+from pipeline.evaluation.comparison import DISCORDANT
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.runs.files import read_json, write_json
 from pipeline.runs.folder import CARD, PREDICTIONS, RECORD, RESULTS
@@ -101,3 +109,75 @@ def test_a_run_with_renamed_classes_scores_its_own_data(
     assert vit_pipeline("evaluate", f"--model={tmp_path}/run", f"--output_dir={tmp_path}/scored")[0] == 0
     own, again = (read_json(tmp_path / name / RESULTS) for name in ("run", "scored"))
     assert again["eval_per_class"] == own["eval_per_class"]
+
+
+def reordered(run: Path, folder: Path, names: list[str]) -> Path:
+    """Return a copy of a model with its three classes in another order, and a head that is wrong about some images."""
+    model = shutil.copytree(run, folder, ignore=shutil.ignore_patterns("checkpoint-*", "run.json"))
+    config = read_json(model / "config.json")
+    rows = [config["label2id"][name] for name in names]
+    config["id2label"] = {str(index): name for index, name in enumerate(names)}
+    config["label2id"] = {name: index for index, name in enumerate(names)}
+    write_json(model / "config.json", config)
+    weights = load_file(model / "model.safetensors")
+    noise = torch.randn(weights["classifier.weight"].shape, generator=torch.Generator().manual_seed(0))
+    weights["classifier.weight"] = (weights["classifier.weight"] + noise)[rows].contiguous()
+    weights["classifier.bias"] = weights["classifier.bias"][rows].contiguous()
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    return model
+
+
+def test_two_models_are_compared_on_the_same_images(
+    finished_run: Path, photos: Path, vit_pipeline: Run, tmp_path: Path
+) -> None:
+    other = reordered(finished_run, tmp_path / "other", ["red", "blue", "green"])
+    words = [f"--model={finished_run}", f"--against={other}", f"--output_dir={tmp_path}/both"]
+    code, out, _ = vit_pipeline("evaluate", *words)
+    assert code == 0
+    alone = evaluate(other, dataset_name=photos, split="test", output_dir=tmp_path / "alone")
+    (ours,), names = read_predictions(tmp_path / "both" / PREDICTIONS)
+    (theirs,), other_names = read_predictions(tmp_path / "alone" / PREDICTIONS)
+    table = [
+        (name, names[label], names[mine], other_names[yours])
+        for name, label, mine, yours in zip(
+            ours.ids, ours.labels, ours.logits.argmax(1), theirs.logits.argmax(1), strict=True
+        )
+    ]
+    only_ours = sum(mine == label != yours for _, label, mine, yours in table)
+    only_theirs = sum(yours == label != mine for _, label, mine, yours in table)
+    assert only_ours > 0
+    results = read_json(tmp_path / "both" / RESULTS)
+    assert results["comparison"] == {
+        "against": "other",
+        "accuracy": ours.accuracy,
+        "against_accuracy": alone["test_accuracy"],
+        "only_model": only_ours,
+        "only_against": only_theirs,
+        "p_value": binomtest(only_ours, only_ours + only_theirs).pvalue,
+    }
+    with (tmp_path / "both" / DISCORDANT).open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id", "label", "prediction", "against_prediction"]
+    assert rows == [list(row) for row in table if (row[1] == row[2]) != (row[1] == row[3])]
+    _, difference, test, where = out.splitlines()
+    assert f"(only {finished_run} is correct: {only_ours} images; only {other} is correct: {only_theirs})" in difference
+    assert test == f"exact McNemar test: p = {results['comparison']['p_value']:.3g}"
+    assert where.endswith("both")
+
+
+def test_a_model_does_not_differ_from_itself(finished_run: Path) -> None:
+    metrics = evaluate(finished_run, against=finished_run)
+    assert metrics["comparison"]["p_value"] == 1
+    assert metrics["comparison"]["only_model"] == metrics["comparison"]["only_against"] == 0
+
+
+def test_a_second_model_with_other_classes_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    other = reordered(finished_run, tmp_path / "other", ["red", "blue", "green"])
+    config = read_json(other / "config.json")
+    config["id2label"]["1"] = "azure"
+    config["label2id"] = {"red": 0, "azure": 1, "green": 2}
+    write_json(other / "config.json", config)
+    with pytest.raises(
+        PipelineError, match=r"--against does not have classes of the images: 'blue' \(its classes: 'red'"
+    ):
+        evaluate(finished_run, against=other)
