@@ -1,4 +1,4 @@
-"""How far confidences can be trusted: reliability, calibration error, risk and coverage, Brier score. NumPy only.
+"""How far confidences can be trusted: reliability, calibration error, risk and coverage, Brier score.
 
 The confidence of an image is the probability of its predicted class. Images with equal confidence share a bin, and
 their order has no influence.
@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
 
 Floats = NDArray[np.float64]
 
 BINS = 15
-Z_95 = 1.959963984540054
-"""97.5% quantile of the normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,14 @@ def wilson_interval(correct: ArrayLike, count: ArrayLike) -> tuple[Any, Any]:
     Returns:
         Lower and upper ends, each of the shape of the arguments.
     """
-    n = np.asarray(count, dtype=np.float64)
-    rate, z2 = np.asarray(correct) / n, Z_95**2
-    center = (rate + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 * np.sqrt(rate * (1 - rate) / n + z2 / (4 * n**2)) / (1 + z2 / n)
-    # In exact arithmetic the interval of 0 correct starts at 0, and that of all correct ends at 1.
-    low = np.where(rate == 0, 0.0, np.maximum(center - half, 0.0))
-    return low[()], np.where(rate == 1, 1.0, np.minimum(center + half, 1.0))[()]
+    low, high = np.vectorize(_wilson, otypes=[float, float])(correct, count)
+    return low[()], high[()]
+
+
+def _wilson(correct: float, count: float) -> tuple[float, float]:
+    # Two one-sided intervals are the two-sided one. Their tests are cheaper, which counts with many classes.
+    low, high = (binomtest(int(correct), int(count), alternative=side) for side in ("greater", "less"))
+    return low.proportion_ci(0.975, "wilson").low, high.proportion_ci(0.975, "wilson").high
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = BINS) -> list[ReliabilityBin]:
