@@ -9,7 +9,7 @@ from markupsafe import Markup
 from pipeline.reporting.markup import element
 
 WIDTH, HEIGHT = 380, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 26, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 20, 26, 40
 
 Point = tuple[float, float]
 
@@ -103,15 +103,14 @@ def chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
 
 
 def interval_bar(value: float | None, low: float, high: float) -> Markup:
-    """Return a bar of a table cell: a fraction, and its interval. The cell has the numbers, so it is not read aloud."""
+    """Return a mark of a table cell: a fraction and its interval. The cell has the numbers, so it is not read aloud."""
     if value is None:
         return Markup("")
+    left, width = f"{100 * low:.1f}", f"{100 * (high - low):.1f}"
     parts = [
-        element("rect", x=0, y=3, width=100, height=4, class_="track"),
-        element("rect", x=0, y=3, width=f"{100 * value:.1f}", height=4, class_="bar"),
-        element(
-            "rect", x=f"{100 * low:.1f}", y=1, width=f"{max(100 * (high - low), 0.5):.1f}", height=8, class_="span"
-        ),
+        element("rect", x=0, y=4, width=100, height=2, class_="track"),
+        element("rect", x=left, y=1, width=width, height=8, class_="span"),
+        element("rect", x=f"{98 * value:.1f}", y=0, width=2, height=10, class_="value"),
     ]
     return element("svg", *parts, viewBox="0 0 100 10", preserveAspectRatio="none", aria_hidden="true", class_="meter")
 

@@ -12,6 +12,7 @@ MAX_CLASSES = 120
 """With more classes, only those with the most mistakes are shown."""
 _MAX_COUNTED = 25  # up to this many classes, each cell has room for its count
 _LONGEST_NAME = 24  # characters of a name next to the matrix
+_CHARACTER = 0.62  # width of a character in font sizes
 _LONGEST_TITLE = 60  # characters of a name in the text of a cell
 
 
@@ -28,7 +29,7 @@ def confusion_chart(matrix: Counts, class_names: Sequence[str]) -> tuple[Markup,
     images = np.maximum(matrix.sum(axis=1)[order], 1)
     side = max(9, min(36, 900 // len(order)))
     size = min(side, 12)
-    margin = round(0.62 * size * min(_LONGEST_NAME, max(len(class_names[number]) for number in order))) + 10
+    margin = round(_CHARACTER * size * min(_LONGEST_NAME, max(len(class_names[number]) for number in order))) + 10
     extent = side * len(order)
     names = [class_names[number] for number in order]
     parts = [
@@ -53,12 +54,16 @@ def confusion_chart(matrix: Counts, class_names: Sequence[str]) -> tuple[Markup,
 
 def _labels(names: Sequence[str], side: int) -> list[Markup]:
     parts = []
+    turned = max(map(len, names)) * _CHARACTER * min(side, 12) > side
     for place, name in enumerate(names):
         middle = side * (place + 0.5)
         text, title = shorten(name, _LONGEST_NAME), element("title", name)
         parts.append(element("text", text, title, x=-5, y=middle, text_anchor="end", dominant_baseline="central"))
-        turned = f"translate({middle:g} -5) rotate(-90)"
-        parts.append(element("text", text, title, transform=turned, dominant_baseline="central"))
+        if turned:
+            turn = f"translate({middle:g} -5) rotate(-90)"
+            parts.append(element("text", text, title, transform=turn, dominant_baseline="central"))
+        else:
+            parts.append(element("text", text, title, x=middle, y=-7, text_anchor="middle"))
     return parts
 
 
@@ -75,7 +80,7 @@ def _cells(ordered: Counts, images: Sequence[int], names: Sequence[str], side: i
         parts.append(
             element(
                 "rect", title, x=x, y=y, width=side, height=side, class_=f"cell{hit}",
-                fill_opacity=f"{0.12 + 0.88 * share:.2f}",
+                fill_opacity=f"{0.25 + 0.75 * share:.2f}",
             )
         )  # fmt: skip
         if counted:

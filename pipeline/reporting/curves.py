@@ -100,7 +100,7 @@ def reliability_figure(scored: Scored) -> Figure:
     bins = reliability(scored.confidence, scored.correct)
     points = [(each.confidence, each.accuracy) for each in bins]
     gap = float(scored.confidence.mean() - scored.correct.mean())
-    verdict = "too sure" if gap > 0 else "not sure enough"
+    verdict = "overconfident" if gap > 0 else "underconfident"
     return Figure(
         "Reliability",
         chart(
@@ -108,8 +108,8 @@ def reliability_figure(scored: Scored) -> Figure:
             fraction_axis("confidence"),
             fraction_axis(""),
             [
-                Series("as sure as right", [(0, 0), (1, 1)], "reference"),
-                Series("accuracy with 95% interval", points, dots=True, intervals=[(e.low, e.high) for e in bins]),
+                Series("perfect calibration", [(0, 0), (1, 1)], "reference"),
+                Series("accuracy, 95% interval", points, dots=True, intervals=[(e.low, e.high) for e in bins]),
             ],
         ),
         f"Mean confidence is {scored.confidence.mean():.1%}, accuracy {scored.correct.mean():.1%}: on average, the "

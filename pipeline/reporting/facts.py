@@ -100,8 +100,18 @@ def headline(files: RunFiles) -> dict[str, object]:
         "split": shown.split,
         "images": f"{len(shown.ids):,}",
         "caveat": caveat,
+        "verdict": _verdict(files),
         "others": others,
     }
+
+
+def _verdict(files: RunFiles) -> str:
+    """Return how the model compares with the linear probe on validation, or an empty string without a probe."""
+    if is_probe(files) or not {"eval_accuracy", "probe_eval_accuracy"} <= files.results.keys():
+        return ""
+    gain = 100 * (files.results["eval_accuracy"] - files.results["probe_eval_accuracy"])
+    points = f"{abs(gain):.1f} points {'more' if gain > 0 else 'less'} accurate than" if gain else "as accurate as"
+    return f"On validation, this model is {points} a linear probe on frozen features."
 
 
 def origin(files: RunFiles) -> str:
@@ -111,11 +121,11 @@ def origin(files: RunFiles) -> str:
     if recipe.get("from_scratch"):
         start = f"The architecture of {base}, trained from random weights"
     elif is_probe(files):
-        start = f"A linear probe on the frozen features of {base}"
+        start = f"A linear probe on the frozen features of {base}, fitted"
     else:
         start = f"{base}, fine-tuned"
     images = data["samples"].get("train")
-    return f"{start}, on {images:,} training images of {data['classes']} classes from {data_name(files)}."
+    return f"{start} on {images:,} training images of {data['classes']} classes from {data_name(files)}."
 
 
 def data_name(files: RunFiles) -> str:

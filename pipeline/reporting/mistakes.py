@@ -55,13 +55,15 @@ class PairCard:
     Attributes:
         first: Name of the class that is more often taken for the other.
         second: Name of the other class.
-        sentences: How often each is taken for the other.
+        forth: How many images of the first class were taken for the second, such as `8 of 10`.
+        back: The other way, None if there are none.
         pictures: An image of the first class that was taken for the second, and one of the second class.
     """
 
     first: str
     second: str
-    sentences: Sequence[tuple[str, str, str]]
+    forth: str
+    back: str | None
     pictures: Sequence[Picture]
 
 
@@ -100,11 +102,10 @@ class Mistakes:
         cards = []
         for pair in self.scored.pairs():
             first, second = self.names[pair.first], self.names[pair.second]
-            sentences = [(first, second, f"{pair.forth} of {images[pair.first]}")]
-            if pair.back:
-                sentences.append((second, first, f"{pair.back} of {images[pair.second]}"))
+            forth = f"{pair.forth} of {images[pair.first]}"
+            back = f"{pair.back} of {images[pair.second]}" if pair.back else None
             shown = [row for row in self.scored.examples_of(pair) if row is not None]
-            cards.append(PairCard(first, second, sentences, [self._picture(row) for row in shown]))
+            cards.append(PairCard(first, second, forth, back, [self._picture(row) for row in shown]))
         return cards
 
     def galleries(self) -> tuple[list[Picture], list[Picture]]:
