@@ -7,7 +7,7 @@
     const key = (row, column) => row.cells[column].dataset.sort ?? row.cells[column].textContent.trim();
     const compare = (a, b) => {
       const [x, y] = [Number(a), Number(b)];
-      return a !== "" && b !== "" && !Number.isNaN(x - y) ? x - y : String(a).localeCompare(String(b));
+      return a !== "" && b !== "" && !Number.isNaN(x - y) ? x - y : String(a).localeCompare(String(b), undefined, { numeric: true });
     };
     for (const button of table.querySelectorAll("th button")) {
       button.addEventListener("click", () => {

@@ -26,7 +26,7 @@ from pipeline.runs.folder import (
     require_finished,
 )
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException, yaml.YAMLError)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException, yaml.YAMLError)
 _RECORD_KEYS = {"command", "data", "machine", "timings", "versions"}
 _RESTORE = "copy the file from the original run folder"
 
@@ -70,7 +70,7 @@ class RunFiles:
         with _explain(folder / RECIPE):
             recipe = run.arguments
         with _explain(folder / RESULTS):
-            results = read_json(folder / RESULTS)
+            results = dict(read_json(folder / RESULTS).items())  # which fails if it is not an object
         with _explain(folder / PREDICTIONS):
             predictions, class_names = read_predictions(folder / PREDICTIONS)
         with _explain(folder / TRAINER_STATE):
@@ -96,27 +96,28 @@ class RunFiles:
         if lacking := _RECORD_KEYS - self.record.keys():
             yield f"{self.folder / RECORD} has no {', '.join(sorted(lacking))}: {_RESTORE}"
             return
-        path = self.folder / PREDICTIONS
+        wrong = list(self._wrong_predictions())
+        yield from wrong
+        known = {(each.split, image) for each in self.predictions for image in each.ids}
+        if not wrong and self.thumbnails and not self.thumbnails.keys() <= known:
+            yield f"{self.folder / THUMBNAILS} shows images that {PREDICTIONS} does not list: {_RESTORE}"
+
+    def _wrong_predictions(self) -> Iterator[str]:
+        path, classes = self.folder / PREDICTIONS, self.record["data"]["classes"]
         if not self.predictions:
             yield f"{path} holds no image: {_RESTORE}"
-        if len(self.class_names) != self.record["data"]["classes"]:
-            yield f"{path} has {len(self.class_names)} classes, {RECORD} {self.record['data']['classes']}: {_RESTORE}"
+        if len(self.class_names) != classes:
+            yield f"{path} has {len(self.class_names)} classes, {RECORD} has {classes}: {_RESTORE}"
         for each in self.predictions:
-            bad = int((~np.isfinite(each.logits)).any(axis=1).sum())
-            if bad:
-                yield f"{path} has NaN or infinite logits for {bad} {each.split} images: {_RESTORE}"
-                continue
             prefix = PREFIXES.get(each.split, each.split)
-            stated = (self.results.get(f"{prefix}_samples"), self.results.get(f"{prefix}_accuracy"))
-            found = (len(each.labels), each.accuracy)
-            if stated[0] != found[0] or abs(float(stated[1] or 0) - found[1]) > 1e-6:
+            images, accuracy = (self.results.get(f"{prefix}_{key}") for key in ("samples", "accuracy"))
+            if bad := int((~np.isfinite(each.logits)).any(axis=1).sum()):
+                yield f"{path} has NaN or infinite logits for {bad} {each.split} images: {_RESTORE}"
+            elif images != len(each.labels) or abs(accuracy - each.accuracy) > 1e-6:
                 yield (
-                    f"{path} is not that of {self.folder / RESULTS}: {each.split} has {found[0]} images with accuracy "
-                    f"{found[1]:.4f}, not {stated[0]} with {stated[1]}: {_RESTORE}"
+                    f"{path} is not that of {self.folder / RESULTS}: {each.split} has {len(each.labels)} images with "
+                    f"accuracy {each.accuracy:.4f}, not {images} with {accuracy}: {_RESTORE}"
                 )
-        known = {(each.split, image) for each in self.predictions for image in each.ids}
-        if self.thumbnails and not self.thumbnails.keys() <= known:
-            yield f"{self.folder / THUMBNAILS} shows images that {PREDICTIONS} does not list: {_RESTORE}"
 
 
 @contextlib.contextmanager
