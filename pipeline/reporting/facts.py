@@ -35,10 +35,10 @@ class Comparison:
     own: bool = False
 
     @property
-    def text(self) -> str:
-        """The accuracy with its interval, such as `91.27% [89.4, 92.9]`."""
+    def texts(self) -> tuple[str, str]:
+        """The accuracy and its interval, such as `91.27%` and `[89.4, 92.9]`."""
         low, high = self.interval
-        return f"{summary.format_percent(self.accuracy)} [{100 * low:.1f}, {100 * high:.1f}]"
+        return summary.format_percent(self.accuracy), f"[{100 * low:.1f}, {100 * high:.1f}]"
 
     @property
     def bar(self) -> Markup:

@@ -1,4 +1,4 @@
-"""HTML and SVG that show every text literally: escaped, with control characters as symbols."""
+"""HTML and SVG that show every text literally: escaped, with control characters as their numbers."""
 
 import base64
 import re
@@ -14,17 +14,14 @@ _MAYBE_HIDDEN = re.compile(r"[^ -~\xa1-\u02ff]")
 
 
 def visible(text: str) -> str:
-    """Return a text with a symbol for each character that has no picture, such as an escape or a mark for direction."""
+    """Return a text with the number of each character that has no picture, such as an escape or a direction mark."""
     return _MAYBE_HIDDEN.sub(lambda found: _symbol(found[0]), text)
 
 
 def _symbol(character: str) -> str:
     if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
         return character
-    code = ord(character)
-    if code < 0x20:  # Unicode has a picture for each of these
-        return chr(0x2400 + code)
-    return f"⟨U+{code:04X}⟩"
+    return f"⟨U+{ord(character):04X}⟩"  # fonts lack the pictures that Unicode has for some of them
 
 
 def finalize(value: Any) -> Any:

@@ -68,7 +68,7 @@ def test_the_matrix_has_a_cell_for_each_count_that_is_not_zero() -> None:
     row, column = order[0], order[1]
     if matrix[row, column]:
         assert any(title.startswith(names[row][:20]) for title in titles)
-    assert "␛[0m" in svg
+    assert "⟨U+001B⟩[0m" in svg
     assert max(len(title) for title in titles) < 200
     assert len([text for text in tree.iter("text") if "count" in text.get("class", "")]) == len(titles)
 

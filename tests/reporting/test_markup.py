@@ -11,8 +11,8 @@ from pipeline.reporting.markup import data_uri, element, finalize, shorten, visi
     [
         ("plain rose", "plain rose"),
         ("Löwenzahn 日本 🌻 👩‍🌾 ورد", "Löwenzahn 日本 🌻 👩‍🌾 ورد"),
-        ("\x1b[31mred\x07", "␛[31mred␇"),
-        ("a\nb\tc\x00", "a␊b␉c␀"),
+        ("\x1b[31mred\x07", "⟨U+001B⟩[31mred⟨U+0007⟩"),
+        ("a\nb\tc\x00", "a⟨U+000A⟩b⟨U+0009⟩c⟨U+0000⟩"),
         ("\x7f\x9b", "⟨U+007F⟩⟨U+009B⟩"),
         ("abc\u202edef\u2066", "abc⟨U+202E⟩def⟨U+2066⟩"),
         ("\ufeffzero\u200bwidth", "⟨U+FEFF⟩zero⟨U+200B⟩width"),
@@ -29,12 +29,12 @@ def test_elements_escape_texts_and_keep_elements() -> None:
     inner = element("b", "<script>")
     assert inner == "<b>&lt;script&gt;</b>"
     outer = element("p", inner, "a & b\x1b", class_="x", aria_label='"quoted"', title=None)
-    assert outer == '<p class="x" aria-label="&#34;quoted&#34;"><b>&lt;script&gt;</b>a &amp; b␛</p>'
+    assert outer == '<p class="x" aria-label="&#34;quoted&#34;"><b>&lt;script&gt;</b>a &amp; b⟨U+001B⟩</p>'
     assert isinstance(outer, Markup)
 
 
 def test_finalize_changes_texts_only() -> None:
-    assert finalize("\x1b") == "␛"
+    assert finalize("\x1b") == "⟨U+001B⟩"
     assert finalize(Markup("\n")) == "\n"
     assert finalize(3) == 3
 

@@ -193,11 +193,13 @@ def test_texts_of_strangers_are_shown_and_never_executed(tmp_path: Path) -> None
     assert not {name for element in page.elements for name in element.attributes if name.startswith("on")}
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
     names = [cells[1] for cells in page.rows("class-table")]
-    expected = {name.replace("\x1b", "␛").replace("\n", "␊").replace("\u202e", "⟨U+202E⟩") for name in ODD_NAMES}
+    expected = {
+        name.replace("\x1b", "⟨U+001B⟩").replace("\n", "⟨U+000A⟩").replace("\u202e", "⟨U+202E⟩") for name in ODD_NAMES
+    }
     assert set(names) == expected
     assert page.all("h1")[0].text == "<i>run"
-    assert "␛[2J" in page.text_of("data")
-    assert "photos␇" in page.text_of("data")
+    assert "⟨U+001B⟩[2J" in page.text_of("data")
+    assert "photos⟨U+0007⟩" in page.text_of("data")
 
 
 def two(logits: list[list[float]], labels: list[int], split: str = "test") -> Predictions:

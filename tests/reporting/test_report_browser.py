@@ -1,5 +1,6 @@
 """`report.html` works in a browser: no errors, every image and link resolves, and the table sorts and searches."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.reporting import report
@@ -37,6 +39,7 @@ const search = (text) => {
   images.forEach((image) => { image.loading = "eager"; });
   found.images = await Promise.all(images.map((image) => image.decode().then(() => image.naturalWidth, () => 0)));
   const width = document.documentElement.clientWidth;
+  found.width = width;
   found.overflow = document.documentElement.scrollWidth - width;
   found.wide = all("section *")
     .filter((each) => !each.closest(".scroll, svg, .hidden") && each.getBoundingClientRect().right > width + 1)
@@ -66,17 +69,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a report with odd class names; one class is never predicted, another one has no images."""
     folder = tmp_path_factory.mktemp("page") / "run"
     names = [*ODD_NAMES, *(f"flower {number}" for number in range(20)), "never seen"]
-    predictions = random_predictions("test", 600, len(names) - 1, skill=2.0)
-    logits = predictions.logits.copy()
-    logits[:, 3] = -50
-    wider = type(predictions)("test", predictions.ids, predictions.labels, _with_column(logits))
-    return report.write(make_run(folder, [wider], names, results=PROBE))
-
-
-def _with_column(logits: Any) -> Any:
-    import numpy as np
-
-    return np.concatenate([logits, np.full((len(logits), 1), -50, np.float32)], axis=1)
+    predictions = []
+    for split in ("validation", "test"):
+        made = random_predictions(split, 600, len(names) - 1, skill=2.0)
+        made.logits[:, 3] = -50
+        logits = np.pad(made.logits, ((0, 0), (0, 1)), constant_values=-50)
+        predictions.append(dataclasses.replace(made, logits=logits))
+    return report.write(make_run(folder, predictions, names, results=PROBE))
 
 
 def open_page(file: Path, profile: Path, *, width: int) -> tuple[str, list[str]]:
@@ -99,7 +98,9 @@ def found(page: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.T
     copy.write_text(text.replace("</body>", f"<script>{DRIVER}</script></body>"), encoding="utf-8")
     dom, errors = open_page(copy, copy.parent / "profile", width=request.param)
     assert errors == []
-    return dict(json.loads(Page(dom).text_of("found")))
+    driven = dict(json.loads(Page(dom).text_of("found")))
+    assert driven["width"] == request.param
+    return driven
 
 
 def test_the_page_runs_its_script_and_no_other(page: Path, tmp_path: Path) -> None:
