@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from pipeline.workflows.evaluate import evaluate
     from pipeline.workflows.load import load, load_splits
     from pipeline.workflows.predict import predict
+    from pipeline.workflows.report import report
     from pipeline.workflows.train import train
 
-__all__ = ["ImageClassifier", "Run", "evaluate", "load", "load_splits", "predict", "train"]
+__all__ = ["ImageClassifier", "Run", "evaluate", "load", "load_splits", "predict", "report", "train"]
 
 _HOMES = {
     "ImageClassifier": "pipeline.models.classifier",
@@ -29,6 +30,7 @@ _HOMES = {
     "load": "pipeline.workflows.load",
     "load_splits": "pipeline.workflows.load",
     "predict": "pipeline.workflows.predict",
+    "report": "pipeline.workflows.report",
     "train": "pipeline.workflows.train",
 }
 

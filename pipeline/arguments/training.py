@@ -108,6 +108,9 @@ class TrainingFlags:
         strategies=LOOP,
         choices=(*TRACKERS, "none", "all"),
     )
+    report: Literal["yes", "no"] = flag(
+        "yes", "Whether to write report.html and thumbnails.parquet into the run folder.", neutral=True, recipe="never"
+    )
     push_to_hub: bool = flag(False, "Push the finished run to --hub_model_id OWNER/NAME.", neutral=True, recipe="never")
     hub_model_id: str | None = flag(
         None, "Hub repository OWNER/NAME of --push_to_hub.", short=False, neutral=True, recipe="never"

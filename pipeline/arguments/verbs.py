@@ -45,6 +45,13 @@ class PredictArguments:
 
 
 @dataclass
+class ReportArguments:
+    """Which run is shown."""
+
+    model: str | None = flag(None, "Run folder.")
+
+
+@dataclass
 class PushArguments:
     """Which run is uploaded to which Hub repository."""
 

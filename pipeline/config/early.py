@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.arguments.data import NO_DATASET, DataArguments
 from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.training import TrainerFlags
-from pipeline.arguments.verbs import NO_MODEL, EvaluateArguments, PredictArguments, PushArguments
+from pipeline.arguments.verbs import NO_MODEL, EvaluateArguments, PredictArguments, PushArguments, ReportArguments
 from pipeline.config import names
 from pipeline.config.command_line import CommandLine
 from pipeline.config.parse import STRATEGIES, read_groups
@@ -131,11 +131,15 @@ def _names_of_prediction(group: PredictArguments, call: _Call) -> Iterator[str]:
     yield from names.file_problems(group.class_names, flag="--class_names")
 
 
-def _names_of_push(group: PushArguments, call: _Call) -> Iterator[str]:
+def _names_of_run(group: ReportArguments | PushArguments, call: _Call) -> Iterator[str]:
     if group.model is not None:
         yield from names.run_problems(group.model)
     elif "model" not in call.hinted:
         yield "no run given: pass --model RUN"
+
+
+def _names_of_push(group: PushArguments, call: _Call) -> Iterator[str]:
+    yield from _names_of_run(group, call)
     if group.hub_model_id is None and "hub_model_id" not in call.hinted:
         yield "no repository given: pass --hub_model_id OWNER/NAME"
 
@@ -146,5 +150,6 @@ _NAMES: Mapping[type, Callable[[Any, _Call], Iterator[str]]] = {
     TrainerFlags: _names_of_training,
     EvaluateArguments: _names_of_evaluation,
     PredictArguments: _names_of_prediction,
+    ReportArguments: _names_of_run,
     PushArguments: _names_of_push,
 }

@@ -9,7 +9,7 @@ from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.selection import SelectionArguments
 from pipeline.arguments.strategy import ObjectiveArguments, StrategyArguments
 from pipeline.arguments.training import TrainerFlags
-from pipeline.arguments.verbs import EvaluateArguments, PredictArguments, PushArguments
+from pipeline.arguments.verbs import EvaluateArguments, PredictArguments, PushArguments, ReportArguments
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ VERBS = {
         "rank labels for images, folders and glob patterns",
         "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... [--top_k 5] [--output FILE.csv|.jsonl|.parquet]",
         {"model": PredictArguments},
+    ),
+    "report": Verb(
+        "write the page report.html of a finished run again",
+        "--model RUN",
+        {"model": ReportArguments},
     ),
     "push": Verb(
         "upload a finished run to the Hub",

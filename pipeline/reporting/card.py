@@ -66,8 +66,8 @@ def _template_values(
 ) -> dict[str, Any]:
     model = read_json(folder / "config.json")
     hardest_prefix = "test" if "test_per_class" in results else "eval"
-    method = "a linear probe on" if recipe.get("strategy") == "head" else "fine-tuned from"
-    origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} `{_model_name(recipe)}`"
+    method = "a linear probe on" if summary.is_linear_probe(recipe, results) else "fine-tuned from"
+    origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} `{model_name(recipe)}`"
     return {
         "architecture": model["architectures"][0],
         "origin": origin,
@@ -82,15 +82,15 @@ def _template_values(
         "training": _training(folder / TRAINER_STATE),
         "probe": _probe(results),
         "speed": _describe_speed(record.get("speed")),
-        "refit": _describe_refit(results),
-        "auto": _describe_auto(results),
+        "refit": describe_refit(results),
+        "auto": describe_auto(results),
         "best_metric": recipe.get("metric_for_best_model", "accuracy"),
-        "machine": _describe_machine(record["machine"]),
+        "machine": describe_machine(record["machine"]),
         "precision": record["machine"]["precision"],
         "minutes": f"{record['timings']['train'] / 60:.1f}",
         "train_image_size": results.get("train_image_size"),
         "image_size": _image_size(read_json(folder / "preprocessor_config.json")),
-        "augmentation": _describe_augmentation(recipe),
+        "augmentation": describe_augmentation(recipe),
         "recipe": public_recipe(folder).strip(),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
@@ -132,7 +132,7 @@ def _probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _describe_auto(results: Mapping[str, Any]) -> str:
+def describe_auto(results: Mapping[str, Any]) -> str:
     """Return a sentence about the linear probe of `--auto`, or an empty string if there was none."""
     if "auto_probe_eval_accuracy" not in results:
         return ""
@@ -144,7 +144,7 @@ def _describe_auto(results: Mapping[str, Any]) -> str:
     )
 
 
-def _describe_refit(results: Mapping[str, Any]) -> str:
+def describe_refit(results: Mapping[str, Any]) -> str:
     """Return a sentence about refitting the head, or an empty string if it was not refitted."""
     if "refit_eval_accuracy" not in results:
         return ""
@@ -164,7 +164,7 @@ def _describe_speed(speed: Mapping[str, Any] | None) -> str:
     return f"Throughput: {speed['images_per_second']:.4g} images/s{mfu}, data wait {100 * speed['data_wait']:.1f}%."
 
 
-def _describe_augmentation(recipe: Mapping[str, Any]) -> str:
+def describe_augmentation(recipe: Mapping[str, Any]) -> str:
     """Return the augmentation of the training images as a list in one line, or `none`."""
     steps = []
     if (policy := recipe["augmentation"]) != "none":
@@ -232,10 +232,12 @@ def _eval_results(results: Mapping[str, Any], data: Mapping[str, Any], data_id: 
     ]
 
 
-def _describe_machine(machine: Mapping[str, Any]) -> str:
+def describe_machine(machine: Mapping[str, Any]) -> str:
+    """Return the device, and the number of processes if there are several."""
     processes = f"{machine['processes']} x " if machine["processes"] > 1 else ""
     return f"{processes}{machine['device']}"
 
 
-def _model_name(recipe: Mapping[str, Any]) -> str:
+def model_name(recipe: Mapping[str, Any]) -> str:
+    """Return the name of the checkpoint without a folder of this machine."""
     return remove_absolute_path(str(recipe["model_name_or_path"]))

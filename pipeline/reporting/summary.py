@@ -51,6 +51,12 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def is_linear_probe(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
+    """Return whether the saved model is a linear probe, as the strategy says or because `--auto` kept one."""
+    kept = results.get("auto_probe_eval_accuracy", 0.0) > results.get("auto_trained_eval_accuracy", 1.0)
+    return recipe.get("strategy") == "head" or kept
+
+
 def format_accuracy(results: Mapping[str, Any], key: str) -> str:
     """Return an accuracy with its 95% interval, such as `91.27% [89.4, 92.9]`, or an empty string if it is missing."""
     if key not in results:

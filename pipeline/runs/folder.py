@@ -29,10 +29,14 @@ RESULTS = "all_results.json"
 PREDICTIONS = "predictions.parquet"
 TRAINER_STATE = "trainer_state.json"
 CARD = "README.md"
+REPORT = "report.html"
+THUMBNAILS = "thumbnails.parquet"
 MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 """The files that `pipeline("image-classification", model=...)` needs."""
-PUBLISHED = (*MODEL_FILES, CARD, RESULTS, PREDICTIONS, TRAINER_STATE, RECIPE, RECORD)
-"""The files that a push uploads. A linear probe has no `trainer_state.json`, because no Trainer trains it."""
+PUBLISHED = (*MODEL_FILES, CARD, REPORT, RESULTS, PREDICTIONS, THUMBNAILS, TRAINER_STATE, RECIPE, RECORD)
+"""The files that a push uploads."""
+OPTIONAL = (REPORT, THUMBNAILS, TRAINER_STATE)
+"""The published files that a run may lack: `--report no` skips the first two, and a linear probe has no Trainer."""
 ADAPTER = "adapter"
 ADAPTER_FILES = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors")
 """Pushed as well, if `--keep_adapter` wrote them."""

@@ -19,6 +19,7 @@ from pipeline.data.source_types import SOURCE_TYPES
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import Predictions, write_predictions
+from pipeline.evaluation.thumbnails import write_thumbnails
 from pipeline.images.depth import set_depth
 from pipeline.models.build import build_classifier
 from pipeline.models.classifier import ImageClassifier
@@ -28,6 +29,7 @@ from pipeline.performance.throughput import Clock
 from pipeline.probing.baseline import fit_baseline
 from pipeline.probing.linear import install_head
 from pipeline.reporting import card
+from pipeline.reporting import report as report_page
 from pipeline.reporting.run import Run
 from pipeline.runs import folder as run_folder
 from pipeline.runs.files import absolute_if_local, remove_absolute_path, write_json
@@ -235,6 +237,8 @@ def _score(run: RunFolder, splits: LoadedSplits, settings: Settings, results: di
             if name in splits
         ]
     distributed.on_main_process(lambda: _write_results(run, predictions, classifier.class_names, results))
+    if settings.trainer.report == "yes":
+        distributed.on_main_process(lambda: _write_report(run, predictions, splits, classifier))
 
 
 def _write_results(
@@ -244,6 +248,14 @@ def _write_results(
     write_json(run.folder / run_folder.RESULTS, results | scoring.all_metrics(predictions, class_names))
     card.write(run.folder)
     run.update(status="finished")
+
+
+def _write_report(
+    run: RunFolder, predictions: Sequence[Predictions], splits: LoadedSplits, classifier: ImageClassifier
+) -> None:
+    """Write thumbnails and report. The run is finished before, so it is not lost if they cannot be written."""
+    write_thumbnails(run.folder / run_folder.THUMBNAILS, predictions, splits, classifier.processor)
+    report_page.write(run.folder)
 
 
 def _describe(splits: LoadedSplits, settings: Settings) -> dict[str, object]:

@@ -1,0 +1,56 @@
+"""HTML and SVG that show every text literally: escaped, with control characters as their numbers."""
+
+import base64
+import re
+import unicodedata
+from typing import Any
+
+from markupsafe import Markup, escape
+
+# Control and format characters, unpaired surrogates, and separators of lines. Joiners are part of emoji and of scripts.
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"
+_MAYBE_HIDDEN = re.compile(r"[^ -~\xa1-\u02ff]")
+
+
+def visible(text: str) -> str:
+    """Return a text with the number of each character that has no picture, such as an escape or a direction mark."""
+    return _MAYBE_HIDDEN.sub(lambda found: _symbol(found[0]), text)
+
+
+def _symbol(character: str) -> str:
+    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
+        return character
+    return f"⟨U+{ord(character):04X}⟩"  # fonts lack the pictures that Unicode has for some of them
+
+
+def finalize(value: Any) -> Any:
+    """Return a value of the template as it is shown: `visible` if it is a text and not markup."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def element(tag: str, *children: Any, **attributes: Any) -> Markup:
+    """Return an element. Texts and values are escaped; markup is kept.
+
+    Args:
+        tag: Its name.
+        children: Texts and elements.
+        attributes: Values by name. `_` stands for `-`, and a last `_` is removed (`class_`). None: no attribute.
+    """
+    written = "".join(
+        f' {name.removesuffix("_").replace("_", "-")}="{escape(finalize(value))}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    inside = "".join(escape(finalize(child)) for child in children)
+    return Markup(f"<{tag}{written}>{inside}</{tag}>")
+
+
+def shorten(text: str, at_most: int) -> str:
+    """Return a text of at most this many characters. The last one is an ellipsis if the text was cut."""
+    return text if len(text) <= at_most else text[: at_most - 1] + "…"
+
+
+def data_uri(jpeg: bytes | None) -> str | None:
+    """Return a JPEG as the address of an image, or None if there is none."""
+    return None if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

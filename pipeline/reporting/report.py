@@ -1,0 +1,86 @@
+"""`report.html`: one page that shows a run, made from the files of its folder and nothing else.
+
+The page needs no network: styles, script, charts and thumbnails are inside. Its content security policy allows exactly
+the script of `assets/report.js`, so a class name that looks like a script is shown and never run.
+"""
+
+import base64
+import hashlib
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from pipeline.config.names import ASSETS
+from pipeline.evaluation.examples import Scored
+from pipeline.reporting import curves, facts
+from pipeline.reporting.confusion_chart import confusion_chart
+from pipeline.reporting.markup import finalize
+from pipeline.reporting.mistakes import MAX_ROWS, Mistakes
+from pipeline.reporting.run_files import RunFiles
+from pipeline.runs.files import write_text
+from pipeline.runs.folder import REPORT
+
+TEMPLATE = "report.html"
+
+
+def write(folder: Path) -> Path:
+    """Write the report of a finished run to `report.html`, and return the path.
+
+    Args:
+        folder: Run folder.
+
+    Raises:
+        PipelineError: If the run is not finished, a file is missing, damaged or that of another run, or the report
+            cannot be written.
+    """
+    page = render(RunFiles.read(folder))
+    write_text(folder / REPORT, page)
+    return folder / REPORT
+
+
+def render(files: RunFiles) -> str:
+    """Return the page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        finalize=finalize,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    scored = Scored.of(files.headline)
+    mistakes = Mistakes(files, scored)
+    matrix, shown = confusion_chart(scored.matrix, files.class_names)
+    confident, uncertain = mistakes.galleries()
+    return environment.get_template(TEMPLATE).render(
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        name=files.name,
+        origin=facts.origin(files),
+        headline=facts.headline(files),
+        comparisons=facts.comparisons(files),
+        is_probe=facts.is_probe(files),
+        has_thumbnails=files.thumbnails is not None,
+        training=list(curves.training_figures(files)),
+        learning_curve=curves.learning_curve_figure(files),
+        classes=mistakes.class_cells(),
+        max_rows=MAX_ROWS,
+        num_classes=len(files.class_names),
+        never_predicted=mistakes.never_predicted(),
+        matrix=matrix,
+        matrix_classes=shown,
+        pairs=mistakes.pair_cards(),
+        confident=confident,
+        uncertain=uncertain,
+        confidence=[curves.reliability_figure(scored), curves.risk_figure(scored)],
+        training_facts=list(facts.training_facts(files)),
+        data_facts=list(facts.data_facts(files)),
+        notes=facts.data_notes(files),
+        speed=list(facts.speed_facts(files)),
+        phases=facts.phases(files),
+        choices=facts.choices(files),
+        reproduction=facts.reproduction(files),
+    )
