@@ -20,7 +20,6 @@ from pipeline.evaluation.examples import Scored
 from pipeline.evaluation.predictions import Predictions
 from pipeline.images.decode import open_image
 from pipeline.images.depth import GrayscaleDepth
-from pipeline.images.processor import ImageProcessor
 from pipeline.runs.files import atomic_write
 
 SIDE = 64  # longer side in pixels
@@ -37,7 +36,7 @@ def write_thumbnails(
     path: Path,
     predictions: Sequence[Predictions],
     splits: Mapping[str, datasets.Dataset],
-    processor: ImageProcessor,
+    depth: GrayscaleDepth,
 ) -> None:
     """Write the thumbnails of a run as Parquet: `split`, `id` (as in `predictions.parquet`) and `jpeg`.
 
@@ -45,7 +44,7 @@ def write_thumbnails(
         path: The file.
         predictions: The predictions of the scored splits.
         splits: Their rows with `image` and `index`, in the same order. Only the selected images are read.
-        processor: The image processor of the model, which knows the depth of grayscale images.
+        depth: How 16-bit grayscale is scaled.
 
     Raises:
         BadImageError: If an image cannot be read.
@@ -54,7 +53,7 @@ def write_thumbnails(
     shown = headline_split(predictions)
     rows, jpegs = list[int](), list[bytes]()
     total = 0
-    for row, jpeg in _jpegs(splits[shown.split], Scored.of(shown).shown_rows(), processor):
+    for row, jpeg in _jpegs(splits[shown.split], Scored.of(shown).shown_rows(), depth):
         if (total := total + len(jpeg)) > MAX_BYTES:
             break
         rows.append(row)
@@ -72,8 +71,7 @@ def read_thumbnails(path: Path) -> dict[tuple[str, str], bytes]:
     return dict(zip(zip(splits, ids, strict=True), jpegs, strict=True))
 
 
-def _jpegs(split: datasets.Dataset, rows: Sequence[int], processor: ImageProcessor) -> Iterator[tuple[int, bytes]]:
-    depth = GrayscaleDepth.of(processor)
+def _jpegs(split: datasets.Dataset, rows: Sequence[int], depth: GrayscaleDepth) -> Iterator[tuple[int, bytes]]:
     for row in rows:
         value, index = operator.itemgetter("image", "index")(split[row])
         image = open_image(value, name=value["path"] or f"row {index}", min_side=SIDE, depth=depth)

@@ -113,7 +113,7 @@ class RunFiles:
             images, accuracy = (self.results.get(f"{prefix}_{key}") for key in ("samples", "accuracy"))
             if bad := int((~np.isfinite(each.logits)).any(axis=1).sum()):
                 yield f"{path} has NaN or infinite logits for {bad} {each.split} images: {_RESTORE}"
-            elif images != len(each.labels) or abs(accuracy - each.accuracy) > 1e-6:
+            elif images != len(each.labels) or abs(float(accuracy or 0) - each.accuracy) > 1e-6:
                 yield (
                     f"{path} is not that of {self.folder / RESULTS}: {each.split} has {len(each.labels)} images with "
                     f"accuracy {each.accuracy:.4f}, not {images} with {accuracy}: {_RESTORE}"

@@ -20,7 +20,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import Predictions, write_predictions
 from pipeline.evaluation.thumbnails import write_thumbnails
-from pipeline.images.depth import set_depth
+from pipeline.images.depth import GrayscaleDepth, set_depth
 from pipeline.models.build import build_classifier
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
@@ -254,7 +254,7 @@ def _write_report(
     run: RunFolder, predictions: Sequence[Predictions], splits: LoadedSplits, classifier: ImageClassifier
 ) -> None:
     """Write thumbnails and report. The run is finished before, so it is not lost if they cannot be written."""
-    write_thumbnails(run.folder / run_folder.THUMBNAILS, predictions, splits, classifier.processor)
+    write_thumbnails(run.folder / run_folder.THUMBNAILS, predictions, splits, GrayscaleDepth.of(classifier.processor))
     report_page.write(run.folder)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import ViTImageProcessor
 
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import Predictions, write_predictions
 from pipeline.evaluation.thumbnails import write_thumbnails
+from pipeline.images.depth import FULL_DEPTH
 from pipeline.runs.files import write_json
 from pipeline.runs.folder import PREDICTIONS, RESULTS, THUMBNAILS, TRAINER_STATE, RunFolder, start
 from tests.conftest import noisy_image
@@ -77,7 +77,7 @@ def make_run(
         data={
             "name": "me/photos", "revision": None, "fingerprint": "0123456789abcdef", "classes": len(class_names),
             "samples": samples, "source": "class folders", "notes": ["ignoring 2 files: 'a.txt', 'b.txt'"],
-        } | (data or {}),
+        } | dict(data or {}),
         machine={"device": "cpu", "precision": "fp32", "processes": 1},
     )  # fmt: skip
     write_predictions(folder / PREDICTIONS, predictions, class_names)
@@ -95,7 +95,7 @@ def make_run(
         write_json(folder / TRAINER_STATE, state_of_trainer)
     if thumbnails:
         splits = {each.split: image_rows(len(each.ids)) for each in predictions}
-        write_thumbnails(folder / THUMBNAILS, predictions, splits, ViTImageProcessor())
+        write_thumbnails(folder / THUMBNAILS, predictions, splits, FULL_DEPTH)
     speed = {"images_per_second": 71.25, "mfu": 0.62, "data_wait": 0.01}
     run.update(status="finished", timings={"features": 4.0, "probe": 2.0, "train": 61.5, "score": 9.25}, speed=speed)
     return folder

@@ -39,10 +39,10 @@ const search = (text) => {
   images.forEach((image) => { image.loading = "eager"; });
   found.images = await Promise.all(images.map((image) => image.decode().then(() => image.naturalWidth, () => 0)));
   const width = document.documentElement.clientWidth;
-  found.width = width;
+  found.window = innerWidth;
   found.overflow = document.documentElement.scrollWidth - width;
   found.wide = all("section *")
-    .filter((each) => !each.closest(".scroll, svg, .hidden") && each.getBoundingClientRect().right > width + 1)
+    .filter((each) => !each.closest(".scroll, svg, .hidden, .id bdi") && each.getBoundingClientRect().right > width + 1)
     .map((each) => each.outerHTML.slice(0, 200));
   found.initial = column(3);
   press("recall"); found.descending = column(3);
@@ -56,11 +56,13 @@ const search = (text) => {
   const cell = document.querySelector(".matrix .cell");
   cell.dispatchEvent(new MouseEvent("click", { bubbles: true }));
   found.cell = [document.getElementById("matrix-cell").textContent, cell.querySelector("title").textContent];
-  const out = document.createElement("pre");
-  out.id = "found";
-  out.textContent = JSON.stringify(found);
-  document.body.append(out);
+  parent.postMessage(JSON.stringify(found), "*");
 })();
+"""
+# A window has a minimum width, and a frame has not.
+FRAME = """<!DOCTYPE html><pre id="found"></pre>
+<script>addEventListener("message", (event) => { document.getElementById("found").textContent = event.data; });</script>
+<iframe src="report.html" style="border: 0; height: 900px; width: {width}px"></iframe>
 """
 
 
@@ -78,11 +80,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report.write(make_run(folder, predictions, names, results=PROBE))
 
 
-def open_page(file: Path, profile: Path, *, width: int) -> tuple[str, list[str]]:
+def open_page(file: Path, profile: Path) -> tuple[str, list[str]]:
     """Return the page after its scripts have run, and the errors on the console."""
     command = [
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000",
-        "--enable-logging=stderr", f"--window-size={width},900", f"--user-data-dir={profile}", "--dump-dom",
+        "--enable-logging=stderr", "--window-size=1400,900", f"--user-data-dir={profile}", "--dump-dom",
         file.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
@@ -96,21 +98,23 @@ def found(page: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.T
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
     copy = tmp_path_factory.mktemp("driven") / "report.html"
     copy.write_text(text.replace("</body>", f"<script>{DRIVER}</script></body>"), encoding="utf-8")
-    dom, errors = open_page(copy, copy.parent / "profile", width=request.param)
+    frame = copy.with_name("frame.html")
+    frame.write_text(FRAME.replace("{width}", str(request.param)), encoding="utf-8")
+    dom, errors = open_page(frame, copy.parent / "profile")
     assert errors == []
     driven = dict(json.loads(Page(dom).text_of("found")))
-    assert driven["width"] == request.param
+    assert driven["window"] == request.param
     return driven
 
 
 def test_the_page_runs_its_script_and_no_other(page: Path, tmp_path: Path) -> None:
-    dom, errors = open_page(page, tmp_path / "profile", width=1280)
+    dom, errors = open_page(page, tmp_path / "profile")
     assert errors == []
     (form,) = Page(dom).all("form")
     assert "hidden" not in form.attributes
     injected = tmp_path / "injected.html"
     injected.write_text(page.read_text().replace("<main>", "<main><script>document.title = 'no'</script>"))
-    dom, errors = open_page(injected, tmp_path / "profile", width=1280)
+    dom, errors = open_page(injected, tmp_path / "profile")
     assert "<title>no" not in dom
     assert len(errors) == 1
     assert "Content Security Policy" in errors[0]
