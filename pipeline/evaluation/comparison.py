@@ -24,8 +24,8 @@ class Comparison:
         against_accuracy: Accuracy of the other model.
         only_model: Number of images on which only the model is correct.
         only_against: Number of images on which only the other model is correct.
-        p_value: Two-sided p-value of McNemar's exact test: how likely so unequal numbers are if both models are
-            equally accurate.
+        p_value: Two-sided p-value of McNemar's exact test: the probability of a difference of this size, or larger,
+            if both models are equally accurate.
     """
 
     accuracy: float
