@@ -35,7 +35,8 @@ from pipeline.runs import folder as run_folder
 from pipeline.runs.files import absolute_if_local, remove_absolute_path, write_json
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.lock import lock
-from pipeline.selection import auto
+from pipeline.selection.auto import warn_of_high_learning_rate
+from pipeline.selection.choose import choose_settings
 from pipeline.selection.improve import Propose, improve
 from pipeline.selection.steps import selection_steps
 from pipeline.training.compatibility import reject_unsupported
@@ -93,7 +94,7 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
             logger.info("%s was finished before; showing its results", run.folder)
         else:
             logger.info("%s", settings.trainer.describe())
-            auto.warn_of_high_learning_rate(settings)
+            warn_of_high_learning_rate(settings)
             splits, classifier = _load(line, settings, splits, run=run, arguments=arguments)
             if owns_process:  # after the splits are loaded, or their temporary memory would be kept too
                 keep_freed_memory()
@@ -123,28 +124,12 @@ def _recorded(settings: Settings) -> dict[str, Any]:
 
 
 def _choose(line: CommandLine) -> tuple[CommandLine, LoadedSplits | None]:
-    """Under `--auto`, choose settings that fit the images, the model, the machine, and the flags of the user.
-
-    A run that was started before keeps its choices, because another measurement of the speed could change them.
-    """
+    """Let `--auto` choose settings. A run that was started before keeps its choices."""
     settings = Settings(*config.parse(line, GROUPS))
     if not settings.selection.auto or settings.data.dataset_name is None:
         return line, None
     record = distributed.broadcast(RunFolder(_folder(line, settings)).record)
-    if (choices_of_run := record.get("auto")) is not None:
-        logger.info("auto: keeping the choices of the run: %s", " ".join(choices_of_run))
-        return dataclasses.replace(line, chosen=choices_of_run), None
-    splits = sources.load_splits(settings.data)
-    facts = auto.gather(settings.model, settings.trainer, splits["train"])
-    choices = distributed.broadcast(auto.choose(facts))  # the machine of another rank may measure another speed
-    kept = config.choices_that_fit(line, {choice.flag: choice.value for choice in choices})
-    for choice in choices:
-        overridden = choice.flag in line.given or choice.word not in kept
-        logger.info("auto: %s%s", choice, " (overridden)" if overridden else "")
-    for word in kept:
-        if word not in {choice.word for choice in choices}:
-            logger.info("auto: %s: other strategies do not use all of your flags", word.replace("=", " "))
-    return dataclasses.replace(line, chosen=kept), splits
+    return choose_settings(line, settings, of_run=record.get("auto"))
 
 
 def _folder(line: CommandLine, settings: Settings) -> Path:
