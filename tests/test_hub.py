@@ -35,7 +35,9 @@ from pipeline import cli
 
 run, codes, scan_options = Path(sys.argv[1]), {}, []
 original = pyarrow.dataset.ParquetFileFormat
-recording = lambda **options: scan_options.append(options["default_fragment_scan_options"]) or original(**options)
+def recording(**options):  # the predictions are read without such options
+    scan_options.extend(filter(None, [options.get("default_fragment_scan_options")]))
+    return original(**options)
 pyarrow.dataset.ParquetFileFormat = recording
 flags = ["--model_name_or_path=tester/tiny-vit", "--dataset_name=tester/colors", "--num_train_epochs=2",
          "--learning_rate=3e-3", "--precision=fp32", "--dataloader_num_workers=0", f"--output_dir={run}"]
