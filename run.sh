@@ -18,7 +18,10 @@ install() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv
     uv=$venv/bin/uv
   fi
-  [[ -x $venv/bin/python ]] || "$uv" venv --quiet --python '>=3.11' "$venv"
+  # The python3 of the user comes first; without a new enough one, uv finds or downloads one.
+  local python
+  python=$(find_python -c 'import sys; print(sys.executable)' 2>/dev/null) || python='>=3.11'
+  [[ -x $venv/bin/python ]] || "$uv" venv --quiet --python "$python" "$venv"
   "$uv" pip install --quiet --python "$venv/bin/python" --editable "$here$1"
   touch "$stamp"
 }

@@ -171,7 +171,7 @@ def _warn_of_dark_colors(found: Mapping[str, list[_Checked]]) -> None:
         if dark := sum(result.dark for result in results):
             logger.warning(
                 "dark: %d color images of %s have 16 bits and use at most 12 of them, so they are almost black: "
-                "save them with 8 bits",
+                "rescale them to 8 bits",
                 *(dark, name),
             )
 

@@ -86,7 +86,7 @@ def headline(files: RunFiles) -> dict[str, object]:
     caveat = (
         f"{chosen} was chosen on validation; the test split was scored once, with the saved model."
         if shown.split == "test"
-        else f"{chosen} was chosen on the same validation images, and there is no test split, so expect a lower "
+        else f"{chosen} was chosen on the same validation images, and the data lack a test split, so expect a lower "
         "accuracy on new images."
     )
     others = {

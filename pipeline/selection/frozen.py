@@ -50,10 +50,14 @@ def propose(
     Raises:
         BadImageError: If an image cannot be read.
     """
-    before = score(classifier, splits["validation"], LoaderOptions.of(settings.trainer), name="validation").accuracy
     higher = [] if size_is_fixed else distributed.broadcast(_higher_sizes(classifier, splits, settings))
+    # With --strategy head, the trained model is the probe at the resolution of the settings.
+    own = [] if settings.strategy.strategy == "head" else [settings.model.image_size]
+    if not own + higher:
+        return None
+    before = score(classifier, splits["validation"], LoaderOptions.of(settings.trainer), name="validation").accuracy
     best: tuple[ImageClassifier, LinearProbe] | None = None
-    for size in (settings.model.image_size, *higher):
+    for size in own + higher:
         try:
             network = _build(classifier, splits, settings, size)
             probe = _fit(network, splits, settings)

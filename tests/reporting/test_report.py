@@ -239,7 +239,7 @@ def test_a_linear_probe_has_no_training_curves(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", predictions, NAMES, state=False, results=PROBE, strategy="head")
     _, page = page_of(folder)
     assert "A linear probe on the frozen features of google/vit-base" in page.all("header")[0].text
-    assert "There are no training curves: the head was fitted on frozen features." in page.text_of("training")
+    assert "Training curves are missing, because the head was fitted on frozen features." in page.text_of("training")
     assert "Learning curve" in page.text_of("training")
     assert "linear probe on frozen features" not in page.text_of("result")  # it is the model itself
 
@@ -248,8 +248,8 @@ def test_a_missing_optional_file_is_named_in_one_line(copied: Path) -> None:
     (copied / THUMBNAILS).unlink()
     (copied / TRAINER_STATE).unlink()
     _, page = page_of(copied)
-    assert "no pictures, because the run folder has no thumbnails.parquet" in page.text_of("pictures")
-    assert "no training curves, because the run folder has no trainer_state.json" in page.text_of("training")
+    assert "Pictures are missing, because the run folder lacks thumbnails.parquet" in page.text_of("pictures")
+    assert "Training curves are missing, because the run folder lacks trainer_state.json" in page.text_of("training")
     assert page.all("img") == []
 
 

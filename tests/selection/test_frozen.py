@@ -1,5 +1,6 @@
 """`--auto` keeps the best affordable linear probe if training does not beat it."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from pipeline.arguments.data import DataArguments
 from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.settings import Settings
+from pipeline.arguments.strategy import StrategyArguments
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.data.report import LoadedSplits
 from pipeline.data.sources import load_splits
@@ -87,6 +89,16 @@ def test_a_slow_machine_tries_no_higher_resolution(
 ) -> None:
     monkeypatch.setattr(frozen, "matmul_rate", lambda *_: 1.0)
     assert propose(case).results["auto_probe_image_size"] == 16
+
+
+def test_a_probe_is_not_fitted_twice(case: tuple[Settings, LoadedSplits], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    settings, splits = case
+    head = dataclasses.replace(settings, strategy=StrategyArguments(strategy="head"))
+    assert propose((head, splits)).results["auto_probe_image_size"] == 24
+    assert "at 16 px" not in caplog.text
+    trained = build_classifier(settings.model, class_names=["blue", "red"], seed=0)
+    assert frozen.propose(trained, splits, head, size_is_fixed=True) is None
 
 
 def test_a_network_without_a_linear_head_keeps_the_trained_model(

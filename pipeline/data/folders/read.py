@@ -43,8 +43,8 @@ def read_image_folder(root: Path, *, class_names: Collection[str] = ()) -> dict[
         Splits with `image` (paths, not decoded) and `label` (the class name, or None outside class folders).
 
     Raises:
-        PipelineError: If there are no images, no image is in a class folder, the folders can be read in two ways, or a
-            folder cannot be read.
+        PipelineError: If images are missing, all images are outside class folders, the folders can be read in two
+            ways, or a folder cannot be read.
     """
     try:
         found = find_splits(enter_wrappers(root), class_names=class_names)

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from pipeline.data.labels.read import Labels, read_integers
+from pipeline.data.labels.read import UNLABELED, Labels, read_integers
 from pipeline.data.labels.spelling import count_images, find_nearest, find_variants, say_nearest, say_similar
 from pipeline.data.splits import canonical_split
 from pipeline.errors import list_some
@@ -73,16 +73,19 @@ def warn_of_missing_classes(splits: Mapping[str, Labels], *, names: Sequence[str
 
 
 def warn_of_repeated_images(paths: Mapping[str, Sequence[str | None]], labels: Mapping[str, Labels]) -> None:
-    """Log a warning for image files that several rows name: in a split, with different labels, or in two splits.
+    """Log a warning for image files that several labeled rows name: in one split, or in two.
 
     Args:
         paths: The path of each row by split, or None for an image without a file.
         labels: The labels by split.
     """
-    parts = [
-        pd.DataFrame({"path": paths[split], "label": labels[split].indices, "split": split}).dropna() for split in paths
-    ]
-    rows = pd.concat(parts)
+    columns = {
+        "path": [path for split in paths for path in paths[split]],
+        "label": np.concatenate([labels[split].indices for split in paths]),
+        "split": np.repeat(list(paths), [len(paths[split]) for split in paths]),
+    }
+    rows = pd.DataFrame(columns).dropna()
+    rows = rows[rows["label"] != UNLABELED]
     rows = rows[rows.duplicated("path", keep=False)]
     for split, part in rows.groupby("split", sort=False):
         files = part[part.duplicated("path", keep=False)].groupby("path", sort=False)["label"]

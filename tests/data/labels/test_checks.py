@@ -29,6 +29,14 @@ def test_images_that_several_rows_list_are_named(tmp_path: Path, caplog: pytest.
     )
 
 
+def test_rows_without_a_label_contradict_no_other_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_images(tmp_path, *(f"{number}.png" for number in range(8)))
+    rows = [f"{number}.png,{'ab'[number % 2]}" for number in range(8)]
+    write_csv(tmp_path / "train.csv", "image,label", *rows, "0.png,", "1.png,-1")
+    load(tmp_path)
+    assert warnings_in(caplog) == ["train: skipping 2 of 10 rows without a label ('-1' in 1)"]
+
+
 def test_images_that_are_listed_once_need_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_images(tmp_path, *(f"{number}.png" for number in range(8)))
     write_csv(tmp_path / "train.csv", "image,label", *(f"{number}.png,{'ab'[number % 2]}" for number in range(8)))
