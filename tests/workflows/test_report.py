@@ -59,7 +59,7 @@ def test_a_run_without_report_has_all_other_files_and_can_get_one(
     assert {CARD, RESULTS} < {path.name for path in folder.iterdir()}
     assert vit_pipeline("train", *probe_flags, f"--output_dir={folder}")[0] == 0  # the flag does not make another run
     assert vit_pipeline("report", f"--model={folder}")[0] == 0
-    assert "no thumbnails.parquet" in (folder / REPORT).read_text(encoding="utf-8")
+    assert "lacks thumbnails.parquet" in (folder / REPORT).read_text(encoding="utf-8")
 
 
 def test_a_folder_that_is_not_a_run_or_is_in_use_is_rejected(vit_pipeline: Run, copied: Path, tmp_path: Path) -> None:
