@@ -47,6 +47,13 @@ def test_the_probe_agrees_with_scikit_learn_on_standardized_features(probe: Line
     assert probe.chosen["accuracy"] == (probe.logits(VALID_X).argmax(1) == VALID_Y).mean() > 0.6
 
 
+def test_the_order_of_the_training_images_does_not_matter(probe: LinearProbe) -> None:
+    order = np.random.default_rng(0).permutation(len(TRAIN_Y))
+    shuffled = fit_probe(TRAIN_X[order], TRAIN_Y[order], VALID_X, VALID_Y, CLASSES)
+    assert np.array_equal(shuffled.weight, probe.weight)
+    assert np.array_equal(shuffled.bias, probe.bias)
+
+
 def test_the_best_c_is_chosen_and_the_smallest_among_equals(probe: LinearProbe) -> None:
     best = max(row["accuracy"] for row in probe.grid)
     assert probe.chosen == next(row for row in probe.grid if row["accuracy"] == best)
