@@ -115,7 +115,7 @@ def order_by_confusion(matrix: Counts) -> Sequence[int]:
     np.fill_diagonal(similarity, 0)
     if not similarity.any():
         return list(range(len(matrix)))
-    distance = 1 - similarity / similarity.max()
+    distance = 1 - similarity / np.max(similarity)
     np.fill_diagonal(distance, 0)
     order: list[int] = leaves_list(linkage(squareform(distance), "average", optimal_ordering=True)).tolist()
     return order

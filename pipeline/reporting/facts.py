@@ -56,9 +56,9 @@ def comparisons(files: RunFiles) -> list[Comparison]:
     shown = files.headline
     counts = np.bincount(shown.labels)
     add(
-        f"always “{files.class_names[counts.argmax()]}”",
+        f"always “{files.class_names[np.argmax(counts)]}”",
         shown.split,
-        float(counts.max() / counts.sum()),
+        float(np.max(counts)) / len(shown.labels),
         len(shown.ids),
     )
     images = results.get("eval_samples")

@@ -96,7 +96,7 @@ def test_the_intervals_of_the_means_over_classes_cover_the_truth(
         correct = rng.random(len(labels)) < shares[labels]
         found = macro(np.where(correct, labels, (labels + 1) % classes), labels)
         for name, values in truth.items():
-            covered[name] += found[f"macro_{name}_low"] <= values.mean() <= found[f"macro_{name}_high"]
+            covered[name] += int(found[f"macro_{name}_low"] <= values.mean() <= found[f"macro_{name}_high"])
     assert all(0.90 <= count / repeats <= 0.995 for count in covered.values()), covered
 
 

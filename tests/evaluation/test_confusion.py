@@ -25,8 +25,8 @@ def test_the_matrix_and_the_classes_agree_with_scikit_learn(seed: int) -> None:
     for row in rows:
         assert row.interval == wilson_interval(row.correct, row.images)
         wrong = predicted[(labels == row.number) & (predicted != row.number)]
-        assert row.mistakes == np.bincount(wrong).max()
-        assert row.mistaken_for == np.bincount(wrong).argmax()
+        assert row.mistakes == np.max(np.bincount(wrong))
+        assert row.mistaken_for == np.argmax(np.bincount(wrong))
 
 
 def test_a_class_without_images_has_no_recall() -> None:

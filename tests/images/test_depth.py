@@ -3,7 +3,7 @@
 import io
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import PIL.Image
@@ -109,4 +109,4 @@ def test_heic_is_read_upright_with_its_colors() -> None:
     upright = open_image({"bytes": stream.getvalue(), "path": None}, name="IMG.HEIC")
     assert upright.size == (40, 60)
     for place, color in {(38, 2): (20, 200, 40), (2, 2): (200, 30, 40), (38, 58): (200, 30, 40)}.items():
-        assert np.abs(np.subtract(upright.getpixel(place), color)).max() <= 4  # type: ignore[arg-type]
+        assert np.abs(np.subtract(cast(tuple[int, ...], upright.getpixel(place)), color)).max() <= 4
