@@ -66,6 +66,22 @@ def training_features(
     )
 
 
+def fit_training_probe(
+    classifier: ImageClassifier, splits: datasets.DatasetDict, args: FineTuningArguments
+) -> LinearProbe:
+    """Return a linear probe of `train`, its regularization chosen on `validation`. All ranks must call it.
+
+    Raises:
+        PipelineError: If the head is not a single linear layer, or all training images are of one class.
+    """
+    features = training_features(classifier, splits, args)
+    train_y, valid_y, num_classes = training_labels(splits)
+    fitted = None
+    if distributed.is_main_process():  # every rank would compute the same, and slow the others of its machine down
+        fitted = fit_probe(features["train"].head, train_y, features["validation"].head, valid_y, num_classes)
+    return distributed.broadcast(fitted)
+
+
 def training_labels(splits: datasets.DatasetDict) -> tuple[Labels, Labels, int]:
     """Return the labels of `train`, those of `validation`, and the number of classes."""
     names = splits["train"].features["label"].names

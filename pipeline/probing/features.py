@@ -170,6 +170,12 @@ def _cache_keys(
     classifier: ImageClassifier, splits: Mapping[str, datasets.Dataset], *, precision: Precision
 ) -> dict[str, str]:
     """Return the cache key of each split: a hash of everything that its features depend on."""
+    network = network_key(classifier, precision=precision)
+    return {name: f"{network}-{content_key(split)}" for name, split in splits.items()}
+
+
+def network_key(classifier: ImageClassifier, *, precision: str) -> str:
+    """Return a hash of everything that the features of an image depend on: weights, processor, versions, device."""
     model = classifier.model
     installed = {package.metadata["Name"].lower(): package.version for package in importlib.metadata.distributions()}
     settings = {
@@ -187,7 +193,7 @@ def _cache_keys(
         if name not in classifier.head_names:
             network.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
             network.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return {name: f"{network.hexdigest()}-{content_key(split)}" for name, split in splits.items()}
+    return network.hexdigest()
 
 
 def _read(path: Path, *, images: int) -> Features | None:

@@ -83,7 +83,7 @@ def _template_values(
         "probe": _probe(results),
         "speed": _describe_speed(record.get("speed")),
         "refit": describe_refit(results),
-        "auto": describe_auto(results),
+        "auto": " ".join(filter(None, [describe_trials(record), describe_auto(results)])),
         "best_metric": recipe.get("metric_for_best_model", "accuracy"),
         "machine": describe_machine(record["machine"]),
         "precision": record["machine"]["precision"],
@@ -130,6 +130,19 @@ def _probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "C": f"{results['probe_C']:g}",
         "curve": curve,
     }
+
+
+def describe_trials(record: Mapping[str, Any]) -> str:
+    """Return a sentence about the trials of `--auto`, or an empty string if there was none."""
+    trials = record.get("trials") or []
+    chosen = next((trial["candidate"] for trial in trials if trial["chosen"]), None)
+    if chosen is None:
+        return ""
+    names = {trial["candidate"] for trial in trials}
+    return (
+        f"Validation chose the settings among {len(names)} candidates, in {len(trials)} short trainings: "
+        f"{escape(chosen)}. Validation accuracy is therefore optimistic."
+    )
 
 
 def describe_auto(results: Mapping[str, Any]) -> str:

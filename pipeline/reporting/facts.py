@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -209,6 +210,14 @@ def choices(files: RunFiles) -> list[tuple[str, str]]:
     """Return what `--auto` chose: flag and value. Empty without `--auto`."""
     words = (word.partition("=") for word in files.record.get("auto") or [])
     return [(flag, value) for flag, _, value in words]
+
+
+def trials(files: RunFiles) -> list[dict[str, Any]]:
+    """Return the short trainings that `--auto` compared: candidate, flags, epochs, accuracy, seconds, chosen."""
+    return [
+        trial | {"flags": " ".join(f"--{flag} {value}" for flag, value in trial["flags"].items())}
+        for trial in files.record.get("trials") or []
+    ]
 
 
 def reproduction(files: RunFiles) -> dict[str, object]:

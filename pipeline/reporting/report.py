@@ -82,5 +82,6 @@ def render(files: RunFiles) -> str:
         speed=list(facts.speed_facts(files)),
         phases=facts.phases(files),
         choices=facts.choices(files),
+        trials=facts.trials(files),
         reproduction=facts.reproduction(files),
     )

@@ -146,6 +146,7 @@ def start(
     data: Mapping[str, Any],
     machine: Mapping[str, Any],
     auto: Sequence[str] | None = None,
+    trials: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Create the folder with `recipe.yaml` and `run.json`. Do nothing if the run was started before.
 
@@ -156,6 +157,8 @@ def start(
         data: Name and fingerprint of the dataset, and the number of images in each split.
         machine: Device and precision.
         auto: What `--auto` chose, as words; None without it.
+        trials: The short trainings that it compared, with `candidate`, `flags`, `epochs`, `accuracy`, `seconds` and
+            `chosen`.
     """
     if run.record:
         return
@@ -168,7 +171,7 @@ def start(
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         data=dict(data),
         machine=dict(machine) | {"system": platform.system()},
-        **({} if auto is None else {"auto": list(auto)}),
+        **({} if auto is None else {"auto": list(auto), "trials": list(trials)}),
         versions={"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
         commit=_commit(),
     )

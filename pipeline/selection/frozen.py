@@ -1,11 +1,13 @@
-"""Under `--auto`, propose a linear probe on the frozen features, also at resolutions above the training's.
+"""Linear probes on the frozen features of the checkpoint, at its resolution and at higher ones.
 
-It costs seconds, and with few images it can be more accurate than fine-tuning. So `--auto` never saves a model that is
-less accurate on validation than the probes that were affordable.
+They cost seconds, and with few images one of them can be more accurate than fine-tuning. So `--auto` fits them before
+training, where they say what is reachable and whether resolution pays; and it never saves a model that is less accurate
+on validation than the best of them.
 """
 
 import dataclasses
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -13,10 +15,11 @@ import numpy as np
 
 from pipeline import distributed
 from pipeline.arguments.settings import Settings
+from pipeline.data.report import LoadedSplits
 from pipeline.errors import PipelineError
 from pipeline.evaluation.scoring import score
 from pipeline.images.decode import image_size
-from pipeline.images.depth import KEY, set_depth
+from pipeline.images.depth import set_depth
 from pipeline.models import resolution
 from pipeline.models.build import build_classifier
 from pipeline.models.checkpoint import is_timm
@@ -24,8 +27,8 @@ from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.performance import flops
 from pipeline.performance.matmul import matmul_rate
-from pipeline.probing.baseline import training_features, training_labels
-from pipeline.probing.linear import LinearProbe, fit_probe, install_head
+from pipeline.probing.baseline import fit_training_probe
+from pipeline.probing.linear import LinearProbe, install_head
 from pipeline.selection.improve import Proposal
 
 logger = logging.getLogger(__name__)
@@ -36,8 +39,62 @@ _MFU = 0.5  # fraction of the matmul rate that the forward passes reach (tests/b
 _SAMPLES = 64  # images whose size is read
 
 
+@dataclass(frozen=True)
+class FrozenProbe:
+    """A linear probe on the frozen features of the checkpoint at one resolution.
+
+    Attributes:
+        image_size: Resolution in pixels.
+        requested: The value of `--image_size` for it; None for the checkpoint's own resolution.
+        probe: The probe, with its accuracy on validation.
+    """
+
+    image_size: int
+    requested: int | None
+    probe: LinearProbe
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy of the probe on validation."""
+        return self.probe.chosen["accuracy"]
+
+
+def fit_probes(
+    splits: LoadedSplits, settings: Settings, *, size_is_fixed: bool, only_higher: bool = False
+) -> list[FrozenProbe]:
+    """Fit a linear probe at the resolution of the checkpoint, and at affordable higher ones. All ranks must call it.
+
+    Features are cached on disk, so a second call only fits the probes.
+
+    Args:
+        splits: `train` and `validation`, with columns `image`, `label` and `index`.
+        settings: Model, precision, batch size and data workers.
+        size_is_fixed: Whether only the resolution of the settings may be used, not the checkpoint's and higher ones.
+        only_higher: Whether the first of these resolutions is skipped.
+
+    Returns:
+        One probe for each resolution, ascending. Empty if the head of the network is not linear.
+
+    Raises:
+        BadImageError: If an image cannot be read.
+    """
+    found: list[FrozenProbe] = []
+    # Without a size of the user, the settings may state the one that --auto chose for the training.
+    sizes = [settings.model.image_size if size_is_fixed else None]
+    for place, size in enumerate(sizes):  # the higher ones are appended when the network is known
+        try:
+            classifier = _build(splits, settings, size)
+            if not place and not size_is_fixed:
+                sizes += distributed.broadcast(_higher_sizes(classifier, splits, settings))
+            if place or not only_higher:
+                found.append(FrozenProbe(classifier.input_size[0], size, _fit(classifier, splits, settings)))
+        except PipelineError as error:  # the family does not support the size, or has no linear head
+            logger.info("auto: no linear probe%s: %s", f" at {size} px" if size else "", error)
+    return found
+
+
 def propose(
-    classifier: ImageClassifier, splits: datasets.DatasetDict, settings: Settings, *, size_is_fixed: bool
+    classifier: ImageClassifier, splits: LoadedSplits, settings: Settings, *, size_is_fixed: bool
 ) -> Proposal | None:
     """Propose the linear probe of the checkpoint that is the most accurate one on validation; None without any.
 
@@ -50,56 +107,37 @@ def propose(
     Raises:
         BadImageError: If an image cannot be read.
     """
-    higher = [] if size_is_fixed else distributed.broadcast(_higher_sizes(classifier, splits, settings))
     # With --strategy head, the trained model is the probe at the resolution of the settings.
-    own = [] if settings.strategy.strategy == "head" else [settings.model.image_size]
-    if not own + higher:
+    is_probe = settings.strategy.strategy == "head"
+    if not (probes := fit_probes(splits, settings, size_is_fixed=size_is_fixed, only_higher=is_probe)):
         return None
     before = score(classifier, splits["validation"], LoaderOptions.of(settings.trainer), name="validation").accuracy
-    best: tuple[ImageClassifier, LinearProbe] | None = None
-    for size in own + higher:
-        try:
-            network = _build(classifier, splits, settings, size)
-            probe = _fit(network, splits, settings)
-        except PipelineError as error:  # the family does not support the size, or has no linear head
-            logger.info("auto: no linear probe%s: %s", f" at {size} px" if size else "", error)
-            continue
-        if best is None or probe.chosen["accuracy"] > best[1].chosen["accuracy"]:
-            best = network, probe
-    if best is None:
-        return None
-    network, probe = best
-    pixels, after = network.input_size[0], probe.chosen["accuracy"]
+    best = max(probes, key=lambda each: each.accuracy)
 
     def accept() -> ImageClassifier:
-        install_head(network, probe)
+        network = _build(splits, settings, best.requested)
+        install_head(network, best.probe)
         return network
 
     results: dict[str, Any] = {
-        "auto_probe_eval_accuracy": after,
-        "auto_probe_image_size": pixels,
+        "auto_probe_eval_accuracy": best.accuracy,
+        "auto_probe_image_size": best.image_size,
         "auto_trained_eval_accuracy": before,
     }
-    return Proposal(f"a linear probe on frozen features at {pixels} px", before, after, accept, results)
+    description = f"a linear probe on frozen features at {best.image_size} px"
+    return Proposal(description, before, best.accuracy, accept, results)
 
 
-def _build(
-    trained: ImageClassifier, splits: datasets.DatasetDict, settings: Settings, size: int | None
-) -> ImageClassifier:
+def _build(splits: LoadedSplits, settings: Settings, size: int | None) -> ImageClassifier:
     names = splits["train"].features["label"].names
     model = dataclasses.replace(settings.model, image_size=size)
     classifier = build_classifier(model, class_names=names, seed=settings.trainer.seed)
-    set_depth(classifier.processor, getattr(trained.processor, KEY, None))
+    set_depth(classifier.processor, splits.grayscale_bits)
     return classifier
 
 
 def _fit(classifier: ImageClassifier, splits: datasets.DatasetDict, settings: Settings) -> LinearProbe:
-    features = training_features(classifier, splits, settings.trainer)
-    train_y, valid_y, num_classes = training_labels(splits)
-    fitted = None
-    if distributed.is_main_process():
-        fitted = fit_probe(features["train"].head, train_y, features["validation"].head, valid_y, num_classes)
-    probe = distributed.broadcast(fitted)
+    probe = fit_training_probe(classifier, splits, settings.trainer)
     logger.info(
         "auto: a linear probe at %d px reaches %.2f%% on validation",
         classifier.input_size[0],

@@ -36,11 +36,12 @@ from pipeline.runs.files import absolute_if_local, remove_absolute_path, write_j
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.lock import lock
 from pipeline.selection.auto import warn_of_high_learning_rate
-from pipeline.selection.choose import choose_settings
+from pipeline.selection.choose import Chosen, choose_settings
 from pipeline.selection.improve import Propose, improve
 from pipeline.selection.steps import selection_steps
 from pipeline.training.compatibility import reject_unsupported
 from pipeline.training.fit import fit
+from pipeline.training.trial import try_settings
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,8 @@ def _read_call(recipe: str | Path | None, flags: dict[str, Any]) -> CommandLine:
 
 def _train(line: CommandLine, *, owns_process: bool) -> Run:
     with distributed.fail_together():
-        line, splits = _choose(line)
+        chosen = _choose(line)
+        line, splits = chosen.line, chosen.splits
         settings = Settings(*config.parse(line, GROUPS))
         distributed.require_same(settings.resolved())
         arguments = _recorded(settings)
@@ -95,7 +97,7 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
         else:
             logger.info("%s", settings.trainer.describe())
             warn_of_high_learning_rate(settings)
-            splits, classifier = _load(line, settings, splits, run=run, arguments=arguments)
+            splits, classifier = _load(chosen, settings, run=run, arguments=arguments)
             if owns_process:  # after the splits are loaded, or their temporary memory would be kept too
                 keep_freed_memory()
             steps = selection_steps(settings, size_is_fixed="image_size" in line.given)
@@ -123,13 +125,13 @@ def _recorded(settings: Settings) -> dict[str, Any]:
     return arguments
 
 
-def _choose(line: CommandLine) -> tuple[CommandLine, LoadedSplits | None]:
+def _choose(line: CommandLine) -> Chosen:
     """Let `--auto` choose settings. A run that was started before keeps its choices."""
     settings = Settings(*config.parse(line, GROUPS))
     if not settings.selection.auto or settings.data.dataset_name is None:
-        return line, None
+        return Chosen(line)
     record = distributed.broadcast(RunFolder(_folder(line, settings)).record)
-    return choose_settings(line, settings, of_run=record.get("auto"))
+    return choose_settings(line, settings, of_run=record.get("auto"), attempt=try_settings)
 
 
 def _folder(line: CommandLine, settings: Settings) -> Path:
@@ -153,16 +155,11 @@ def _claim(line: CommandLine, settings: Settings, arguments: dict[str, Any]) -> 
 
 
 def _load(
-    line: CommandLine,
-    settings: Settings,
-    splits: LoadedSplits | None,
-    *,
-    run: RunFolder,
-    arguments: dict[str, Any],
+    chosen: Chosen, settings: Settings, *, run: RunFolder, arguments: dict[str, Any]
 ) -> tuple[LoadedSplits, ImageClassifier]:
     """Load the images and the model, check that they fit, and start the run folder."""
     with distributed.fail_together():
-        splits = splits or sources.load_splits(settings.data)
+        splits = chosen.splits or sources.load_splits(settings.data)
         data = _describe(splits, settings)
         distributed.require_same(data)
         fingerprint = str(data["fingerprint"])
@@ -176,11 +173,12 @@ def _load(
         distributed.on_main_process(
             lambda: run_folder.start(
                 run,
-                command=line.words,
+                command=chosen.line.words,
                 arguments=arguments,
                 data=data | dataclasses.asdict(splits.report),
                 machine=settings.trainer.machine(),
-                auto=list(line.chosen) if settings.selection.auto else None,
+                auto=list(chosen.line.chosen) if settings.selection.auto else None,
+                trials=[trial.as_json() for trial in chosen.trials],
             )
         )
     return splits, classifier

@@ -16,6 +16,7 @@ from pipeline.evaluation.confusion import class_rows
 from pipeline.evaluation.examples import Scored
 from pipeline.evaluation.predictions import Predictions, write_predictions
 from pipeline.reporting import report
+from pipeline.reporting.card import describe_trials
 from pipeline.runs.files import read_json, write_json
 from pipeline.runs.folder import PREDICTIONS, RECIPE, RECORD, REPORT, RESULTS, THUMBNAILS, TRAINER_STATE, RunFolder
 from tests.reporting.made_runs import make_run, random_predictions
@@ -97,9 +98,16 @@ def test_the_page_names_origin_data_speed_and_how_to_repeat_it(run: Path) -> Non
 
 
 def test_the_choices_of_auto_are_shown(copied: Path) -> None:
-    RunFolder(copied).update(auto=["--strategy=full", "--learning_rate=0.002"])
+    trial = {"flags": {}, "epochs": 4, "accuracy": 0.5, "seconds": 9.6, "chosen": False}
+    better = trial | {"flags": {"hflip": 0.0, "crop_scale": 0.7}, "accuracy": 0.625, "chosen": True}
+    trials = [trial | {"candidate": "the settings above"}, better | {"candidate": "no flips"}]
+    RunFolder(copied).update(auto=["--strategy=full", "--learning_rate=0.002"], trials=trials)
     _, page = page_of(copied)
-    assert "Chosen by --auto --strategy full --learning_rate 0.002" in page.text_of("training")
+    text = page.text_of("training")
+    assert "Chosen by --auto --strategy full --learning_rate 0.002" in text
+    assert "the settings above 4 50.0% 10 no flips (chosen) --hflip 0.0 --crop_scale 0.7 4 62.5% 10" in text
+    sentence = describe_trials(RunFolder(copied).record)
+    assert sentence.startswith("Validation chose the settings among 2 candidates, in 2 short trainings: no flips.")
 
 
 def test_charts_and_their_numbers_are_those_of_the_run(run: Path) -> None:

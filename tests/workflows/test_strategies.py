@@ -145,6 +145,37 @@ def test_auto_logs_its_reasons_and_a_flag_overrides_its_choice(
     assert "auto: keeping the choices of the run: --" in caplog.text
 
 
+def test_auto_compares_candidates_on_validation_and_trains_the_best_one(
+    vit_pipeline: Run,
+    make_folder: Callable[..., Path],
+    tiny_vit: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    photos = make_folder(train=12, validation=20, test=4)
+    words = ["train", f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", "--auto", "--hflip=0.5"]
+    words += ["--dataloader_num_workers=0", "--precision=fp32", "--num_train_epochs=13", "--global_batch_size=12"]
+    for name in ("first", "second"):
+        code, _, err = vit_pipeline(*words, f"--output_dir={tmp_path / name}")
+        assert code == 0, err
+    first, second = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    trials = first.record["trials"]
+    assert [trial["candidate"] for trial in trials[:3]] == [
+        "the settings above", "a lower learning rate", "stronger augmentation"
+    ]  # fmt: skip
+    (chosen,) = [trial for trial in trials if trial["chosen"]]
+    assert chosen["epochs"] == max(trial["epochs"] for trial in trials)
+    assert {flag: first.arguments[flag] for flag in chosen["flags"]} == chosen["flags"]
+    assert first.arguments["hflip"] == 0.5
+    assert f"auto: {len(trials)} trials chose {chosen['candidate']}" in caplog.text
+    # The second run read the results of the trials from the cache, and trained the same model.
+    without_time = [[{**trial, "seconds": 0} for trial in run.record["trials"]] for run in (first, second)]
+    assert without_time[0] == without_time[1]
+    weights = [load_file(run.folder / "model.safetensors") for run in (first, second)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
 @pytest.mark.parametrize(("flags", "warns"), [([], True), (["--layer_decay=0.7"], False), (["--from_scratch"], False)])
 def test_a_learning_rate_that_destroys_the_features_is_warned_of(
     vit_pipeline: Run, fast: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture, flags: list[str], warns: bool

@@ -1,0 +1,56 @@
+"""What `--auto` tries: flags that exist and differ from its own choices; the resolution that the probes prefer."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pipeline import config
+from pipeline.arguments.settings import GROUPS
+from pipeline.probing.linear import LinearProbe
+from pipeline.selection.auto import choose
+from pipeline.selection.candidates import Candidate, candidates
+from pipeline.selection.frozen import FrozenProbe
+from tests.selection.test_auto import BASE
+
+SMALL = dataclasses.replace(BASE, parameters=2_700_000, image_size=32)
+
+
+def probe(size: int, accuracy: float) -> FrozenProbe:
+    nothing = np.zeros((2, 1), dtype=np.float32)
+    return FrozenProbe(
+        size, None if size == 32 else size, LinearProbe(nothing, nothing[:, 0], {"accuracy": accuracy}, [])
+    )
+
+
+def tried(facts: object = SMALL, *probes: FrozenProbe) -> list[Candidate]:
+    assert isinstance(facts, type(SMALL))
+    return candidates(facts, {choice.flag: choice.value for choice in choose(facts)}, probes)
+
+
+@pytest.mark.parametrize("facts", [SMALL, BASE, dataclasses.replace(SMALL, from_scratch=True)])
+def test_every_candidate_is_a_call_that_the_parser_accepts(facts: object) -> None:
+    assert isinstance(facts, type(SMALL))
+    chosen = {choice.flag: choice.value for choice in choose(facts)}
+    listed = tried(facts, probe(32, 0.3), probe(48, 0.4))
+    assert listed[0].flags == {}
+    assert len({each.name for each in listed}) == len(listed) >= 4
+    for each in listed[1:]:
+        assert any(chosen.get(flag) != value for flag, value in each.flags.items())
+        flags = {"dataset_name": "photos", "auto": True, **chosen, **each.flags}
+        config.parse(config.read_call("train", None, flags), GROUPS)
+
+
+def test_the_resolution_of_the_best_probe_is_tried_with_as_many_patches() -> None:
+    last = tried(SMALL, probe(32, 0.3), probe(48, 0.35), probe(64, 0.4))[-1]
+    assert last.flags == {"image_size": 64, "patch_drop_rate": 0.75}
+    assert tried(SMALL, probe(32, 0.3), probe(48, 0.4), probe(64, 0.35))[-1].flags["image_size"] == 48
+    assert "image_size" not in tried(SMALL, probe(32, 0.4), probe(48, 0.4))[-1].flags
+    convolutional = dataclasses.replace(SMALL, convolutional=True)
+    assert tried(convolutional, probe(32, 0.3), probe(64, 0.4))[-1].flags == {"image_size": 64}
+
+
+def test_a_lower_learning_rate_comes_without_mixup() -> None:
+    gentle = next(each for each in tried() if "learning_rate" in each.flags)
+    assert gentle.flags == {"learning_rate": 5e-4, "mixup": 0.0}
+    assert next(each for each in tried(BASE) if "learning_rate" in each.flags).flags == {"learning_rate": 2.5e-5}
