@@ -19,7 +19,7 @@ from pipeline.data.labels.read import read_integers
 from pipeline.data.streaming import Stream, StreamShard
 from pipeline.evaluation.metrics import Accuracy, compute
 from pipeline.images.processor import Normalize
-from pipeline.images.train_images import TrainImages, map_images
+from pipeline.images.train_images import PreparedImages, prepare_images
 from pipeline.images.transforms import EvalTransform, TrainTransform, collate
 from pipeline.models import layers, lora, patch_dropout
 from pipeline.models.classifier import ImageClassifier
@@ -29,6 +29,7 @@ from pipeline.performance.matmul import matmul_rate
 from pipeline.performance.throughput import Clock
 from pipeline.training import callbacks
 from pipeline.training.objective import Objective
+from pipeline.training.sampling import BalancedSampler
 from pipeline.training.trainer import Components, StrictTrainer
 
 
@@ -56,10 +57,14 @@ def build_trainer(
     """
     network = _prepare(classifier.model, classifier.input_size, settings)
     args = _trainer_arguments(settings, network, classifier.input_size, folder)
-    images = _train_images(splits["train"], classifier, args, settings)
+    images = _prepare_images(splits, classifier, args, settings)
+    if images.cache == "device":
+        _load_without_workers(args)
     components = Components(
         settings=settings,
-        images=images,
+        images=images.train,
+        sampler=_sampler(splits["train"], images.train.epoch, settings),
+        decisions=_decisions(images),
         objective=_objective(splits["train"], settings),
         normalize=Normalize(classifier.processor),
         clock=clock,
@@ -71,12 +76,12 @@ def build_trainer(
         model=network,
         args=args,
         data_collator=collate,
-        eval_dataset=splits["validation"].with_transform(EvalTransform(classifier.processor)),
+        eval_dataset=images.validation,
         processing_class=cast(BaseImageProcessor, classifier.processor),
         compute_metrics=_compute_metrics,
         preprocess_logits_for_metrics=_predictions_and_losses,
         callbacks=[
-            callbacks.SetEpoch(images.epoch),
+            callbacks.SetEpoch(images.train.epoch),
             callbacks.StopWhenDiverged(),
             callbacks.Progress(clock),
             *_stopping_callbacks(settings, clock),
@@ -132,15 +137,35 @@ def _objective(train: datasets.Dataset | Stream, settings: Settings) -> Objectiv
     )
 
 
-def _train_images(
-    train: datasets.Dataset | Stream, classifier: ImageClassifier, args: FineTuningArguments, settings: Settings
-) -> TrainImages:
+def _prepare_images(
+    splits: datasets.DatasetDict, classifier: ImageClassifier, args: FineTuningArguments, settings: Settings
+) -> PreparedImages:
+    train, validation = splits["train"], splits["validation"]
     transform = TrainTransform(classifier.processor, settings.images, seed=args.seed)
     if isinstance(train, Stream):
-        return StreamShard(train, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
-    return map_images(
-        train, transform, limit_gb=settings.images.image_cache_gb, epochs=settings.trainer.num_train_epochs
+        shard = StreamShard(train, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
+        return PreparedImages(shard, validation.with_transform(EvalTransform(classifier.processor)), "none")
+    return prepare_images(
+        train, validation, transform, settings.images, device=args.device, epochs=args.num_train_epochs
     )
+
+
+def _load_without_workers(args: FineTuningArguments) -> None:
+    """Let the loaders of the Trainer run in this process: their batches are on the device already."""
+    args.dataloader_num_workers, args.dataloader_prefetch_factor = 0, None
+    args.dataloader_persistent_workers = args.dataloader_pin_memory = False
+
+
+def _sampler(train: datasets.Dataset | Stream, epoch: Tensor, settings: Settings) -> BalancedSampler | None:
+    if not settings.objective.balanced_sampling:
+        return None
+    return BalancedSampler(read_integers(train), seed=settings.trainer.seed, epoch=epoch)
+
+
+def _decisions(images: PreparedImages) -> dict[str, Any]:
+    """Return what the machine decided about the images, for `run.json`."""
+    size = {"image_cache_mb": round(images.size / 1e6, 1)} if images.size else {}
+    return {"image_cache": images.cache, **size}
 
 
 def _stopping_callbacks(settings: Settings, clock: Clock) -> list[TrainerCallback]:
