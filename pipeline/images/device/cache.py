@@ -122,7 +122,7 @@ def _read(
     """Yield transformed batches, in the order of the rows."""
     generator = torch.Generator()  # the default one would advance the global generator, which orders the training
     loader: DataLoader[Any] = DataLoader(
-        split.with_transform(transform),  # type: ignore[arg-type] # `datasets` has no types
+        split.with_transform(transform),
         batch_size=32,
         collate_fn=collate_fn,
         num_workers=workers,

@@ -66,7 +66,7 @@ def test_crops_that_are_not_shrunk_more_than_four_times_are_exact(interpolation:
 def test_strong_shrinking_differs_by_at_most_one_level(interpolation: int) -> None:
     augment = augment_with(interpolation)
     images = noise([(900, 700), (64, 900)])
-    params = [AugmentationParams(0, 0, *image.shape[:2], flip=bool(i), policy_seed=0) for i, image in enumerate(images)]
+    params = [AugmentationParams(0, 0, 900, 700, False, 0), AugmentationParams(0, 0, 64, 900, True, 0)]
     actual = PackedImages(list(images), CPU).crop([0, 1], params, [16, 16], mode=augment.mode)
     assert (actual.int() - one_by_one(augment, images, params, [16, 16]).int()).abs().max() <= 1
 
@@ -97,7 +97,7 @@ def test_a_batch_with_very_different_sizes_is_divided(monkeypatch: pytest.Monkey
     parts = list(packed._parts(params))
     assert sorted(position for part in parts for position in part) == [0, 1, 2, 3, 4]
     assert len(parts) > 2
-    assert [0, 3] == parts[0][:2] or {0, 3} <= set(parts[0])
+    assert {0, 3} <= set(parts[0])  # similar sizes share their padding
     actual = PackedImages(list(images), CPU).crop(range(5), params, [16, 16], mode=augment.mode)
     assert torch.equal(actual, one_by_one(augment, images, params, [16, 16]))
 
