@@ -56,10 +56,13 @@ def build_trainer(
         PipelineError: If the network does not support the settings.
     """
     network = _prepare(classifier.model, classifier.input_size, settings)
-    args = _trainer_arguments(settings, network, classifier.input_size, folder)
-    images = _prepare_images(splits, classifier, args, settings)
-    if images.cache == "device":
-        _load_without_workers(args)
+    args = _trainer_arguments(settings, folder)
+    # Before the search for a batch size, which gets the memory that a device cache leaves.
+    cached = _cached_images(splits, classifier, settings)
+    if args.auto_find_batch_size:
+        _find_batch_size(args, network, classifier.input_size, settings)
+    images = cached or _streamed_images(splits, classifier, args, settings)
+    _set_loading(args, on_device=images.cache == "device")
     components = Components(
         settings=settings,
         images=images.train,
@@ -137,23 +140,41 @@ def _objective(train: datasets.Dataset | Stream, settings: Settings) -> Objectiv
     )
 
 
-def _prepare_images(
-    splits: datasets.DatasetDict, classifier: ImageClassifier, args: FineTuningArguments, settings: Settings
-) -> PreparedImages:
-    train, validation = splits["train"], splits["validation"]
-    transform = TrainTransform(classifier.processor, settings.images, seed=args.seed)
-    if isinstance(train, Stream):
-        shard = StreamShard(train, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
-        return PreparedImages(shard, validation.with_transform(EvalTransform(classifier.processor)), "none")
+def _cached_images(
+    splits: datasets.DatasetDict, classifier: ImageClassifier, settings: Settings
+) -> PreparedImages | None:
+    """Return the images with their cache, or None if the training images are streamed."""
+    if isinstance(splits["train"], Stream):
+        return None
+    args = settings.trainer
     return prepare_images(
-        train, validation, transform, settings.images, device=args.device, epochs=args.num_train_epochs
+        splits["train"],
+        splits["validation"],
+        TrainTransform(classifier.processor, settings.images, seed=args.seed),
+        settings.images,
+        device=args.device,
+        epochs=args.num_train_epochs,
     )
 
 
-def _load_without_workers(args: FineTuningArguments) -> None:
-    """Let the loaders of the Trainer run in this process: their batches are on the device already."""
-    args.dataloader_num_workers, args.dataloader_prefetch_factor = 0, None
-    args.dataloader_persistent_workers = args.dataloader_pin_memory = False
+def _streamed_images(
+    splits: datasets.DatasetDict, classifier: ImageClassifier, args: FineTuningArguments, settings: Settings
+) -> PreparedImages:
+    transform = TrainTransform(classifier.processor, settings.images, seed=args.seed)
+    stream: Any = splits["train"]
+    shard = StreamShard(stream, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
+    return PreparedImages(shard, splits["validation"].with_transform(EvalTransform(classifier.processor)), "none")
+
+
+def _set_loading(args: FineTuningArguments, *, on_device: bool) -> None:
+    """Set how the loaders of the Trainer work. Batches that are on the device already need no workers."""
+    if on_device:
+        args.dataloader_num_workers, args.dataloader_prefetch_factor = 0, None
+        args.dataloader_persistent_workers = args.dataloader_pin_memory = False
+    # Otherwise the upload of a batch would wait until the device has finished the previous step.
+    uploads = copy.copy(args.accelerator_config)
+    uploads.non_blocking = args.dataloader_pin_memory and args.device.type != "cpu"
+    args.accelerator_config = uploads
 
 
 def _sampler(train: datasets.Dataset | Stream, epoch: Tensor, settings: Settings) -> BalancedSampler | None:
@@ -164,7 +185,7 @@ def _sampler(train: datasets.Dataset | Stream, epoch: Tensor, settings: Settings
 
 def _decisions(images: PreparedImages) -> dict[str, Any]:
     """Return what the machine decided about the images, for `run.json`."""
-    size = {"image_cache_mb": round(images.size / 1e6, 1)} if images.size else {}
+    size = {"image_cache_mb": round(images.size / 1e6, 3)} if images.size else {}
     return {"image_cache": images.cache, **size}
 
 
@@ -178,17 +199,20 @@ def _stopping_callbacks(settings: Settings, clock: Clock) -> list[TrainerCallbac
     return found
 
 
-def _trainer_arguments(settings: Settings, network: Any, size: tuple[int, int], folder: Path) -> FineTuningArguments:
+def _find_batch_size(args: FineTuningArguments, network: Any, size: tuple[int, int], settings: Settings) -> None:
+    """Set the per-device batch size to the largest that fits, and the gradient accumulation accordingly."""
+    args.auto_find_batch_size = False  # the Trainer's own search restarts a resumed run with another batch size
+    requested = args.per_device_train_batch_size
+    copies = 2 + (args.world_size > 1) + (settings.strategy.ema_decay is not None)
+    memory = batch_size.TrainingMemory(args.precision, copies)
+    fits = batch_size.find_batch_size(network, size, requested=requested, device=args.device, memory=memory)
+    args.per_device_train_batch_size = fits
+    args.gradient_accumulation_steps *= requested // fits
+
+
+def _trainer_arguments(settings: Settings, folder: Path) -> FineTuningArguments:
     """Return the arguments for the Trainer, which saves checkpoints into the folder and pushes nothing."""
     args = copy.copy(settings.trainer)
-    if args.auto_find_batch_size:
-        args.auto_find_batch_size = False  # the Trainer's own search restarts a resumed run with another batch size
-        requested = args.per_device_train_batch_size
-        copies = 2 + (args.world_size > 1) + (settings.strategy.ema_decay is not None)
-        memory = batch_size.TrainingMemory(args.precision, copies)
-        fits = batch_size.find_batch_size(network, size, requested=requested, device=args.device, memory=memory)
-        args.per_device_train_batch_size = fits
-        args.gradient_accumulation_steps *= requested // fits
     args.output_dir, args.push_to_hub = str(folder), False
     args.label_smoothing_factor = 0.0  # our objective smooths; the Trainer would smooth the validation loss too
     return args

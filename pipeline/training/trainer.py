@@ -119,6 +119,14 @@ class StrictTrainer(Trainer):
         prepared: DataLoader[Any] = self.accelerator.prepare(balanced)
         return prepared
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return the loader of all validation images: `--dataloader_drop_last` is about training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def get_batch_samples(self, *args: Any) -> Any:
         """Fetch the batches of one step, and measure how long that takes."""
         clock = self.components.clock

@@ -3,7 +3,7 @@
 torch resizes uint8 images in two passes, horizontal and then vertical. Both use weights that are rounded to 16-bit
 integers, and both round their result to uint8. Here each pass is one matrix product per image with the same integers.
 Its sums stay below 2**24 unless a side is shrunk more than about four times, so fp32 adds them without error, in any
-order: every device gets the pixels of the CPU. With stronger shrinking, a pixel can differ by one level.
+order: every device gets the pixels of the CPU. With stronger shrinking, or with TF32, a pixel can differ by one level.
 """
 
 import math
