@@ -172,7 +172,7 @@ def _set_loading(args: FineTuningArguments, *, on_device: bool) -> None:
         args.dataloader_num_workers, args.dataloader_prefetch_factor = 0, None
         args.dataloader_persistent_workers = args.dataloader_pin_memory = False
     # Otherwise the upload of a batch would wait until the device has finished the previous step.
-    uploads = copy.copy(args.accelerator_config)
+    uploads: Any = copy.copy(args.accelerator_config)
     uploads.non_blocking = args.dataloader_pin_memory and args.device.type != "cpu"
     args.accelerator_config = uploads
 

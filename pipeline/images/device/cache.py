@@ -5,6 +5,7 @@ It reads the files of the disk cache if they exist, and otherwise decodes with a
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from pipeline.images.processor import ImageProcessor, Normalize, input_size
 from pipeline.images.transforms import Batch, EvalTransform, TrainTransform, collate
 from pipeline.performance import machine
 from pipeline.performance.device import free_memory
+from pipeline.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,7 @@ def load_on_device(
 
 
 def _fits(size: int, device: torch.device, *, required: bool) -> bool:
-    """Return whether so many bytes fit on the devices of all ranks, or log why not."""
+    """Return whether this many bytes fit on the devices of all ranks, or log why not."""
     free, fraction = free_memory(device), _MAX_FRACTION if required else _MAX_FRACTION_AUTO
     if all(distributed.all_gather(size <= fraction * free)):
         return True
@@ -128,7 +130,7 @@ def _read(
         num_workers=workers,
         generator=generator,
     )
-    yield from loader
+    yield from progress_bar(loader, desc="Loading images", unit="batch", enabled=sys.stderr.isatty())
 
 
 def _decode(split: datasets.Dataset, transform: TrainTransform, workers: int) -> list[Pixels]:

@@ -125,7 +125,7 @@ def test_pixels_that_are_not_levels_are_stored_as_floats(
 ) -> None:
     """A processor that offsets its rescaled pixels differs from `Normalize`, so its own pixels are stored."""
 
-    class Shifted(ViTImageProcessor):  # type: ignore[misc] # transformers builds the class at run time
+    class Shifted(ViTImageProcessor):
         def __call__(self, *args: Any, **options: Any) -> Any:
             batch = super().__call__(*args, **options)
             batch["pixel_values"] = batch["pixel_values"] + 0.001
@@ -173,7 +173,7 @@ def test_a_data_loader_without_workers_yields_complete_batches(
 ) -> None:
     transform = transform_with()
     rows = loaded(train, validation, transform).train
-    batches = list(DataLoader(rows, batch_size=5, collate_fn=collate))  # type: ignore[arg-type] # rows come in batches
+    batches = list(DataLoader(rows, batch_size=5, collate_fn=collate))
     assert [len(batch["labels"]) for batch in batches] == [5, 5, 2]
     assert torch.equal(torch.cat([batch["pixel_values"] for batch in batches]), pixels(transform, train))
 
