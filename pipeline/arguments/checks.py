@@ -138,6 +138,11 @@ def _blending(images: Any, trainer: Any) -> Iterator[str]:
             yield f"--{name} blends the images of a batch, which has only one: raise --per_device_train_batch_size"
 
 
+def _cache(images: Any) -> Iterator[str]:
+    if images.image_cache == "disk" and not images.image_cache_gb:
+        yield "--image_cache disk needs disk space, and --image_cache_gb is 0: use --image_cache none"
+
+
 def _balance(objective: Any) -> Iterator[str]:
     if objective.class_weights != "none" and objective.balanced_sampling:
         yield (
@@ -175,6 +180,7 @@ def _two_files(predict: Any) -> Iterator[str]:
 
 _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("ImageArguments", "TrainingFlags"), _blending),
+    (("ImageArguments",), _cache),
     (("ObjectiveArguments",), _balance),
     (("ObjectiveArguments", "SelectionArguments"), _refit_of_balanced),
     (("StrategyArguments",), _strategy),

@@ -6,6 +6,7 @@ from typing import Literal
 from pipeline.arguments.flags import LOOP, flag
 
 Policy = Literal["none", "basic", "trivial", "rand", "auto"]
+ImageCache = Literal["auto", "device", "disk", "none"]
 
 
 @dataclass
@@ -63,7 +64,16 @@ class ImageArguments:
         minimum=0,
         strategies=LOOP,
     )
+    image_cache: ImageCache = flag(
+        "auto",
+        "Where decoded images are cached: device (training and validation images in the memory of the GPU), disk "
+        "(training images), or none. auto: device on a GPU if they need at most a quarter of its free memory, else "
+        "disk.",
+        neutral=True,
+        needs_all_images=("device",),
+        strategies=LOOP,
+    )
     image_cache_gb: float = flag(
-        8.0, "Cache decoded training images on disk if they need at most this many gigabytes. 0: no cache.",
+        8.0, "Cache decoded training images on disk only if they need at most this many gigabytes. 0: not on disk.",
         minimum=0, neutral=True, strategies=LOOP
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Random augmentation of training images: crop, flip, one of torchvision's policies, random erasing.
 
 Sampling is separate from applying: `Augment.sample` turns a seed into parameters, and `Augment.apply` turns an image
-and its parameters into pixels (uint8 in, uint8 out). Every random choice is a function of the seed of the image.
+and its parameters into pixels (uint8 in, uint8 out). Every random choice is a function of the seed of the image. For
+images in the memory of a GPU, `device.packed` crops a batch at once, from the same parameters.
 
 The policies sample from torch's global generator, so `apply` seeds it for each image and then restores it. A policy
 that samples from `random` or NumPy is not supported here.
@@ -91,10 +92,16 @@ class Augment:
             params: What `sample` returned for an image of this height and width.
             size: Height and width of the result in pixels.
         """
+        return self.distort(self.crop(image, params, size), params)
+
+    def crop(self, image: Tensor, params: AugmentationParams, size: list[int]) -> Tensor:
+        """Return the crop of an image (3, height, width), resized and flipped."""
         rows, columns = slice(params.top, params.top + params.height), slice(params.left, params.left + params.width)
         pixels = self._resize(image[:, rows, columns], size)
-        if params.flip:
-            pixels = pixels.flip(-1)
+        return pixels.flip(-1) if params.flip else pixels
+
+    def distort(self, pixels: Tensor, params: AugmentationParams) -> Tensor:
+        """Apply the policy and the erasing to a crop, on its device. Random choices are the same on every device."""
         if self.policy is None:
             return pixels
         with torch.random.fork_rng(devices=[]):

@@ -77,12 +77,34 @@ def cache_decoded(
         reason = "--image_cache_gb is 0" if not limit_gb else "each image is used only once"
         logger.info("decoding %s images on the fly: %s", split_name, reason)
         return split
+    cache = _cache_folder(split, transform, split_name)
+    cached = distributed.main_first(lambda: cache.find_or_build(limit_gb=limit_gb, epochs=epochs))
+    return split if cached is None else _replace_images(split, cached)
+
+
+def find_decoded(split: datasets.Dataset, transform: Decoder) -> datasets.Dataset | None:
+    """Return what `cache_decoded` returns if an earlier run built the cache, else None."""
+    cached = _cache_folder(split, transform, "train").find()
+    return None if cached is None else _replace_images(split, cached)
+
+
+def estimate(split: datasets.Dataset, transform: Decoder) -> tuple[float, int]:
+    """Return the seconds of one core that decoding takes, and the bytes of the decoded images, from a few of them."""
+    rows = split.with_format(None).select_columns(["image", "index"])
+    sample = rows.select(np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).astype(int))
+    start = time.perf_counter()
+    size = sum(transform.decode(row["image"], row["index"]).size for row in sample)
+    factor = len(rows) / len(sample)
+    return factor * (time.perf_counter() - start), int(factor * size)
+
+
+def _cache_folder(split: datasets.Dataset, transform: Decoder, split_name: str) -> "_CacheFolder":
     key = json.dumps([_FORMAT, content_key(split), transform.decode_key, PIL.__version__])
     root = Path(datasets.config.HF_DATASETS_CACHE) / "vit-pipeline" / "decoded"
-    cache = _CacheFolder(root.absolute() / hashlib.sha256(key.encode()).hexdigest()[:24], split, transform, split_name)
-    cached = distributed.main_first(lambda: cache.find_or_build(limit_gb=limit_gb, epochs=epochs))
-    if cached is None:
-        return split
+    return _CacheFolder(root.absolute() / hashlib.sha256(key.encode()).hexdigest()[:24], split, transform, split_name)
+
+
+def _replace_images(split: datasets.Dataset, cached: datasets.Dataset) -> datasets.Dataset:
     with progress_on_terminal_only():  # concatenate_datasets copies the other columns, a few bytes per row.
         return datasets.concatenate_datasets([cached, split.remove_columns("image")], axis=1)
 
@@ -98,14 +120,14 @@ class _CacheFolder:
 
     def find_or_build(self, *, limit_gb: float, epochs: float) -> datasets.Dataset | None:
         """Return the column `image` of the cached images, or log why there is no cache and return None."""
-        if (found := self._find()) is not None or not distributed.is_local_main_process():
+        if (found := self.find()) is not None or not distributed.is_local_main_process():
             return found
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder.with_suffix(".lock")):
-                if (found := self._find()) is not None:  # Another run built it while this one waited.
+                if (found := self.find()) is not None:  # Another run built it while this one waited.
                     return found
-                seconds, size = self._estimate()
+                seconds, size = estimate(self.rows, self.transform)
                 if reason := self._reason_not_to_build(seconds * (epochs - 1), size, limit_gb):
                     logger.info("decoding %s images on the fly: %s", self.split_name, reason)
                     return None
@@ -116,23 +138,16 @@ class _CacheFolder:
                 "to a folder with free space, or pass --image_cache_gb 0",
                 self.split_name, self.folder.parent, error.strerror or error,
             )  # fmt: skip
-        return self._find()
+        return self.find()
 
-    def _find(self) -> datasets.Dataset | None:
+    def find(self) -> datasets.Dataset | None:
+        """Return the column `image` of the cached images, or None if they are missing or incomplete."""
         try:
             if read_json(self.folder / _MANIFEST) != _manifest(self.folder, len(self.rows)):
                 return None
             return pixel_files.open_files(self.folder).select_columns("image")
         except (OSError, ValueError):  # missing or corrupt
             return None
-
-    def _estimate(self) -> tuple[float, int]:
-        """Return the seconds (of one core) and the bytes that all images need, estimated from a few images."""
-        sample = self.rows.select(np.linspace(0, len(self.rows) - 1, min(_SAMPLES, len(self.rows))).astype(int))
-        start = time.perf_counter()
-        size = sum(self.transform.decode(row["image"], row["index"]).size for row in sample)
-        factor = len(self.rows) / len(sample)
-        return factor * (time.perf_counter() - start), int(factor * size)
 
     def _reason_not_to_build(self, seconds_saved: float, size: int, limit_gb: float) -> str | None:
         if seconds_saved < _MIN_SECONDS_SAVED:

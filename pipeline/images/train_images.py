@@ -1,16 +1,24 @@
-"""How training images reach the model: one interface for images decoded on the fly, cached on disk, or streamed.
+"""How the images of a training reach the model: decoded on the fly, cached on disk, cached on the device, or streamed.
 
-The streamed implementation is `data.streaming.StreamShard`.
+All kinds have one interface, `TrainImages`. The streamed one is `data.streaming.StreamShard`.
 """
 
+import logging
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import datasets
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pipeline.arguments.images import ImageArguments, ImageCache
 from pipeline.images import disk_cache
-from pipeline.images.transforms import TrainTransform
+from pipeline.images.device.batches import AugmentedBatches, FixedBatches
+from pipeline.images.device.cache import load_on_device
+from pipeline.images.transforms import EvalTransform, TrainTransform
+
+logger = logging.getLogger(__name__)
 
 
 class TrainImages(Protocol):
@@ -43,6 +51,71 @@ class MapImages:
 
     def loader(self, *, num_workers: int, pin_memory: bool, prefetch_factor: int | None) -> None:
         """Return None: the Trainer builds its own loader, which shuffles, shards and resumes."""
+
+
+class DeviceMapImages:
+    """Training images in the memory of the device. `dataset` returns complete batches there, so it needs no workers."""
+
+    def __init__(self, dataset: AugmentedBatches | FixedBatches, epoch: Tensor) -> None:
+        self.dataset, self.epoch = dataset, epoch
+
+    def loader(self, *, num_workers: int, pin_memory: bool, prefetch_factor: int | None) -> None:
+        """Return None: the Trainer builds its own loader, so the order is that of `MapImages`, also after a resume."""
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """The images of a training, and where they are cached.
+
+    Attributes:
+        train: The training images.
+        validation: A map-style dataset for the loader of the Trainer.
+        cache: Where the images are cached.
+        size: Bytes of the device cache.
+    """
+
+    train: TrainImages
+    validation: Any
+    cache: ImageCache
+    size: int = 0
+
+
+def prepare_images(
+    train: datasets.Dataset,
+    validation: datasets.Dataset,
+    transform: TrainTransform,
+    args: ImageArguments,
+    *,
+    device: torch.device,
+    epochs: float,
+) -> PreparedImages:
+    """Return the images of a training, cached as `--image_cache` says. Every process of a job must call it.
+
+    Args:
+        train: Rows with `image` (`datasets.Image(decode=False)`), `label` and `index`.
+        validation: Rows of the same kind.
+        transform: The training transform.
+        args: The flags of the cache.
+        device: The training device.
+        epochs: Number of times each training image is used.
+
+    Raises:
+        BadImageError: If an image cannot be read.
+        PipelineError: If `--image_cache device` needs too much memory.
+    """
+    required = args.image_cache == "device"
+    if required or (args.image_cache == "auto" and device.type != "cpu" and epochs > 1):
+        found = load_on_device(train, validation, transform, device=device, required=required)
+        if found is not None:
+            return PreparedImages(
+                DeviceMapImages(found.train, transform.epoch), found.validation, "device", size=found.size
+            )
+    decoded = validation.with_transform(EvalTransform(transform.processor))
+    if args.image_cache == "none":
+        logger.info("decoding train images on the fly: --image_cache is none")
+        return PreparedImages(MapImages(train, transform), decoded, "none")
+    images = map_images(train, transform, limit_gb=args.image_cache_gb, epochs=epochs)
+    return PreparedImages(images, decoded, "disk")
 
 
 def map_images(split: datasets.Dataset, transform: TrainTransform, *, limit_gb: float, epochs: float) -> MapImages:

@@ -131,12 +131,17 @@ def shrink(image: Image, shorter_side: int) -> Image:
     return image.resize((width, height), PIL.Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
-def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+def collate(rows: Sequence[dict[str, Any]] | dict[str, Tensor]) -> dict[str, Tensor]:
     """Stack transformed rows into a batch.
+
+    Args:
+        rows: The rows, or a complete batch of `device.batches`, which is returned.
 
     Returns:
         `pixel_values` (batch, 3, height, width) fp32 or uint8, and `labels` (batch,) int64 if the rows have labels.
     """
+    if isinstance(rows, dict):
+        return rows
     batch = {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
     if "labels" in rows[0]:
         batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=torch.int64)

@@ -19,7 +19,7 @@ from pipeline.data.labels.read import read_integers
 from pipeline.data.streaming import Stream, StreamShard
 from pipeline.evaluation.metrics import Accuracy, compute
 from pipeline.images.processor import Normalize
-from pipeline.images.train_images import TrainImages, map_images
+from pipeline.images.train_images import PreparedImages, prepare_images
 from pipeline.images.transforms import EvalTransform, TrainTransform, collate
 from pipeline.models import layers, lora, patch_dropout
 from pipeline.models.classifier import ImageClassifier
@@ -29,6 +29,7 @@ from pipeline.performance.matmul import matmul_rate
 from pipeline.performance.throughput import Clock
 from pipeline.training import callbacks
 from pipeline.training.objective import Objective
+from pipeline.training.sampling import BalancedSampler
 from pipeline.training.trainer import Components, StrictTrainer
 
 
@@ -55,11 +56,18 @@ def build_trainer(
         PipelineError: If the network does not support the settings.
     """
     network = _prepare(classifier.model, classifier.input_size, settings)
-    args = _trainer_arguments(settings, network, classifier.input_size, folder)
-    images = _train_images(splits["train"], classifier, args, settings)
+    args = _trainer_arguments(settings, folder)
+    # Before the search for a batch size, which gets the memory that a device cache leaves.
+    cached = _cached_images(splits, classifier, settings)
+    if args.auto_find_batch_size:
+        _find_batch_size(args, network, classifier.input_size, settings)
+    images = cached or _streamed_images(splits, classifier, args, settings)
+    _set_loading(args, on_device=images.cache == "device")
     components = Components(
         settings=settings,
-        images=images,
+        images=images.train,
+        sampler=_sampler(splits["train"], images.train.epoch, settings),
+        decisions=_decisions(images),
         objective=_objective(splits["train"], settings),
         normalize=Normalize(classifier.processor),
         clock=clock,
@@ -71,12 +79,12 @@ def build_trainer(
         model=network,
         args=args,
         data_collator=collate,
-        eval_dataset=splits["validation"].with_transform(EvalTransform(classifier.processor)),
+        eval_dataset=images.validation,
         processing_class=cast(BaseImageProcessor, classifier.processor),
         compute_metrics=_compute_metrics,
         preprocess_logits_for_metrics=_predictions_and_losses,
         callbacks=[
-            callbacks.SetEpoch(images.epoch),
+            callbacks.SetEpoch(images.train.epoch),
             callbacks.StopWhenDiverged(),
             callbacks.Progress(clock),
             *_stopping_callbacks(settings, clock),
@@ -132,15 +140,53 @@ def _objective(train: datasets.Dataset | Stream, settings: Settings) -> Objectiv
     )
 
 
-def _train_images(
-    train: datasets.Dataset | Stream, classifier: ImageClassifier, args: FineTuningArguments, settings: Settings
-) -> TrainImages:
-    transform = TrainTransform(classifier.processor, settings.images, seed=args.seed)
-    if isinstance(train, Stream):
-        return StreamShard(train, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
-    return map_images(
-        train, transform, limit_gb=settings.images.image_cache_gb, epochs=settings.trainer.num_train_epochs
+def _cached_images(
+    splits: datasets.DatasetDict, classifier: ImageClassifier, settings: Settings
+) -> PreparedImages | None:
+    """Return the images with their cache, or None if the training images are streamed."""
+    if isinstance(splits["train"], Stream):
+        return None
+    args = settings.trainer
+    return prepare_images(
+        splits["train"],
+        splits["validation"],
+        TrainTransform(classifier.processor, settings.images, seed=args.seed),
+        settings.images,
+        device=args.device,
+        epochs=args.num_train_epochs,
     )
+
+
+def _streamed_images(
+    splits: datasets.DatasetDict, classifier: ImageClassifier, args: FineTuningArguments, settings: Settings
+) -> PreparedImages:
+    transform = TrainTransform(classifier.processor, settings.images, seed=args.seed)
+    stream: Any = splits["train"]
+    shard = StreamShard(stream, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
+    return PreparedImages(shard, splits["validation"].with_transform(EvalTransform(classifier.processor)), "none")
+
+
+def _set_loading(args: FineTuningArguments, *, on_device: bool) -> None:
+    """Set how the loaders of the Trainer work. Batches that are on the device already need no workers."""
+    if on_device:
+        args.dataloader_num_workers, args.dataloader_prefetch_factor = 0, None
+        args.dataloader_persistent_workers = args.dataloader_pin_memory = False
+    # Otherwise the upload of a batch would wait until the device has finished the previous step.
+    uploads: Any = copy.copy(args.accelerator_config)
+    uploads.non_blocking = args.dataloader_pin_memory and args.device.type != "cpu"
+    args.accelerator_config = uploads
+
+
+def _sampler(train: datasets.Dataset | Stream, epoch: Tensor, settings: Settings) -> BalancedSampler | None:
+    if not settings.objective.balanced_sampling:
+        return None
+    return BalancedSampler(read_integers(train), seed=settings.trainer.seed, epoch=epoch)
+
+
+def _decisions(images: PreparedImages) -> dict[str, Any]:
+    """Return what the machine decided about the images, for `run.json`."""
+    size = {"image_cache_mb": round(images.size / 1e6, 3)} if images.size else {}
+    return {"image_cache": images.cache, **size}
 
 
 def _stopping_callbacks(settings: Settings, clock: Clock) -> list[TrainerCallback]:
@@ -153,17 +199,20 @@ def _stopping_callbacks(settings: Settings, clock: Clock) -> list[TrainerCallbac
     return found
 
 
-def _trainer_arguments(settings: Settings, network: Any, size: tuple[int, int], folder: Path) -> FineTuningArguments:
+def _find_batch_size(args: FineTuningArguments, network: Any, size: tuple[int, int], settings: Settings) -> None:
+    """Set the per-device batch size to the largest that fits, and the gradient accumulation accordingly."""
+    args.auto_find_batch_size = False  # the Trainer's own search restarts a resumed run with another batch size
+    requested = args.per_device_train_batch_size
+    copies = 2 + (args.world_size > 1) + (settings.strategy.ema_decay is not None)
+    memory = batch_size.TrainingMemory(args.precision, copies)
+    fits = batch_size.find_batch_size(network, size, requested=requested, device=args.device, memory=memory)
+    args.per_device_train_batch_size = fits
+    args.gradient_accumulation_steps *= requested // fits
+
+
+def _trainer_arguments(settings: Settings, folder: Path) -> FineTuningArguments:
     """Return the arguments for the Trainer, which saves checkpoints into the folder and pushes nothing."""
     args = copy.copy(settings.trainer)
-    if args.auto_find_batch_size:
-        args.auto_find_batch_size = False  # the Trainer's own search restarts a resumed run with another batch size
-        requested = args.per_device_train_batch_size
-        copies = 2 + (args.world_size > 1) + (settings.strategy.ema_decay is not None)
-        memory = batch_size.TrainingMemory(args.precision, copies)
-        fits = batch_size.find_batch_size(network, size, requested=requested, device=args.device, memory=memory)
-        args.per_device_train_batch_size = fits
-        args.gradient_accumulation_steps *= requested // fits
     args.output_dir, args.push_to_hub = str(folder), False
     args.label_smoothing_factor = 0.0  # our objective smooths; the Trainer would smooth the validation loss too
     return args

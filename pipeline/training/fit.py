@@ -1,6 +1,7 @@
 """`fit`: run or resume the Trainer, and load its best weights."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def fit(
     folder: Path,
     settings: Settings,
     clock: Clock | None = None,
+    on_decisions: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
     """Train on `train`, choose the best checkpoint on `validation`, and leave its weights in the classifier.
 
@@ -41,6 +43,7 @@ def fit(
         folder: Where the checkpoints go.
         settings: All settings of the training.
         clock: Already started if more than this call counts as training time.
+        on_decisions: Gets what the machine decided (`image_cache`) before the first step.
 
     Returns:
         `train_loss`, `train_runtime` and others, of the call that reached the end; and `speed`, for `run.json`.
@@ -52,6 +55,8 @@ def fit(
     stop, clock = callbacks.StopOnSignal(), clock or Clock()
     attention = classifier.model.config._attn_implementation
     trainer = build_trainer(classifier, splits, folder=folder, settings=settings, clock=clock, extra_callbacks=[stop])
+    if on_decisions:
+        on_decisions(trainer.components.decisions)
     args = trainer.args
     with batch_size.out_of_memory_explained(
         global_batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,

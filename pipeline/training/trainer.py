@@ -3,7 +3,7 @@
 import contextlib
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,6 @@ from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
 from pipeline import distributed
 from pipeline.arguments.settings import Settings
-from pipeline.data.labels.read import read_integers
 from pipeline.errors import PipelineError
 from pipeline.images.processor import Normalize
 from pipeline.images.train_images import TrainImages
@@ -44,6 +43,8 @@ class Components:
         clock: Measures the steps.
         flops: FLOPs of training on one image of a height and width in pixels.
         matmul_rate: FLOPs per second of large matrix products, over all processes.
+        sampler: The order of the training images. None: each once per epoch, shuffled by the Trainer.
+        decisions: What the machine decided about this training, for `run.json`.
     """
 
     settings: Settings
@@ -53,6 +54,8 @@ class Components:
     clock: Clock
     flops: Callable[[tuple[int, int]], int]
     matmul_rate: float
+    sampler: BalancedSampler | None = None
+    decisions: dict[str, Any] = field(default_factory=dict)
 
 
 class StrictTrainer(Trainer):
@@ -102,12 +105,12 @@ class StrictTrainer(Trainer):
         }
         if (loader := images.loader(**options)) is not None:
             return loader
-        if not self.components.settings.objective.balanced_sampling:
+        if self.components.sampler is None:
             return super().get_train_dataloader()
         balanced: DataLoader[Any] = DataLoader(
             images.dataset,
             batch_size=args.train_batch_size,
-            sampler=BalancedSampler(read_integers(images.dataset), seed=args.seed, epoch=images.epoch),
+            sampler=self.components.sampler,
             collate_fn=collate,
             drop_last=args.dataloader_drop_last,
             persistent_workers=args.dataloader_persistent_workers,
@@ -115,6 +118,14 @@ class StrictTrainer(Trainer):
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(balanced)
         return prepared
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Return the loader of all validation images: `--dataloader_drop_last` is about training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def get_batch_samples(self, *args: Any) -> Any:
         """Fetch the batches of one step, and measure how long that takes."""

@@ -201,12 +201,27 @@ def _fit(
             if is_probe or settings.model.head_init == "probe":
                 install_head(classifier, probe)
         if not is_probe:
-            results |= fit(classifier, splits, folder=run.folder, settings=settings, clock=clock)
+            results |= fit(
+                classifier,
+                splits,
+                folder=run.folder,
+                settings=_with_decisions(settings, run),
+                clock=clock,
+                on_decisions=lambda found: run.update(machine=run.record["machine"] | found),
+            )
             if speed := results.pop("speed", None):
                 run.update(speed=speed)
         classifier, selected = improve(classifier, splits, settings, steps)
     distributed.on_main_process(lambda: classifier.save(run.folder))
     return results | selected
+
+
+def _with_decisions(settings: Settings, run: RunFolder) -> Settings:
+    """Return the settings with what the machine decided when the run was started, so that a resume repeats it."""
+    decided = distributed.broadcast(run.record["machine"]).get("image_cache", "auto")
+    if settings.images.image_cache != "auto":
+        return settings
+    return dataclasses.replace(settings, images=dataclasses.replace(settings.images, image_cache=decided))
 
 
 def _score(run: RunFolder, splits: LoadedSplits, settings: Settings, results: dict[str, Any]) -> None:

@@ -56,6 +56,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path, photos: Path)
     commands: dict[str, dict[str, Any]] = {
         "train": {"arguments": run},
         "finished run": {"arguments": run},
+        "device cache": {"arguments": [*train, "--image_cache=device", f"--output_dir={folder / 'device'}"]},
         "evaluate": {"arguments": ["evaluate", f"--model={folder / 'run'}", f"--output_dir={folder / 'scores'}"]},
         "predict": {
             "arguments": ["predict", f"--model={folder / 'run'}", "photos/test", f"--output={folder / 'two.csv'}"]
@@ -106,6 +107,16 @@ def test_training_with_two_processes_equals_training_with_one(
     one = jobs.folder / "one"
     assert vit_pipeline(*jobs.train, f"--output_dir={one}")[0] == 0
     assert_same_run(one, jobs.folder / "run")
+
+
+def test_the_device_caches_of_two_processes_give_the_run_of_the_disk_cache(jobs: Jobs) -> None:
+    assert jobs.rank0["device cache"]["code"] == jobs.rank1["device cache"]["code"] == 0, jobs.rank0["device cache"]
+    assert "device cache: 54 images" in jobs.rank0["device cache"]["err"]
+    disk, device = (read_json(jobs.folder / name / TRAINER_STATE) for name in ("run", "device"))
+    assert losses(device) == losses(disk)
+    assert losses(device, "eval_accuracy") == losses(disk, "eval_accuracy")
+    weights = [load_file(jobs.folder / name / "model.safetensors") for name in ("run", "device")]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
 
 def test_evaluation_with_two_processes_equals_evaluation_with_one(

@@ -44,7 +44,12 @@ def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> 
     """Build the model and fit it, in a folder of this test."""
 
     def run(
-        name: str = "run", *, data: datasets.DatasetDict = splits, vit: Path = dropping_vit, **changes: Any
+        name: str = "run",
+        *,
+        data: datasets.DatasetDict = splits,
+        vit: Path = dropping_vit,
+        on_decisions: Callable[[dict[str, Any]], object] | None = None,
+        **changes: Any,
     ) -> Fitted:
         settings = settings_of(**changes)
         classifier = build_classifier(ModelArguments(str(vit)), class_names=COLORS, seed=settings.trainer.seed)
@@ -56,7 +61,7 @@ def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> 
 
         (tmp_path / name).mkdir(exist_ok=True)
         with_hook = classifier.model.register_forward_pre_hook(torch.compiler.disable(look), with_kwargs=True)
-        metrics = fit(classifier, data, folder=tmp_path / name, settings=settings)
+        metrics = fit(classifier, data, folder=tmp_path / name, settings=settings, on_decisions=on_decisions)
         with_hook.remove()
         return Fitted(tmp_path / name, classifier.model, metrics, seen, read_json(tmp_path / name / TRAINER_STATE))
 

@@ -223,6 +223,12 @@ def test_metrics_are_computed_from_classes_and_losses_not_logits(
     assert numbers.dtype.kind == "i"
 
 
+def test_dropping_the_last_batch_drops_no_validation_image(fitted: Callable[..., Fitted]) -> None:
+    whole = fitted("whole", max_steps=1, per_device_eval_batch_size=5)
+    done = fitted(max_steps=1, per_device_eval_batch_size=5, dataloader_drop_last=True)
+    assert done.log("eval_loss") == whole.log("eval_loss")
+
+
 def test_the_progress_lines_agree_with_the_log_history(
     fitted: Callable[..., Fitted], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -120,6 +120,26 @@ def test_a_killed_run_resumes_and_ends_like_an_uninterrupted_one(
     assert all((whole[name] == halves[name]).all() for name in whole)
 
 
+def test_a_run_on_the_device_cache_ends_the_same_and_a_resume_keeps_the_cache(
+    train_flags: list[str], finished_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    run = [*train_flags, f"--output_dir={tmp_path}/run"]
+    assert cli.main(["train", *run, "--image_cache=device"]) == 0
+    record = read_json(tmp_path / "run" / RECORD)
+    assert record["machine"]["image_cache"] == "device"
+    (line,) = [r.getMessage() for r in caplog.records if "device cache" in r.getMessage()]
+    assert line.startswith("device cache: 54 images, ")
+    assert float(line.split()[-2]) == pytest.approx(record["machine"]["image_cache_mb"], rel=0.01)
+    assert read_json(finished_run / RECORD)["machine"]["image_cache"] == "disk"
+    disk, device = (load_file(folder / "model.safetensors") for folder in (finished_run, tmp_path / "run"))
+    assert all((disk[name] == device[name]).all() for name in disk)
+    (tmp_path / "run" / RECORD).write_text(json.dumps(record | {"status": "running"}))
+    caplog.clear()
+    assert cli.main(["train", *run]) == 0
+    assert line in [r.getMessage() for r in caplog.records]
+
+
 def test_a_missing_test_split_is_logged(
     train_flags: list[str], make_folder: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
