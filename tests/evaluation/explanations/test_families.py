@@ -1,0 +1,42 @@
+"""A planted patch decides the class, and the relevance map of every family finds it."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.evaluation.explanations.layercam import LayerCam
+from pipeline.evaluation.explanations.legrad import LeGrad
+from pipeline.evaluation.explanations.methods import find_method
+from pipeline.evaluation.explanations.trust import measure_trust
+from tests.evaluation.explanations.planting import LEGRAD, NETWORKS, PATCH, SIDE, new_network, planted, train_on_planted
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_map_finds_the_patch_that_decides(name: str) -> None:
+    classifier = new_network(name)
+    train_on_planted(classifier.model)
+    pixels, labels, places = planted(48, seed=2)
+    method = find_method(classifier)
+    assert isinstance(method, LeGrad if name in LEGRAD else LayerCam)
+    with torch.no_grad():  # as in the inference loop
+        explained = method.explain(pixels)
+        maps = explained.relevance(labels).numpy()
+        other = explained.relevance((labels + 1) % 3).numpy()
+    correct = (explained.logits.argmax(1) == labels).numpy()
+    assert correct.mean() > 0.9
+    assert maps.shape == (48, *method.grid)
+    assert (maps >= 0).all()
+    best = maps.reshape(48, -1).argmax(axis=1)
+    found = np.stack(np.unravel_index(best, method.grid), axis=1) * (SIDE / method.grid[0]) / PATCH
+    assert (np.abs(found - places).max(axis=1) <= 1)[correct].mean() > 0.85
+    assert not np.allclose(maps, other)  # class-specific
+
+    def classify(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return classifier.model(pixel_values=images).logits.softmax(dim=1)
+
+    trusts = [
+        measure_trust(classify, pixels[i], [maps[i]], [int(labels[i])], random_maps=3)[0]
+        for i in np.flatnonzero(correct)[:10]
+    ]
+    assert sum(trust.trusted for trust in trusts) >= 8
