@@ -88,9 +88,7 @@ def test_an_unreadable_image_is_named_at_the_end_and_the_others_are_explained(
     assert code == 2
 
 
-def test_problems_are_reported_together_before_anything_is_loaded(
-    finished_run: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_problems_are_reported_together_before_anything_is_loaded(finished_run: Path, tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "note.txt").write_text("mine")
     script = (
@@ -173,7 +171,7 @@ def test_the_tour_is_one_page_with_two_sentences_for_each_step(odd_model: Path, 
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    steps = [each for each in page.all("section")]
+    steps = page.all("section")
     titles = [each.text.split(" ", 1)[1] for each in page.all("h2")]
     assert titles == [
         "Image", "Patches", "Patch embeddings", "Position embeddings", "Queries, keys and values",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.names import ASSETS
 from pipeline.evaluation.explanations.walk import TOP, Walk
-from pipeline.reporting.charts import Series, chart, fraction_axis, linear_axis
+from pipeline.reporting.charts import Axis, Series, chart, fraction_axis
 from pipeline.reporting.explanation.colors import colored, enlarged, heat, scaled, tiled
 from pipeline.reporting.markup import png_uri, render_template
 
@@ -48,6 +48,7 @@ class Step:
         columns: Names of the columns of the table.
         rows: Rows of the table.
         chart: A chart.
+        per_row: Pictures of a row. Default: as many as fit.
         has_scale: Whether the scale of the colors is shown.
     """
 
@@ -57,6 +58,7 @@ class Step:
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     chart: Markup | None = None
+    per_row: int | None = None
     has_scale: bool = False
 
 
@@ -199,20 +201,22 @@ def _positions(walk: Walk, shapes: _Shapes) -> Step:
     return Step(
         title,
         (
-            ("A learned vector for its place is added to each embedding, because attention alone does not know the "
-            "order of the patches."),
-            (f"Each map shows how similar the vector of one place is to all others: the mean cosine similarity is "
-            f"{neighbors} for neighbors and {walk.positions.mean():.2f} for any two places."),
+            (
+                "A learned vector for its place is added to each embedding, because attention alone does not know the "
+                "order of the patches."
+            ),
+            (
+                f"Each map shows how similar the vector of one place is to all others: the mean cosine similarity is "
+                f"{neighbors} for neighbors and {walk.positions.mean():.2f} for any two places."
+            ),
         ),
         [
-            shapes.map(
-                walk.positions[row, column], f"similarity to row {row + 1}, column {column + 1}",
-                f"row {row + 1}, column {column + 1}", small=True,
-            )
+            shapes.map(walk.positions[row, column], f"similarity to row {row + 1}, column {column + 1}", small=True)
             for row, column in places
         ],
+        per_row=len(list(_spread(columns))),
         has_scale=True,
-    )  # fmt: skip
+    )
 
 
 def _head(walk: Walk, shapes: _Shapes) -> Step:
@@ -269,25 +273,31 @@ def _layers(walk: Walk, shapes: _Shapes) -> Step:
     since = len(tops) - next((n for n, top in enumerate(reversed(tops)) if top != final), len(tops))
     points = [(number, float(each[final])) for number, each in enumerate(walk.probabilities, start=1)]
     name, start = walk.class_names[final], walk.class_names[int(tops[0])]
-    axis = linear_axis("layer", [0.0, *(number for number, _ in points)])
+    axis = Axis("layer", 1, max(len(points), 2), range(1, len(points) + 1), "{:g}".format)
     return Step(
         f"The way of the {shapes.token} through the layers",
         (
-            (f"The last norm and the head can be applied after any layer: after layer 1, the label is {start}, and "
-            f"after layer {len(tops)}, it is {name}."),
-            (f"The label stays {name} from layer {since + 1} to the last one, where its probability is "
-            f"{points[-1][1]:.1%}."),
+            (
+                f"The last norm and the head can be applied after any layer: after layer 1, the label is {start}, and "
+                f"after layer {len(tops)}, it is {name}."
+            ),
+            (
+                f"The label stays {name} from layer {since + 1} to the last one, where its probability is "
+                f"{points[-1][1]:.1%}."
+            ),
         ),
         chart=chart(
-            f"probability of {name} after each layer", axis, fraction_axis("probability of the final label"),
-            [Series("", points, dots=True)],
+            f"probability of {name} after each layer",
+            axis,
+            fraction_axis("probability"),
+            [Series("probability of the final label", points, dots=True)],
         ),
         columns=("layer", "label", "probability"),
         rows=[
             (str(number), walk.class_names[int(top)], f"{each[top]:.1%}")
             for number, (top, each) in enumerate(zip(tops, walk.probabilities, strict=True), start=1)
         ],
-    )  # fmt: skip
+    )
 
 
 def _labels(walk: Walk, shapes: _Shapes) -> Step:

@@ -29,7 +29,7 @@ from transformers import (
 
 from pipeline.models.classifier import ImageClassifier
 
-SIDE, PATCH, CLASSES = 32, 4, 3
+SIDE, PATCH, CLASSES = 32, 8, 4
 LAYERS: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
     "image_size": SIDE, "patch_size": PATCH,
@@ -68,28 +68,34 @@ def new_network(name: str) -> ImageClassifier:
     return ImageClassifier(NETWORKS[name]().eval(), processor)
 
 
-def planted(count: int, seed: int) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+def planted(count: int, seed: int, *, empty: float = 0.0) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
     """Return noisy images in which the color of one bright patch, at a random place, is the class.
+
+    A part of the images is empty: without a patch, the class is the last one.
 
     Returns:
         Pixel values (count, 3, 32, 32), the classes, and row and column of the patches (count, 2).
     """
     rng = np.random.default_rng(seed)
     pixels = rng.normal(0, 0.25, (count, 3, SIDE, SIDE)).astype(np.float32)
-    labels, places = rng.integers(0, CLASSES, count), rng.integers(0, SIDE // PATCH, (count, 2))
+    labels, places = rng.integers(0, CLASSES - 1, count), rng.integers(0, SIDE // PATCH, (count, 2))
+    labels[: round(empty * count)] = CLASSES - 1
     for image, label, (row, column) in zip(pixels, labels, places, strict=True):
+        if label == CLASSES - 1:
+            continue
         image[:, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH] = -1
         image[label, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH] = 2.5
     return torch.from_numpy(pixels), torch.from_numpy(labels), places
 
 
-def train_on_planted(model: Any, *, steps: int = 150, learning_rate: float = 3e-3) -> None:
+def train_on_planted(model: Any, *, steps: int = 300, learning_rate: float = 2e-3) -> None:
     """Train a network until the planted patch decides what it predicts."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    pixels, labels, _ = planted(2048, seed=1)
+    pixels, labels, _ = planted(2048, seed=1, empty=0.3)
+    shuffled = torch.randperm(2048, generator=torch.Generator().manual_seed(0))
     model.train()
     for step in range(steps):
-        batch = slice(step * 32 % 2048, step * 32 % 2048 + 32)
+        batch = shuffled[step * 32 % 2048 :][:32]
         loss = nn.functional.cross_entropy(model(pixel_values=pixels[batch]).logits, labels[batch])
         optimizer.zero_grad()
         loss.backward()

@@ -8,7 +8,16 @@ from pipeline.evaluation.explanations.layercam import LayerCam
 from pipeline.evaluation.explanations.legrad import LeGrad
 from pipeline.evaluation.explanations.methods import find_method
 from pipeline.evaluation.explanations.trust import measure_trust
-from tests.evaluation.explanations.planting import LEGRAD, NETWORKS, PATCH, SIDE, new_network, planted, train_on_planted
+from tests.evaluation.explanations.planting import (
+    CLASSES,
+    LEGRAD,
+    NETWORKS,
+    PATCH,
+    SIDE,
+    new_network,
+    planted,
+    train_on_planted,
+)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -21,14 +30,14 @@ def test_the_map_finds_the_patch_that_decides(name: str) -> None:
     with torch.no_grad():  # as in the inference loop
         explained = method.explain(pixels)
         maps = explained.relevance(labels).numpy()
-        other = explained.relevance((labels + 1) % 3).numpy()
+        other = explained.relevance((labels + 1) % CLASSES).numpy()
     correct = (explained.logits.argmax(1) == labels).numpy()
     assert correct.mean() > 0.9
     assert maps.shape == (48, *method.grid)
     assert (maps >= 0).all()
     best = maps.reshape(48, -1).argmax(axis=1)
     found = np.stack(np.unravel_index(best, method.grid), axis=1) * (SIDE / method.grid[0]) / PATCH
-    assert (np.abs(found - places).max(axis=1) <= 1)[correct].mean() > 0.85
+    assert (np.floor(found) == places).all(axis=1)[correct].mean() > 0.9
     assert not np.allclose(maps, other)  # class-specific
 
     def classify(images: torch.Tensor) -> torch.Tensor:
@@ -39,4 +48,4 @@ def test_the_map_finds_the_patch_that_decides(name: str) -> None:
         measure_trust(classify, pixels[i], [maps[i]], [int(labels[i])], random_maps=3)[0]
         for i in np.flatnonzero(correct)[:10]
     ]
-    assert sum(trust.trusted for trust in trusts) >= 8
+    assert sum(trust.trusted for trust in trusts) >= 5  # one or two of ten random maps would be

@@ -19,13 +19,10 @@ def slow_legrad(model: Any, image: Tensor, number: int, grid: tuple[int, int]) -
     layers = output.hidden_states[1:]
     found = []
     for place, attention in enumerate(output.attentions):
-        if place + 1 < len(layers):
-            # The next block is all that differs from the last one, so the tail of the model gets this hidden state.
-            logits = logits_after(model, [layers[place]], image[None])[0]
-        else:
-            logits = output.logits
+        is_last = place + 1 == len(layers)
+        logits = output.logits if is_last else logits_after(model, [layers[place]], image[None])[0]
         (gradient,) = torch.autograd.grad(logits[0, number], attention, retain_graph=True)
-        found.append(gradient[0].clamp(min=0).mean(dim=0).mean(dim=0))
+        found.append((gradient * attention).detach()[0].clamp(min=0).mean(dim=0).mean(dim=0))
     relevance = torch.stack(found).mean(dim=0)
     model.set_attn_implementation("sdpa")
     return relevance[-grid[0] * grid[1] :].reshape(grid)
@@ -71,6 +68,6 @@ def test_the_attention_of_the_class_token_is_that_of_the_first_token() -> None:
     pixels = torch.randn(2, 3, 32, 32)
     attention = find_method(classifier).explain(pixels).attention
     assert attention is not None
-    assert attention.shape == (2, 2, 2, 8, 8)  # layers, images, heads, rows, columns
+    assert attention.shape == (2, 2, 2, 4, 4)  # layers, images, heads, rows, columns
     assert (attention.sum(dim=(-1, -2)) < 1).all()  # the rest goes to the class token
     assert find_method(new_network("siglip")).explain(pixels).attention is None
