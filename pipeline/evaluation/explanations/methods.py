@@ -20,7 +20,7 @@ def find_method(classifier: ImageClassifier) -> Method:
     """
     model, size = classifier.model, classifier.input_size
     recorded = record(model, torch.zeros(1, 3, *size, device=model.device))
-    method = LeGrad.of(model, recorded, patch_grid(classifier)) or LayerCam.of(model, recorded.hidden, size)
+    method = LeGrad.of(model, recorded, patch_grid(classifier)) or LayerCam.of(model, size)
     if method is None:
         raise PipelineError(
             f"explain does not support {family(classifier)}, whose attention maps cannot be read: "

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-STEPS = 6
-"""Parts in which the cells of a map are removed."""
+FRACTIONS = (0, 1 / 16, 1 / 4, 1 / 2, 3 / 4, 15 / 16, 1)
+"""Of the cells, that are removed or added at each point of a curve. They are symmetric, see `measure_trust`."""
 
 _SEED = 0
 
@@ -26,7 +26,7 @@ class Trust:
         insertion: Cells are added to an empty image, the most relevant first. Higher is better.
         random_deletion: Mean over random maps.
         random_insertion: Mean over random maps.
-        trusted: Whether insertion minus deletion is higher than for each random map and for its reverse.
+        trusted: Whether insertion minus deletion is above 0, and not lower than for any random map or its reverse.
     """
 
     deletion: float
@@ -61,7 +61,7 @@ def measure_trust(
     """
     rng = np.random.default_rng(_SEED)
     cells = maps[0].size
-    counts = np.unique(np.linspace(0, cells, STEPS + 1).round().astype(int))
+    counts = np.unique(np.round(np.multiply(FRACTIONS, cells)).astype(int))
     randoms = [rng.permutation(cells) for _ in range(random_maps)]
     ties = rng.permutation(cells)  # cells with equal relevance are removed in random order
     orders = np.stack([np.lexsort((ties, -each.ravel())) for each in maps] + randoms)
@@ -76,7 +76,7 @@ def measure_trust(
                 float(insertion[place]),
                 float(deletion[len(maps) :].mean()),
                 float(insertion[len(maps) :].mean()),
-                trusted=bool(gain[place] > np.abs(gain[len(maps) :]).max()),
+                trusted=bool(gain[place] > 0 and gain[place] >= np.abs(gain[len(maps) :]).max() - 1e-9),
             )
         )
     return found
@@ -95,7 +95,7 @@ def _areas(
     masks = torch.cat([ends, keep.float()])
     probabilities = classify_masked(classify, pixels, masks)
     full, empty = probabilities[:2]
-    curves = probabilities[2:].reshape(2, len(orders), len(inner), -1)
+    curves = probabilities[2:].reshape(2, len(orders), len(inner), full.shape[-1])
     ends_of = [(full, empty), (empty, full)]
     areas = []
     for curve, (start, stop) in zip(curves, ends_of, strict=True):

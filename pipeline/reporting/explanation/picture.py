@@ -1,5 +1,6 @@
 """One picture for each explained image: the patch grid, the relevance maps with their trust, and the attention."""
 
+import contextlib
 import functools
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from PIL import ImageDraw, ImageFont
 from pipeline.evaluation.explanations.explain import ClassMap, Explanation
 from pipeline.reporting.explanation.colors import enlarged, heat, tiled
 from pipeline.reporting.markup import visible
+
+_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")  # wherever the system has them
 
 NOT_TRUSTED = "no better than a random map"
 
@@ -69,7 +72,10 @@ def _has_glyph(character: str) -> bool:
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    for name in _FONTS:
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)  # it has the characters of ASCII only
 
 
 def _lines(each: ClassMap, name: str, method: str) -> list[str]:

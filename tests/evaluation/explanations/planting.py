@@ -49,13 +49,13 @@ NETWORKS: dict[str, Any] = {
         SiglipConfig(text_config={**LAYERS, "vocab_size": 20}, vision_config=LAYERS, **LABELS)
     ),
     "swin": lambda: SwinForImageClassification(
-        SwinConfig(image_size=SIDE, patch_size=4, embed_dim=16, depths=[2], num_heads=[2], window_size=4, **LABELS)
+        SwinConfig(image_size=SIDE, patch_size=4, embed_dim=16, depths=[2], num_heads=[2], window_size=2, **LABELS)
     ),
     "convnext": lambda: ConvNextForImageClassification(
         ConvNextConfig(**STAGES, num_stages=2, layer_scale_init_value=1.0, **LABELS)
     ),
     "resnet": lambda: ResNetForImageClassification(
-        ResNetConfig(embedding_size=16, **STAGES, layer_type="basic", downsample_in_first_stage=False, **LABELS)
+        ResNetConfig(embedding_size=16, hidden_sizes=[16], depths=[2], layer_type="basic", **LABELS)
     ),
 }
 LEGRAD = ("vit", "deit", "deit distilled", "beit", "dinov2", "siglip")

@@ -29,7 +29,8 @@ def test_maps_equal_the_definition_for_each_image_alone(name: str, grid: tuple[i
         logits = model(pixel_values=image[None]).logits
         handle.remove()
         (gradient,) = torch.autograd.grad(logits[0, number], kept[0])
-        weighted = gradient[0].clamp(min=0) * kept[0][0]
+        features = kept[0].detach()
+        weighted = (gradient.clamp(min=0) if name == "resnet" else gradient)[0] * features[0]
         expected = weighted.sum(dim=0) if weighted.ndim == 3 else weighted.sum(dim=1).reshape(grid)
         torch.testing.assert_close(relevance, expected.clamp(min=0), rtol=1e-4, atol=1e-8)
 

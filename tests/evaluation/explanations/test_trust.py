@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluation.explanations.trust import STEPS, measure_trust
+from pipeline.evaluation.explanations.trust import measure_trust
 
 
 def bright_patch(pixels: torch.Tensor) -> torch.Tensor:
@@ -18,10 +18,10 @@ def test_areas_are_those_of_the_curves() -> None:
     best = np.zeros((6, 6), np.float32)
     best[0, 0] = 1
     trust, worst = measure_trust(bright_patch, pixels, [best, -best], [0, 0], random_maps=3)
-    assert trust.deletion == pytest.approx(0.5 / STEPS)  # 1 at the start, then 0
-    assert trust.insertion == pytest.approx(1 - 0.5 / STEPS)
+    assert trust.deletion == pytest.approx(1 / 36)  # 1 at the start, 0 after 2 of 36 cells
+    assert trust.insertion == pytest.approx(1 - 1 / 36)
     assert trust.trusted
-    assert worst.deletion == pytest.approx(1 - 0.5 / STEPS)
+    assert worst.deletion == pytest.approx(1 - 1 / 36)
     assert not worst.trusted
     assert 0 < trust.random_deletion < 1
 
