@@ -89,7 +89,7 @@ class LayerCam:
 def _feature_maps(
     model: PreTrainedModel, blocks: list[nn.Module], size: tuple[int, int]
 ) -> tuple[list[nn.Module], list[Tensor]]:
-    """Return the blocks and the norms after them, in the order in which they run, and their outputs for a blank image."""
+    """Return the blocks and the norms after them, in the order of a forward pass, with outputs for a blank image."""
     inside = {module for block in blocks for module in block.modules()}
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm) and m not in inside]
     ran: list[tuple[nn.Module, Tensor]] = []
