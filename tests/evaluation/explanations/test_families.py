@@ -40,12 +40,14 @@ def test_the_map_finds_the_patch_that_decides(name: str) -> None:
     expected = 0.7 if name == "convnext" else 0.9  # its kernels of 7 x 7 cells span most of the 8 x 8 cells
     near = 0 if name in LEGRAD else 1  # a convolution sees the neighbors of a cell
     first, last = places * cells_per_patch - near, (places + 1) * cells_per_patch - 1 + near
-    assert ((first <= cells) & (cells <= last)).all(axis=1)[correct].mean() > expected
+    inside = np.all((first <= cells) & (cells <= last), axis=1)
+    assert np.asarray(inside)[correct].mean() > expected
     assert not np.allclose(maps, other)  # class-specific
 
     def classify(images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return classifier.model(pixel_values=images).logits.softmax(dim=1)
+            probabilities: torch.Tensor = classifier.model(pixel_values=images).logits.softmax(dim=1)
+        return probabilities
 
     trusts = [
         measure_trust(classify, pixels[i], [maps[i]], [int(labels[i])], random_maps=3)[0]
