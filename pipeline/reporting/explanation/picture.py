@@ -18,7 +18,7 @@ _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.
 NOT_TRUSTED = "no better than a random map"
 
 _TILE = 320  # the longer side of an image
-_MARGIN, _GAP, _CAPTION = 20, 20, 68
+_MARGIN, _GAP, _CAPTION = 20, 20, 86
 _SMALL, _ROW_LABEL = 52, 60  # the longer side of an attention map; the width of `head 12`
 _INK, _MUTED, _GROUND, _WARNING = "#1a1d21", "#565f6a", "#ffffff", "#9c1c1c"
 
@@ -82,10 +82,8 @@ def _lines(each: ClassMap, name: str, method: str) -> list[str]:
     kind = "predicted" if each.is_predicted else "named class"
     lines = [drawable(name), f"{kind}, {100 * each.probability:.1f}% ({method})"]
     if (trust := each.trust) is not None:
-        lines.append(
-            f"deletion {trust.deletion:.2f} (random {trust.random_deletion:.2f}), "
-            f"insertion {trust.insertion:.2f} (random {trust.random_insertion:.2f})"
-        )
+        lines.append(f"deletion {trust.deletion:.2f} (random maps {trust.random_deletion:.2f}, lower is better)")
+        lines.append(f"insertion {trust.insertion:.2f} (random maps {trust.random_insertion:.2f}, higher is better)")
     return lines
 
 
