@@ -67,7 +67,7 @@ COMMANDS = [pytest.param(c, id=f"{page_id(page)}: {c}"[:100]) for page in PAGES 
 def parse(verb: str, words: list[str]) -> None:
     """Parse and check a command line as the program does, without running it."""
     module = importlib.import_module(f"pipeline.workflows.{verb}")
-    positional = "images" if verb == "predict" else None
+    positional = "images" if config.VERBS[verb].takes_images else None
     config.parse(config.read_command_line(verb, words), module.ARGUMENTS, positional=positional)
 
 

@@ -45,6 +45,35 @@ class PredictArguments:
 
 
 @dataclass
+class ExplainArguments:
+    """Which model, which classes, and where the pictures are written."""
+
+    model: str | None = flag(None, "Run folder or Hub id.")
+    model_revision: str = flag("main", "Branch, tag or commit of a Hub model.")
+    output: str | None = flag(None, "New folder for the pictures and explanations.csv.")
+    class_name: str | None = flag(None, "Class that gets a relevance map in addition to the predicted one.")
+    arrays: bool = flag(False, "Write the relevance maps and attention of each image to an .npz file too.")
+    batch_size: int = flag(8, "Images per forward pass.", minimum=1)
+    random_maps: int = flag(
+        3,
+        "Random maps that each relevance map is compared with, by the areas under the deletion and insertion curves. "
+        "Most of the time is spent on them. With 0, the maps are not compared.",
+        minimum=0,
+    )
+    tour: str | None = flag(
+        None, "Image that tour.html follows through the network, from patches to labels (ViT, DeiT, BEiT, DINOv2, ...)."
+    )
+    layer: int | None = flag(
+        None, "Layer whose queries, keys and values --tour shows, from 1. Default: the last.", minimum=1
+    )
+    head: int | None = flag(None, "Attention head that --tour shows, from 1. Default: the first.", minimum=1)
+    bad_images: Literal["fail", "skip"] = flag(
+        "fail",
+        "Images that cannot be read are listed after all others are explained: as an error (fail) or a warning (skip).",
+    )
+
+
+@dataclass
 class ReportArguments:
     """Which run is shown."""
 

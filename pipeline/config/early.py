@@ -10,7 +10,14 @@ from typing import Any
 from pipeline.arguments.data import NO_DATASET, DataArguments
 from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.training import TrainerFlags
-from pipeline.arguments.verbs import NO_MODEL, EvaluateArguments, PredictArguments, PushArguments, ReportArguments
+from pipeline.arguments.verbs import (
+    NO_MODEL,
+    EvaluateArguments,
+    ExplainArguments,
+    PredictArguments,
+    PushArguments,
+    ReportArguments,
+)
 from pipeline.config import names
 from pipeline.config.command_line import CommandLine
 from pipeline.config.parse import STRATEGIES, read_groups
@@ -26,7 +33,7 @@ class _Call:
         verb: The verb.
         given: The flags that were given.
         hinted: The flags that other problems say to use, so that they are not reported as missing.
-        images: The images of `predict`.
+        images: The images of `predict` or `explain`.
     """
 
     verb: str
@@ -40,12 +47,12 @@ def check(line: CommandLine, images: Sequence[str | Path] | None = None) -> None
 
     Args:
         line: The call.
-        images: The images of `predict`, if they are not words of the line.
+        images: The images of `predict` or `explain`, if they are not words of the line.
 
     Raises:
         PipelineError: With all problems at once.
     """
-    read, groups, problems = read_groups(line, VERBS[line.verb].classes, positional=line.verb == "predict")
+    read, groups, problems = read_groups(line, VERBS[line.verb].classes, positional=VERBS[line.verb].takes_images)
     hinted = re.findall(r"\buse --(\w+)", "\n".join(problems))
     call = _Call(line.verb, line.given, set(hinted), read.positional if images is None else images)
     for group in groups:
@@ -131,6 +138,23 @@ def _names_of_prediction(group: PredictArguments, call: _Call) -> Iterator[str]:
     yield from names.file_problems(group.class_names, flag="--class_names")
 
 
+def _names_of_explanation(group: ExplainArguments, call: _Call) -> Iterator[str]:
+    yield from _names_of_saved_model(group.model, call)
+    if call.images or group.tour is None:
+        yield from names.image_problems(call.images)
+    if group.tour is not None:
+        yield from names.file_problems(group.tour, flag="--tour")
+    else:
+        yield from (f"--{name} needs --tour: add --tour IMAGE, or remove it" for name in ("layer", "head")
+                    if getattr(group, name) is not None)  # fmt: skip
+    if group.output is not None:
+        yield from names.new_folder_problems(group.output, flag="--output")
+    elif "output" not in call.hinted:
+        yield "no output folder given: pass --output FOLDER"
+    if group.model is not None and group.class_name is not None:
+        yield from names.class_problems(group.class_name, names.classes_of(group.model), model=group.model)
+
+
 def _names_of_run(group: ReportArguments | PushArguments, call: _Call) -> Iterator[str]:
     if group.model is not None:
         yield from names.run_problems(group.model)
@@ -150,6 +174,7 @@ _NAMES: Mapping[type, Callable[[Any, _Call], Iterator[str]]] = {
     TrainerFlags: _names_of_training,
     EvaluateArguments: _names_of_evaluation,
     PredictArguments: _names_of_prediction,
+    ExplainArguments: _names_of_explanation,
     ReportArguments: _names_of_run,
     PushArguments: _names_of_push,
 }

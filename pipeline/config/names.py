@@ -14,7 +14,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from pipeline.errors import did_you_mean
+from pipeline.errors import did_you_mean, list_some
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUILT_IN_DATASETS = ("synthetic-flowers", "synthetic-flowers-pretrain", "oxford-flowers-102")
@@ -56,7 +56,7 @@ def model_problems(name: str) -> Iterator[str]:
     """Yield what is wrong with the name of a model: a folder, a shipped base model, or a Hub id."""
     folder = local_model(name)
     if folder is not None and not (folder / "config.json").is_file():
-        yield missing_config(name)
+        yield from run_problems(name) if (folder / RECORD).is_file() else [missing_config(name)]
     elif folder is None and not is_hub_id(name):
         shipped = [path.parent.name for path in ASSETS.glob("*/config.json")]
         timm = "" if "/" in name else f" (for a timm model, timm/{name})"
@@ -98,7 +98,7 @@ def not_cached(kind: str, name: str) -> str:
 
 
 def image_problems(names: Sequence[str | Path]) -> Iterator[str]:
-    """Yield one line for each word of `predict` that matches no file."""
+    """Yield one line for each word of `predict` or `explain` that matches no file."""
     if not names:
         yield "no images given: pass image files, folders with images, or glob patterns"
     for name in names:
@@ -117,7 +117,7 @@ def matching_files(name: str | Path) -> list[Path]:
 
 
 def missing_images(name: str | Path) -> str:
-    """Return the problem of a word of `predict` without an image."""
+    """Return the problem of a word of `predict` or `explain` without an image."""
     return f"no image found at {name}: pass image files, folders with images, or glob patterns"
 
 
@@ -144,6 +144,37 @@ def folder_problems(name: str) -> Iterator[str]:
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
             yield f"cannot write into {name} ({part} is a file): choose another --output_dir"
+
+
+def new_folder_problems(name: str, *, flag: str) -> Iterator[str]:
+    """Yield what is wrong with an output folder that must be new or empty, and that this user must be able to write."""
+    path = Path(name).expanduser().absolute()
+    existing = next(part for part in (path, *path.parents) if part.exists())
+    if not existing.is_dir():
+        yield f"cannot write into {name} ({existing} is a file): choose another {flag}"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        yield f"cannot write into {name} (permission denied for {existing}): choose another {flag}"
+    elif existing == path and any(path.iterdir()):
+        yield f"{flag} {name} holds other files: choose a new folder"
+
+
+def classes_of(model: str) -> list[str] | None:
+    """Return the names of the classes of a local model, or None if they cannot be read."""
+    folder = local_model(model)
+    if folder is None:
+        return None
+    with contextlib.suppress(OSError, ValueError):  # a damaged file is reported when the model is loaded
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if isinstance(content, dict) and isinstance(content.get("id2label"), dict):
+            return [str(name) for name in content["id2label"].values()]
+    return None
+
+
+def class_problems(name: str, classes: Sequence[str] | None, *, model: str) -> Iterator[str]:
+    """Yield a line if a class is unknown to a model. None: the classes are not known yet."""
+    if classes is not None and name not in classes:
+        similar = did_you_mean(name, classes) or f" (its classes are {list_some(classes)})"
+        yield f"{model} has no class {name!r}{similar}: correct --class_name"
 
 
 def run_problems(name: str) -> Iterator[str]:

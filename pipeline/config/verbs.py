@@ -9,7 +9,13 @@ from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.selection import SelectionArguments
 from pipeline.arguments.strategy import ObjectiveArguments, StrategyArguments
 from pipeline.arguments.training import TrainerFlags
-from pipeline.arguments.verbs import EvaluateArguments, PredictArguments, PushArguments, ReportArguments
+from pipeline.arguments.verbs import (
+    EvaluateArguments,
+    ExplainArguments,
+    PredictArguments,
+    PushArguments,
+    ReportArguments,
+)
 
 
 @dataclass(frozen=True)
@@ -20,11 +26,13 @@ class Verb:
         summary: What it does.
         usage: Its arguments in one line.
         groups: Title in its help -> dataclass of flags, torch-free.
+        takes_images: Whether words without a flag are images.
     """
 
     summary: str
     usage: str
     groups: Mapping[str, type]
+    takes_images: bool = False
 
     @property
     def classes(self) -> tuple[type, ...]:
@@ -55,6 +63,13 @@ VERBS = {
         "rank labels for images, folders and glob patterns",
         "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... [--top_k 5] [--output FILE.csv|.jsonl|.parquet]",
         {"model": PredictArguments},
+        takes_images=True,
+    ),
+    "explain": Verb(
+        "draw what the model looked at in each image, and how far that can be trusted",
+        "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... --output FOLDER [--class_name NAME] [--tour IMAGE]",
+        {"model": ExplainArguments},
+        takes_images=True,
     ),
     "report": Verb(
         "write the page report.html of a finished run again",

@@ -61,9 +61,9 @@ class Normalize:
         # In place, because on a CPU the new memory for each step would take ten times as long as the step itself.
         return pixels.float().mul_(self.scale).sub_(self.shift)
 
-    def invert(self, pixels: Tensor) -> Tensor:
-        """Return the nearest uint8 pixels for normalized pixels (batch, 3, height, width) on the CPU."""
-        return ((pixels + self.shift.cpu()) / self.scale.cpu()).round().clamp(0, 255).to(torch.uint8)
+    def undo(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels for (batch, 3, height, width) normalized pixels. Both have the same shape."""
+        return pixels.cpu().float().add(self.shift.cpu()).div(self.scale.cpu()).round().clamp(0, 255).byte()
 
 
 def input_size(processor: ImageProcessor) -> tuple[int, int]:

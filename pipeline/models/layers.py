@@ -50,6 +50,11 @@ def block_depths(model: PreTrainedModel) -> dict[str, int]:
     return depths
 
 
+def block_names(model: nn.Module) -> list[str]:
+    """Return the names of the blocks of all stages, in order, or an empty list if there are none."""
+    return [block for blocks in _stages(model).values() for block in blocks]
+
+
 def parameter_groups(
     model: PreTrainedModel | PeftModel,
     *,

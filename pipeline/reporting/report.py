@@ -8,14 +8,13 @@ import base64
 import hashlib
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
 from pipeline.config.names import ASSETS
 from pipeline.evaluation.examples import Scored
 from pipeline.reporting import curves, facts
 from pipeline.reporting.confusion_chart import confusion_chart
-from pipeline.reporting.markup import finalize
+from pipeline.reporting.markup import render_template
 from pipeline.reporting.mistakes import MAX_ROWS, Mistakes
 from pipeline.reporting.run_files import RunFiles
 from pipeline.runs.files import write_text
@@ -41,20 +40,13 @@ def write(folder: Path) -> Path:
 
 def render(files: RunFiles) -> str:
     """Return the page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(ASSETS),
-        autoescape=True,
-        finalize=finalize,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     scored = Scored.of(files.headline)
     mistakes = Mistakes(files, scored)
     matrix, shown = confusion_chart(scored.matrix, files.class_names)
     confident, uncertain = mistakes.galleries()
-    return environment.get_template(TEMPLATE).render(
+    return render_template(
+        TEMPLATE,
         style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -175,7 +175,7 @@ class _EvaluationPixels:
         dtype = torch.uint8 if self.is_uint8 else torch.float32
         pixels, start = torch.empty(len(split), *self.shape, dtype=dtype, device=device), 0
         for batch in _read(split, EvalTransform(self.processor), collate, workers):
-            values = self.normalize.invert(batch["pixel_values"]) if self.is_uint8 else batch["pixel_values"]
+            values = self.normalize.undo(batch["pixel_values"]) if self.is_uint8 else batch["pixel_values"]
             pixels[start : start + len(values)] = values
             start += len(values)
         return pixels
@@ -186,4 +186,4 @@ class _EvaluationPixels:
         sides = [(height // 2 + 3, 2 * width + 3) for height, width in (self.shape[1:], self.shape[:0:-1])]
         images = [PIL.Image.fromarray(noise.integers(0, 256, (*side, 3), dtype=np.uint8)) for side in sides]
         pixels = self.processor(images=images, return_tensors="pt")["pixel_values"].float()
-        return torch.allclose(self.normalize(self.normalize.invert(pixels)), pixels, rtol=0, atol=_TOLERANCE)
+        return torch.allclose(self.normalize(self.normalize.undo(pixels)), pixels, rtol=0, atol=_TOLERANCE)

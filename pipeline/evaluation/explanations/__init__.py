@@ -1,0 +1,1 @@
+"""Explanations of single images: relevance maps, how far they can be trusted, and a walk through the network."""

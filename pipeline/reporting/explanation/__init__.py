@@ -1,0 +1,1 @@
+"""Explanations as pictures and as a page."""
