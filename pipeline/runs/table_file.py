@@ -34,7 +34,9 @@ def growing_table(path: Path | None, columns: Mapping[str, str], *, flag: str) -
 
     Args:
         path: A .csv, .jsonl or .parquet file. None: nothing is written.
-        columns: The type of each column in a Parquet file, as Arrow names it.
+        columns: The type of each column in a Parquet file, as Arrow names it. It is read when the first rows are
+            written, so columns that are known later can be added until then. In a file that is not .jsonl, a list is
+            written as JSON.
         flag: The flag that sets the path, for the errors.
 
     Raises:
@@ -45,7 +47,6 @@ def growing_table(path: Path | None, columns: Mapping[str, str], *, flag: str) -
         return
     table = _TableFile(path, columns, flag=flag)
     try:
-        table.write_header()
         yield table.append
         table.finish()
     finally:
@@ -57,7 +58,7 @@ class _TableFile:
         self.path, self.columns, self.flag = path, columns, flag
         self.as_json = path.suffix == ".jsonl"
         self.partial = path.with_name(f"{path.name}.partial{'.jsonl' if self.as_json else '.csv'}")
-        self.num_rows, self.complete = 0, False
+        self.num_rows, self.complete, self.has_header = 0, False, False
         with self._explain():
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -66,12 +67,14 @@ class _TableFile:
             self.file = self.partial.open("wb", buffering=0)
 
     def write_header(self) -> None:
-        if not self.as_json:
+        if not self.as_json and not self.has_header:
             self._write(_csv_lines([list(self.columns)]))
+        self.has_header = True
 
     def append(self, rows: Sequence[Sequence[Any]]) -> None:
         if not rows:
             return
+        self.write_header()
         if self.as_json:
             objects = (dict(zip(self.columns, row, strict=True)) for row in rows)
             self._write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in objects))
@@ -87,6 +90,7 @@ class _TableFile:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def finish(self) -> None:
+        self.write_header()
         with self._explain():
             os.fsync(self.file.fileno())
             if self.path.suffix == ".parquet":
@@ -135,5 +139,6 @@ class _TableFile:
 
 def _csv_lines(rows: Sequence[Sequence[Any]]) -> str:
     lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows(rows)
+    texts = ([json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in row] for row in rows)
+    csv.writer(lines, lineterminator="\n").writerows(texts)
     return lines.getvalue()
