@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.evaluation.confidence import ReliabilityBin, calibration_error, reliability, risk_coverage
 from pipeline.evaluation.examples import Scored
@@ -26,7 +25,7 @@ def confidence_figures(files: RunFiles, scored: Scored) -> Iterator[Figure]:
     if stored is not None and stored.aps_threshold is not None:
         yield _sets_figure(scored.predictions, stored, results)
     if stored is not None and stored.ood is not None and scored.predictions.ood_scores is not None:
-        yield _unknown_figure(scored.predictions.ood_scores, stored.ood, results)
+        yield _unknown_figure(scored.predictions, stored.ood, results)
 
 
 def reliability_figure(scored: Scored, stored: Uncertainty | None = None) -> Figure:
@@ -38,17 +37,20 @@ def reliability_figure(scored: Scored, stored: Uncertainty | None = None) -> Fig
         f"Mean confidence is {scored.confidence.mean():.1%}, accuracy {scored.correct.mean():.1%}: on average, the "
         f"model is {verdict} by {abs(100 * gap):.1f} points. Each point stands for about {bins[0].count:,} images."
     )
+    has_two = stored is not None and stored.temperature not in (None, 1.0)
     series = [
-        Series("perfect calibration", [(0, 0), (1, 1)], "reference"),
+        Series("perfect" if has_two else "perfect calibration", [(0, 0), (1, 1)], "reference"),
         Series(
-            "accuracy, 95% interval",
+            "before, 95% interval" if has_two else "accuracy, 95% interval",
             [(each.confidence, each.accuracy) for each in bins],
             dots=True,
             intervals=[(e.low, e.high) for e in bins],
         ),
     ]
     rows = [_reliability_row("as the network says", each) for each in bins]
-    if stored is not None and stored.temperature is not None:
+    if stored is not None and stored.temperature == 1:
+        caption += " Calibration on validation keeps these probabilities."
+    elif stored is not None and has_two:
         calibrated = [part.max(axis=1) for _, part in chunks(stored, scored.predictions.logits)]
         after = reliability(confidence := np.concatenate(calibrated), scored.correct)
         errors = [calibration_error(each, scored.correct) for each in (scored.confidence, confidence)]
@@ -97,15 +99,15 @@ def _sets_figure(predictions: Predictions, stored: Uncertainty, results: Mapping
         ),
         f"A prediction set is meant to contain the true class for {stored.coverage:.0%} of the images. The {name} "
         f"sets, which predict shows, contain it for {coverage} of these images ({interval}), with {mean} "
-        "classes on average.",
+        "classes on average." + _same_images(predictions),
         ("sets", "contain the true class", "95% interval", "mean size", "empty"),
         rows,
     )
 
 
-def _unknown_figure(scores: NDArray[np.float32], stored: OutOfDistribution, results: Mapping[str, Any]) -> Figure:
+def _unknown_figure(predictions: Predictions, stored: OutOfDistribution, results: Mapping[str, Any]) -> Figure:
     """Return the out-of-distribution scores of the images, and the threshold."""
-    ranked = np.sort(scores.astype(float))
+    ranked = np.sort(np.asarray(predictions.ood_scores, dtype=float))
     points = list(zip(ranked.tolist(), (np.arange(1, len(ranked) + 1) / len(ranked)).tolist(), strict=True))
     share, low, high = (results[f"unknown{end}"] for end in ("", "_low", "_high"))
     return Figure(
@@ -121,10 +123,15 @@ def _unknown_figure(scores: NDArray[np.float32], stored: OutOfDistribution, resu
         ),
         f"The score ({stored.method}) is high for images unlike the training images. Predict calls an image unknown "
         f"above {stored.threshold:.4g}, which 5% of images like the validation images exceed; {share:.1%} of these "
-        f"images do ({low:.1%} to {high:.1%}).",
+        f"images do ({low:.1%} to {high:.1%}).{_same_images(predictions)}",
         ("images", "score of at most"),
         [(f"{part:.0%}", f"{np.quantile(ranked, part):.4g}") for part in (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)],
     )
+
+
+def _same_images(predictions: Predictions) -> str:
+    """Return a warning if the numbers were fitted on the images on which they are measured."""
+    return " The threshold was fitted on the same images." if predictions.split == "validation" else ""
 
 
 def _describe_answers(results: Mapping[str, Any]) -> str:

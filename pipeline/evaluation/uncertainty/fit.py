@@ -66,7 +66,7 @@ def _best_temperature(validation: Predictions, before: Outcomes) -> float:
     fitted = fit_temperature(validation.logits, validation.labels)
     after = outcomes_of(validation.logits / np.float32(fitted), validation.labels)
     errors = [calibration_error(each.confidence, each.correct) for each in (before, after)]
-    better = errors[1] < errors[0]
+    better = not errors[1] > errors[0]  # both can be 0, or NaN for one image
     logger.info(
         "%s: temperature %.3f changes the calibration error on validation from %.4f to %.4f",
         "probabilities are calibrated" if better else "probabilities stay as they are",

@@ -11,7 +11,7 @@ from pipeline.evaluation.uncertainty.errors import NotFitted
 
 MAX_STANDARD_ERROR = 0.2
 """Of the logarithm of the temperature: the 95% interval is then about a factor of 1.5 in each direction."""
-_RANGE = (math.log(1e-3), math.log(1e3))
+_RANGE = (math.log(1e-6), math.log(1e6))
 
 
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
@@ -26,11 +26,11 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -
 
     Raises:
         NotFitted: If the images do not determine it: the standard error of its logarithm is above
-            `MAX_STANDARD_ERROR`, all images are predicted correctly, or the logits say nothing about the classes.
+            `MAX_STANDARD_ERROR`, all images are predicted correctly, or equal probabilities are best.
     """
     low, high = (_derivatives(logits, labels, math.exp(end))[0] for end in _RANGE)
     if low >= 0:
-        raise NotFitted("the logits say nothing about the classes of the validation images")
+        raise NotFitted("equal probabilities have the lowest loss on the validation images")
     if high <= 0:
         raise NotFitted("every validation image is predicted correctly")
     log_inverse = float(brentq(lambda x: _derivatives(logits, labels, math.exp(x))[0], *_RANGE, xtol=1e-10))
