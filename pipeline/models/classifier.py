@@ -182,7 +182,7 @@ class ImageClassifier:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns of a table of predictions, and their types in Arrow."""
+        """The columns of a table of predictions, and their types (see `growing_table`)."""
         return prediction.COLUMNS | verdict_columns(self.uncertainty)
 
     def rank_batches(

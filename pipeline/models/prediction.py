@@ -20,7 +20,7 @@ from pipeline.models.verdicts import Verdicts
 Source = str | Path | PIL.Image.Image | np.ndarray[Any, Any]
 
 COLUMNS = {"image": "string", "rank": "int64", "label": "string", "probability": "double"}
-"""Of every table of predictions, with their types in Arrow. `verdicts.verdict_columns` follow."""
+"""Of every table of predictions, with their types (see `growing_table`). `verdicts.verdict_columns` follow."""
 _ONE = (str, Path, PIL.Image.Image, np.ndarray)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.models.uncertainty import Uncertainty
+from pipeline.runs.table_file import LIST
 
 
 class Verdicts(NamedTuple):
@@ -35,16 +36,16 @@ class Verdicts(NamedTuple):
 
 
 def verdict_columns(uncertainty: Uncertainty | None) -> dict[str, str]:
-    """Return the columns that the model adds to a table of predictions, and their types in Arrow.
+    """Return the columns that the model adds to a table of predictions, and their types (see `growing_table`).
 
     They are `calibrated_probability`, `prediction_set` (names of the classes of the APS set, most likely first; in a
-    CSV or Parquet file a JSON list), `abstain` and `unknown`, without those for which the model stores nothing.
+    CSV file a JSON list), `abstain` and `unknown`, without those for which the model stores nothing.
     """
     if uncertainty is None:
         return {}
     columns = {
         "calibrated_probability": ("double", uncertainty.temperature),
-        "prediction_set": ("string", uncertainty.aps_threshold),
+        "prediction_set": (LIST, uncertainty.aps_threshold),
         "abstain": ("bool", uncertainty.abstain_threshold),
         "unknown": ("bool", uncertainty.ood),
     }

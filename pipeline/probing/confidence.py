@@ -14,8 +14,9 @@ from pipeline.data.splits import limit_rows
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.uncertainty.errors import NotFitted
 from pipeline.evaluation.uncertainty.fit import fit_uncertainty
-from pipeline.evaluation.uncertainty.out_of_distribution import LabeledFeatures
+from pipeline.evaluation.uncertainty.out_of_distribution import LabeledFeatures, require_images
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.probing.features import extract
@@ -83,10 +84,13 @@ def _can_store_features(classifier: ImageClassifier, splits: datasets.DatasetDic
         logger.info("no out-of-distribution score is stored: --streaming does not keep the training images")
         return False
     try:
+        require_images(len(splits["validation"]))
         classifier.logits_and_features(torch.zeros(1, 3, *classifier.input_size))
-    except PipelineError as error:
-        reason = str(error).partition(": ")[2].partition(";")[0]
+    except NotFitted as reason:
         logger.info("no out-of-distribution score is stored: %s", reason)
+        return False
+    except PipelineError as error:
+        logger.info("no out-of-distribution score is stored: %s", str(error).partition(": ")[2].partition(";")[0])
         return False
     return True
 

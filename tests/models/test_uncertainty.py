@@ -1,4 +1,4 @@
-"""What is stored with a model is read again, does not change what transformers does with it, and is never kept too long."""
+"""What is stored with a model is read again, changes nothing for transformers, and does not outlive the weights."""
 
 import logging
 import shutil
@@ -69,8 +69,8 @@ def test_transformers_gives_the_same_answers(family: str, tiny_vit: Path, tmp_pa
         families.save(next(name for name in families.FAMILIES if "timm" in name), tmp_path / "model")
     model = tmp_path / "model"
     image = noisy_image((200, 30, 30), 1)
-    before = pipeline("image-classification", model=str(model))(image)
     ImageClassifier.load(model).save(model)
+    before = pipeline("image-classification", model=str(model))(image)
     Uncertainty(0.9, 0.95, 100, 1.5, 0.7, 0.6, 0.5).write(model)
     assert pipeline("image-classification", model=str(model))(image) == before
     config = AutoConfig.from_pretrained(model)

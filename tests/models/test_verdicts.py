@@ -80,7 +80,8 @@ def test_files_hold_the_same_as_the_data_frame(classifier: ImageClassifier, tmp_
         read = pd.DataFrame(map(json.loads, file.read_text().splitlines()))
     else:
         read = pd.read_csv(file) if ending == "csv" else pd.read_parquet(file)
-        read["prediction_set"] = [json.loads(text) for text in read["prediction_set"]]
+        decode = json.loads if ending == "csv" else list
+        read["prediction_set"] = [decode(value) for value in read["prediction_set"]]
     assert read.to_dict("list") == table.to_dict("list")
     assert read["unknown"].dtype == bool
 

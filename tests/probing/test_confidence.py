@@ -6,16 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers.modeling_outputs import ImageClassifierOutput
 
 from pipeline import load
+from pipeline.arguments.data import DataArguments
+from pipeline.arguments.settings import Settings
+from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.data.sources import load_splits
+from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.uncertainty import Uncertainty
+from pipeline.probing.confidence import score_validation
 from pipeline.runs.files import read_json
-from pipeline.runs.folder import CARD, PREDICTIONS, RECORD, REPORT, RESULTS, UNCERTAINTY
+from pipeline.runs.folder import CARD, PREDICTIONS, RECORD, REPORT, RESULTS, UNCERTAINTY, RunFolder
 from tests.conftest import noisy_image
-from tests.models import families
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -97,16 +104,19 @@ def test_no_stores_nothing(probe_flags: list[str], vit_pipeline: Run, tmp_path: 
     assert "uncertainty" not in read_json(folder / RECORD)["timings"]
 
 
-def test_a_network_without_a_linear_head_gets_no_score(
-    photos: Path, vit_pipeline: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_network_that_changes_the_logits_of_its_head_gets_no_score(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    families.save("deit distilled", tmp_path / "checkpoint")
     caplog.set_level(logging.INFO, "pipeline")
-    model, run = f"--model_name_or_path={tmp_path / 'checkpoint'}", tmp_path / "run"
-    words = ("--max_steps=2", "--precision=fp32", "--dataloader_num_workers=0", "--report=no")
-    code, _, err = vit_pipeline("train", model, f"--dataset_name={photos}", f"--output_dir={run}", *words)
-    assert code == 0, err
-    assert "no out-of-distribution score is stored: its head is not a single linear layer" in caplog.text
-    stored = ImageClassifier.load(run).uncertainty
+    data = DataArguments(dataset_name=RunFolder(run).arguments["dataset_name"])
+    settings = Settings(data=data, trainer=FineTuningArguments(output_dir=str(tmp_path), disable_tqdm=True))
+    classifier = ImageClassifier.load(run)
+    classifier.save(tmp_path)
+    classifier.model.register_forward_hook(lambda _, __, output: ImageClassifierOutput(logits=2 * output.logits))
+    with pytest.raises(PipelineError, match="its head does not turn one vector per image into the logits"):
+        classifier.logits_and_features(torch.zeros(1, 3, 16, 16))
+    score_validation(classifier, load_splits(data), settings, run=RunFolder(tmp_path))
+    assert "no out-of-distribution score is stored: its head does not turn one vector per image into" in caplog.text
+    stored = ImageClassifier.load(tmp_path).uncertainty
     assert stored is not None
     assert stored.ood is None

@@ -55,10 +55,19 @@ def fit_out_of_distribution(train: LabeledFeatures, validation: LabeledFeatures)
     classes = len(np.unique(train.labels))
     if len(train.labels) < 2 * classes:
         raise NotFitted(f"it needs two training images per class, not {len(train.labels)} for {classes} classes")
-    conformal_quantile(np.zeros(len(validation.labels)), KNOWN)  # raises before the work
+    require_images(len(validation.labels))
     fitted = estimate(train, normalize=choose_normalization(train, validation))
     threshold = conformal_quantile(fitted.scores(validation.features), KNOWN)
     return dataclasses.replace(fitted, threshold=threshold)
+
+
+def require_images(count: int) -> None:
+    """Check that this number of validation images determines a threshold.
+
+    Raises:
+        NotFitted: If it does not.
+    """
+    conformal_quantile(np.zeros(count), KNOWN)
 
 
 def estimate(train: LabeledFeatures, *, normalize: bool) -> OutOfDistribution:
