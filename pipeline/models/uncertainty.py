@@ -1,4 +1,4 @@
-"""What a saved model knows of its own confidence: temperature, prediction sets, abstention, images unlike the training.
+"""What a saved model knows about its confidence: temperature, prediction sets, abstention, images unlike the training.
 
 `evaluation.uncertainty` fits it on validation. This file applies it, and stores it next to the model: the numbers in
 `uncertainty.safetensors`, and what they mean in an entry of config.json, which transformers ignores. NumPy only.

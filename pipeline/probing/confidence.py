@@ -41,7 +41,7 @@ def score_validation(
         PipelineError: If logits are NaN or infinite, or a file cannot be written.
     """
     options, dataset = LoaderOptions.of(settings.trainer), settings.data.dataset_name
-    validation, features = None, None
+    features, classifier.uncertainty = None, None
     with run.timed("score"):
         if _can_store_features(classifier, splits):
             validation, array = scoring.score_with_features(

@@ -62,7 +62,7 @@ class _TableFile:
         self.path, self.columns, self.flag = path, columns, flag
         self.as_json = path.suffix == ".jsonl"
         self.partial = path.with_name(f"{path.name}.partial{'.jsonl' if self.as_json else '.csv'}")
-        self.num_rows, self.complete = 0, False
+        self.num_rows, self.complete, self.header = 0, False, list[str]()
         with self._explain():
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -72,10 +72,14 @@ class _TableFile:
 
     def write_header(self) -> None:
         """Write the names of the columns, in place of those that were written before the first row."""
-        if not self.as_json and not self.num_rows:
-            self.file.seek(0)
-            self.file.truncate()
-            self._write(_csv_lines([list(self.columns)]))
+        if self.as_json or self.num_rows or self.header == [*self.columns]:
+            return
+        if self.header:
+            with self._explain():
+                self.file.seek(0)
+                self.file.truncate()
+        self.header = [*self.columns]
+        self._write(_csv_lines([self.header]))
 
     def append(self, rows: Sequence[Sequence[Any]]) -> None:
         if not rows:
