@@ -52,7 +52,7 @@ def scored(classifier: ImageClassifier, dataset: str, split: str) -> tuple[Predi
 
 def unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return feature vectors of length 1."""
-    return features / np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.linalg.norm(features, axis=1, keepdims=True))
 
 
 def measure_scores(

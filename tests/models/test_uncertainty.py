@@ -17,9 +17,8 @@ from tests.conftest import noisy_image
 from tests.models import families
 
 RNG = np.random.default_rng(0)
-OOD = OutOfDistribution(
-    True, *(RNG.normal(size=shape).astype(np.float32) for shape in ((32,), (32, 32), (5, 32))), threshold=12.5
-)
+CENTER, WHITENING, MEANS = (RNG.normal(size=shape).astype(np.float32) for shape in ((32,), (32, 32), (5, 32)))
+OOD = OutOfDistribution(True, CENTER, WHITENING, MEANS, threshold=12.5)
 STORED = Uncertainty(0.9, 0.95, 1020, 1.25, 0.7, 0.0, 0.5, OOD)
 
 

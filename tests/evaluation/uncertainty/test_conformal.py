@@ -96,7 +96,7 @@ class Fixed(ClassifierMixin, BaseEstimator):
         return x
 
     def predict(self, x: NDArray[np.float64]) -> NDArray[np.int64]:
-        return x.argmax(axis=1)
+        return np.asarray(x.argmax(axis=1))
 
 
 @pytest.mark.parametrize("coverage", [0.7, 0.9, 0.97])
