@@ -23,14 +23,15 @@ from huggingface_hub.errors import (
 
 from pipeline.config import names
 from pipeline.errors import PipelineError, raise_problems
-from pipeline.runs.folder import require_finished
+from pipeline.runs.folder import UNCERTAINTY, require_finished
 from pipeline.runs.publish import published_contents
 
 if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
 
 
-MODEL_FILES = ("config.json", "*processor_config.json", "model*.safetensors", "model.safetensors.index.json")
+MODEL_FILES = ("config.json", "*processor_config.json", "model*.safetensors", "model.safetensors.index.json",
+               UNCERTAINTY)  # fmt: skip
 PICKLED_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 """Downloaded only if a repository has no safetensors."""
 UNAUTHORIZED, FORBIDDEN = 401, 403

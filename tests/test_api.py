@@ -93,7 +93,7 @@ def test_load_evaluate_and_predict_agree_with_the_run(finished_run: Path, photos
     scored = run.predictions.query("split == 'test'").set_index("id")
     ids = [str(Path(image).relative_to(photos)) for image in table["image"]]
     assert dict(zip(ids, table["label"], strict=True)) == scored["prediction"].to_dict()
-    assert (tmp_path / "labels.csv").read_text().splitlines()[0] == "image,rank,label,probability"
+    assert (tmp_path / "labels.csv").read_text().splitlines()[0] == "image,rank,label,probability,prediction_set"
 
 
 def test_load_splits_takes_the_flags_of_the_data(photos: Path) -> None:

@@ -111,6 +111,31 @@ class TrainingFlags:
     report: Literal["yes", "no"] = flag(
         "yes", "Whether to write report.html and thumbnails.parquet into the run folder.", neutral=True, recipe="never"
     )
+    uncertainty: Literal["yes", "no"] = flag(
+        "yes",
+        "Whether to fit calibration, prediction sets and a score of unlike images on validation, and store them.",
+        short=False,
+        neutral=True,
+        recipe="never",
+    )
+    coverage: float = flag(
+        0.9,
+        "Fraction of images whose prediction set is meant to contain the true class.",
+        short=False,
+        minimum=0,
+        maximum=1,
+        open_minimum=True,
+        open_maximum=True,
+    )
+    abstain_precision: float = flag(
+        0.95,
+        "Fraction of answers meant to be correct; the model abstains below the confidence that this needs.",
+        short=False,
+        minimum=0,
+        maximum=1,
+        open_minimum=True,
+        open_maximum=True,
+    )
     push_to_hub: bool = flag(False, "Push the finished run to --hub_model_id OWNER/NAME.", neutral=True, recipe="never")
     hub_model_id: str | None = flag(
         None, "Hub repository OWNER/NAME of --push_to_hub.", short=False, neutral=True, recipe="never"

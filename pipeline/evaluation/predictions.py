@@ -23,12 +23,14 @@ class Predictions:
         ids: Path relative to the dataset, file name or row number of each image, see `scoring.row_ids`.
         labels: True classes, shape (images,).
         logits: Shape (images, classes), float32.
+        ood_scores: Out-of-distribution scores, shape (images,); None if the model stores no such score.
     """
 
     split: str
     ids: Sequence[str]
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
+    ood_scores: NDArray[np.float32] | None = None
 
     @property
     def accuracy(self) -> float:
@@ -39,20 +41,22 @@ class Predictions:
 def write_predictions(path: Path, predictions: Sequence[Predictions], class_names: Sequence[str]) -> None:
     """Write every prediction as Parquet: `split`, `id`, `label`, `logits` (float32); class names in the metadata.
 
+    If all splits have out-of-distribution scores, the column `ood_score` (float32) follows.
+
     Raises:
         PipelineError: If the file cannot be written.
     """
-    tables = [
-        pa.table(
-            {
-                "split": pa.array([p.split] * len(p.labels)),
-                "id": pa.array(p.ids),
-                "label": pa.array(p.labels),
-                "logits": pa.FixedSizeListArray.from_arrays(p.logits.ravel(), p.logits.shape[1]),
-            }
-        )
-        for p in predictions
-    ]
+    tables = []
+    for p in predictions:
+        columns = {
+            "split": pa.array([p.split] * len(p.labels)),
+            "id": pa.array(p.ids),
+            "label": pa.array(p.labels),
+            "logits": pa.FixedSizeListArray.from_arrays(p.logits.ravel(), p.logits.shape[1]),
+        }
+        if p.ood_scores is not None:
+            columns["ood_score"] = pa.array(p.ood_scores)
+        tables.append(pa.table(columns))
     table = pa.concat_tables(tables).replace_schema_metadata({"class_names": json.dumps(list(class_names))})
     with atomic_write(path) as temporary:
         pq.write_table(table, temporary)
@@ -65,12 +69,14 @@ def read_predictions(path: Path) -> tuple[list[Predictions], list[str]]:
     column: Mapping[str, Any] = {name: table.column(name).to_pylist() for name in ("split", "id", "label")}
     logits = table.column("logits").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
     splits = np.asarray(column["split"])
+    ood = table.column("ood_score").to_numpy() if "ood_score" in table.column_names else None
     return [
         Predictions(
             split,
             [column["id"][i] for i in np.flatnonzero(splits == split)],
             np.asarray(column["label"], dtype=np.int64)[splits == split],
             logits[splits == split],
+            None if ood is None else ood[splits == split],
         )
         for split in dict.fromkeys(column["split"])
     ], names

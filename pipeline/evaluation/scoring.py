@@ -1,20 +1,25 @@
 """An `ImageClassifier` and a split -> predictions -> metrics."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.data.labels.read import read_integers
 from pipeline.evaluation import metrics
 from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.uncertainty.metrics import uncertainty_metrics
 from pipeline.images.transforms import EvalTransform
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions, run_inference
+from pipeline.models.uncertainty import Uncertainty
 from pipeline.runs.files import dataset_folder, path_in_dataset
+
+Array = NDArray[np.float32]
 
 PREFIXES = {"validation": "eval"}
 """Prefix of the metrics of a split where it is not the name of the split; the Trainer's name for validation is eval."""
@@ -40,14 +45,50 @@ def score(
     Raises:
         BadImageError: If an image cannot be read.
     """
-    logits = run_inference(
-        classifier.model,
-        split.with_transform(EvalTransform(classifier.processor)),
-        lambda batch: classifier.logits(batch["pixel_values"]),
-        options,
-        description=f"score {name}",
-    )
-    return Predictions(name, row_ids(split, dataset_name), read_integers(split), np.concatenate(logits))
+    ood = classifier.uncertainty.ood if classifier.uncertainty is not None else None
+
+    def forward(batch: dict[str, Any]) -> tuple[Array, ...]:
+        if ood is None:
+            return (classifier.logits(batch["pixel_values"]),)
+        logits, features = classifier.logits_and_features(batch["pixel_values"])
+        return logits, ood.scores(features)
+
+    columns = _columns(classifier, split, forward, options, name=name)
+    return Predictions(name, row_ids(split, dataset_name), read_integers(split), *columns)
+
+
+def score_with_features(
+    classifier: ImageClassifier,
+    split: datasets.Dataset,
+    options: LoaderOptions,
+    *,
+    name: str,
+    dataset_name: str | None = None,
+) -> tuple[Predictions, Array]:
+    """Return what `score` returns, and what the head reads (images, width), from the same forward pass.
+
+    The arguments and errors are those of `score`. The head must be linear.
+    """
+
+    def forward(batch: dict[str, Any]) -> tuple[Array, ...]:
+        return classifier.logits_and_features(batch["pixel_values"])
+
+    logits, features = _columns(classifier, split, forward, options, name=name)
+    return Predictions(name, row_ids(split, dataset_name), read_integers(split), logits), features
+
+
+def _columns(
+    classifier: ImageClassifier,
+    split: datasets.Dataset,
+    forward: Callable[[dict[str, Any]], tuple[Array, ...]],
+    options: LoaderOptions,
+    *,
+    name: str,
+) -> list[Array]:
+    """Return the arrays that `forward` returns for each batch, joined over the batches."""
+    rows = split.with_transform(EvalTransform(classifier.processor))
+    batches = run_inference(classifier.model, rows, forward, options, description=f"score {name}")
+    return [np.concatenate(column) for column in zip(*batches, strict=True)]
 
 
 def row_ids(split: datasets.Dataset, dataset_name: str | None) -> list[str]:
@@ -75,14 +116,23 @@ def row_ids(split: datasets.Dataset, dataset_name: str | None) -> list[str]:
     ]
 
 
-def all_metrics(predictions: Sequence[Predictions], class_names: Sequence[str]) -> dict[str, Any]:
+def all_metrics(
+    predictions: Sequence[Predictions], class_names: Sequence[str], uncertainty: Uncertainty | None = None
+) -> dict[str, Any]:
     """Return the metrics of all splits as in `all_results.json`: `eval_*` for validation, `test_*` for test.
+
+    Args:
+        predictions: The splits.
+        class_names: Names of the classes, in the order of the logits.
+        uncertainty: What the model stores of its confidence; it adds the metrics of `uncertainty_metrics`.
 
     Raises:
         PipelineError: If logits are NaN or infinite.
     """
-    return {
-        f"{PREFIXES.get(p.split, p.split)}_{key}": value
-        for p in predictions
-        for key, value in metrics.split_metrics(p.logits, p.labels, class_names, name=f"{p.split} split").items()
-    }
+    results: dict[str, Any] = {}
+    for p in predictions:
+        found = metrics.split_metrics(p.logits, p.labels, class_names, name=f"{p.split} split")
+        if uncertainty is not None:
+            found |= uncertainty_metrics(p, uncertainty)
+        results |= {f"{PREFIXES.get(p.split, p.split)}_{key}": value for key, value in found.items()}
+    return results

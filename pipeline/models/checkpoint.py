@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from pipeline.errors import PipelineError, list_some
 from pipeline.images import depth
 from pipeline.images.processor import ImageProcessor
+from pipeline.models import uncertainty
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import MODEL_FILES
 
@@ -99,6 +100,8 @@ def read_config(folder: Path, *, name: str) -> PreTrainedConfig:
     if is_timm(config) and config.model_args:
         # timm 1.0.31 also writes the number of classes into model_args, and TimmWrapper would then pass it twice.
         config.model_args = {key: value for key, value in config.model_args.items() if key != "num_classes"}
+    # It describes the saved weights and `ImageClassifier.load` reads it. A network that is trained further loses it.
+    vars(config).pop(uncertainty.KEY, None)
     return config
 
 

@@ -20,8 +20,10 @@ from pipeline.data.bad_images import describe_skipped
 from pipeline.errors import PipelineError
 from pipeline.images.processor import ImageProcessor, input_size, makes_one_size
 from pipeline.models import checkpoint, prediction
-from pipeline.models.head import head_names, linear_head
+from pipeline.models.head import head_names, linear_head, no_linear_head
 from pipeline.models.inference import LoaderOptions, stream_inference
+from pipeline.models.uncertainty import Uncertainty
+from pipeline.models.verdicts import judge, verdict_columns
 from pipeline.performance.device import pick_device
 
 logger = logging.getLogger(__name__)
@@ -36,10 +38,12 @@ class ImageClassifier:
     Attributes:
         model: The network, an image classifier of transformers.
         processor: Its image processor.
+        uncertainty: What is known of its confidence: calibration, prediction sets, unknown images. None: nothing.
     """
 
     model: PreTrainedModel
     processor: ImageProcessor
+    uncertainty: Uncertainty | None = None
 
     @classmethod
     def load(cls, name: str | Path, *, revision: str = "main") -> "ImageClassifier":
@@ -71,7 +75,8 @@ class ImageClassifier:
                 f"{name} has no trained head: fine-tune it first with `train --model_name_or_path {name}`"
             )
         network: Any = model  # the decorated `to` of transformers has lost its type
-        return cls(network.to(pick_device()).eval(), processor)
+        uncertainty = Uncertainty.read(folder, name=name, classes=len(config.id2label or {}))
+        return cls(network.to(pick_device()).eval(), processor, uncertainty)
 
     def save(self, folder: Path) -> None:
         """Write config, weights and image processor where `pipeline("image-classification", model=folder)` finds them.
@@ -112,6 +117,28 @@ class ImageClassifier:
         """
         return linear_head(self.model, self.head_names)
 
+    def logits_and_features(self, pixel_values: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the logits (batch, classes) and what the head reads (batch, width), from one forward pass.
+
+        Args:
+            pixel_values: From the image processor, shape (batch, 3, height, width).
+
+        Raises:
+            PipelineError: If the head is not a single linear layer that reads one vector per image and returns the
+                logits.
+        """
+        seen: list[NDArray[np.float32]] = []
+        hook = self.head.register_forward_hook(
+            lambda _, inputs, output: seen.extend(each.detach().float().cpu().numpy() for each in (*inputs, output))
+        )
+        try:
+            logits = self.logits(pixel_values)
+        finally:
+            hook.remove()
+        if len(seen) != 2 or seen[0].ndim != 2 or not np.array_equal(seen[1], logits, equal_nan=True):
+            raise no_linear_head(self.model, "its head does not turn one vector per image into the logits")
+        return logits, seen[0]
+
     @torch.no_grad()  # not inference_mode: some networks keep a tensor of their first forward pass
     def logits(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
         """Return the logits (batch, classes) of pixel values (batch, 3, height, width) from the image processor."""
@@ -140,7 +167,7 @@ class ImageClassifier:
 
         Returns:
             One row for each image and rank: `image` (its path, or its position in `images`), `rank` (from 1), `label`,
-            `probability`.
+            `probability`, and what the model stores of its confidence, see `verdicts.verdict_columns`.
 
         Raises:
             PipelineError: If no image is found, or an image cannot be read and `bad_images` is `fail`.
@@ -151,7 +178,12 @@ class ImageClassifier:
         if text := describe_skipped([problem for batch in batches for problem in batch.problems if problem]):
             logger.warning("%s", text)
         rows = (row for batch in batches for row in prediction.ranked_rows(batch, self.class_names))
-        return pd.DataFrame(rows, columns=list(prediction.COLUMNS))
+        return pd.DataFrame(rows, columns=list(self.columns))
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns of a table of predictions, and their types (see `growing_table`)."""
+        return prediction.COLUMNS | verdict_columns(self.uncertainty)
 
     def rank_batches(
         self,
@@ -175,8 +207,14 @@ class ImageClassifier:
         top_k = min(top_k, len(self.class_names))
 
         def rank(batch: dict[str, Any]) -> prediction.Ranked:
-            best = torch.from_numpy(self.logits(batch["pixel_values"])).softmax(dim=1).topk(top_k, dim=1)
-            return prediction.Ranked(batch["names"], batch["problems"], best.values, best.indices)
+            features = None
+            if self.uncertainty is not None and self.uncertainty.ood is not None:
+                logits, features = self.logits_and_features(batch["pixel_values"])
+            else:
+                logits = self.logits(batch["pixel_values"])
+            best = torch.from_numpy(logits).softmax(dim=1).topk(top_k, dim=1)
+            verdicts = judge(self.uncertainty, logits, features, best.indices.numpy())
+            return prediction.Ranked(batch["names"], batch["problems"], best.values, best.indices, verdicts)
 
         rows = prediction.ImageRows(named, self.processor, fail=fail)
         return stream_inference(

@@ -15,11 +15,12 @@ from pipeline.images.decode import IMAGE_EXTENSIONS, open_image
 from pipeline.images.depth import GrayscaleDepth
 from pipeline.images.files import list_files
 from pipeline.images.pixels import to_rgb
+from pipeline.models.verdicts import Verdicts
 
 Source = str | Path | PIL.Image.Image | np.ndarray[Any, Any]
 
-COLUMNS = ("image", "rank", "label", "probability")
-"""Of every table of predictions."""
+COLUMNS = {"image": "string", "rank": "int64", "label": "string", "probability": "double"}
+"""Of every table of predictions, with their types (see `growing_table`). `verdicts.verdict_columns` follow."""
 _ONE = (str, Path, PIL.Image.Image, np.ndarray)
 
 
@@ -31,12 +32,14 @@ class Ranked(NamedTuple):
         problems: Why each image cannot be read, as `name: reason`; None for the readable ones.
         probabilities: (batch, k), from high to low.
         classes: (batch, k) int64.
+        verdicts: What the model says of its confidence.
     """
 
     names: list[str | int]
     problems: list[str | None]
     probabilities: torch.Tensor
     classes: torch.Tensor
+    verdicts: Verdicts = Verdicts()
 
 
 def find_images(images: Source | Iterable[Source]) -> list[tuple[str | int, Source]]:
@@ -119,7 +122,7 @@ def collate_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def ranked_rows(batch: Ranked, class_names: Sequence[str]) -> list[tuple[str | int, int, str, float]]:
+def ranked_rows(batch: Ranked, class_names: Sequence[str]) -> list[tuple[Any, ...]]:
     """Return one row for each image and rank, without the images that cannot be read.
 
     Args:
@@ -127,13 +130,13 @@ def ranked_rows(batch: Ranked, class_names: Sequence[str]) -> list[tuple[str | i
         class_names: Names of the classes, in the order of the logits.
 
     Returns:
-        The values of `COLUMNS`: name of the image, rank (from 1), label and probability.
+        The values of `COLUMNS` (name of the image, rank from 1, label and probability), then of `verdict_columns`.
     """
     return [
-        (name, rank, class_names[number], probability)
-        for name, problem, *ranked in zip(
-            batch.names, batch.problems, batch.classes.tolist(), batch.probabilities.tolist(), strict=True
+        (name, rank + 1, class_names[number], probability, *batch.verdicts.values(image, rank, class_names))
+        for image, (name, problem, *ranked) in enumerate(
+            zip(batch.names, batch.problems, batch.classes.tolist(), batch.probabilities.tolist(), strict=True)
         )
         if problem is None
-        for rank, (number, probability) in enumerate(zip(*ranked, strict=True), start=1)
+        for rank, (number, probability) in enumerate(zip(*ranked, strict=True))
     ]

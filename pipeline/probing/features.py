@@ -71,6 +71,7 @@ def extract(
     options: LoaderOptions,
     *,
     precision: Precision,
+    keep: bool = True,
 ) -> dict[str, Features]:
     """Return the features of every image of the splits, in order, from the cache if they were computed before.
 
@@ -82,6 +83,7 @@ def extract(
         splits: Name -> rows with `image`, `label` and `index`.
         options: How the images are loaded.
         precision: What the forward passes compute in.
+        keep: Whether features that are computed now are cached.
 
     Raises:
         PipelineError: If the head is not a single linear layer, an image cannot be read, or a feature is not finite.
@@ -92,7 +94,7 @@ def extract(
     keys = distributed.broadcast(keys)
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "vit-pipeline" / "features"
     features: dict[str, Features] = {}
-    writable = True
+    writable = keep
     for name, split in splits.items():
         path = folder / f"{keys[name]}.safetensors"
         cached = _read(path, images=len(split))

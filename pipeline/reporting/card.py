@@ -77,6 +77,7 @@ def _template_values(
         "samples": record["data"]["samples"],
         "scores": [_score_cells(row) for row in summary.summarize(results)],
         "has_test": "test_accuracy" in results,
+        "confidence": list(summary.confidence_sentences(results)),
         "hardest_split": summary.SPLITS[hardest_prefix],
         "hardest": _hardest_classes(results[f"{hardest_prefix}_per_class"]),
         "training": _training(folder / TRAINER_STATE),

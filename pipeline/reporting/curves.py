@@ -1,4 +1,4 @@
-"""The charts of the report: training curves, learning curve, calibration and risk-coverage."""
+"""The charts of the training: loss, validation accuracy and the learning curve."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from pipeline.evaluation.confidence import reliability, risk_coverage
-from pipeline.evaluation.examples import Scored
-from pipeline.reporting.charts import Axis, Point, Series, chart, fraction_axis, linear_axis, log_axis
+from pipeline.reporting.charts import Point, Series, chart, fraction_axis, linear_axis, log_axis
 from pipeline.reporting.run_files import RunFiles
 
 _MAX_POINTS = 200  # of a line
@@ -43,8 +41,8 @@ def training_figures(files: RunFiles) -> Iterator[Figure]:
     epochs = [epoch for epoch, _ in [*losses, *scores, *accuracies]]
     if losses or scores:
         series = [
-            Series("training", _thin(losses), "other"),
-            Series("validation", _thin(scores), dots=len(scores) <= 30),
+            Series("training", thin(losses), "other"),
+            Series("validation", thin(scores), dots=len(scores) <= 30),
         ]
         values = [value for _, value in [*losses, *scores]]
         yield Figure(
@@ -54,7 +52,7 @@ def training_figures(files: RunFiles) -> Iterator[Figure]:
             ),
             "Cross-entropy in nats. The training loss includes augmentation and label smoothing, if they were on.",
             ("epoch", "validation loss"),
-            [(f"{epoch:g}", f"{value:.4f}") for epoch, value in _thin(scores)],
+            [(f"{epoch:g}", f"{value:.4f}") for epoch, value in thin(scores)],
         )
     if accuracies:
         best = max(accuracies, key=lambda point: point[1])
@@ -64,11 +62,11 @@ def training_figures(files: RunFiles) -> Iterator[Figure]:
                 "Validation accuracy by epoch",
                 linear_axis("epoch", epochs),
                 fraction_axis(""),
-                [Series("", _thin(accuracies), dots=len(accuracies) <= 30)],
+                [Series("", thin(accuracies), dots=len(accuracies) <= 30)],
             ),
             f"The highest accuracy, {best[1]:.2%}, was reached at epoch {best[0]:g}.",
             ("epoch", "validation accuracy"),
-            [(f"{epoch:g}", f"{value:.2%}") for epoch, value in _thin(accuracies)],
+            [(f"{epoch:g}", f"{value:.2%}") for epoch, value in thin(accuracies)],
         )
 
 
@@ -95,58 +93,7 @@ def learning_curve_figure(files: RunFiles) -> Figure | None:
     )
 
 
-def reliability_figure(scored: Scored) -> Figure:
-    """Return the accuracy of predictions by their confidence."""
-    bins = reliability(scored.confidence, scored.correct)
-    points = [(each.confidence, each.accuracy) for each in bins]
-    gap = float(scored.confidence.mean() - scored.correct.mean())
-    verdict = "overconfident" if gap > 0 else "underconfident"
-    return Figure(
-        "Reliability",
-        chart(
-            "Accuracy of the predictions by their confidence",
-            fraction_axis("confidence"),
-            fraction_axis(""),
-            [
-                Series("perfect calibration", [(0, 0), (1, 1)], "reference"),
-                Series("accuracy, 95% interval", points, dots=True, intervals=[(e.low, e.high) for e in bins]),
-            ],
-        ),
-        f"Mean confidence is {scored.confidence.mean():.1%}, accuracy {scored.correct.mean():.1%}: on average, the "
-        f"model is {verdict} by {abs(100 * gap):.1f} points. Each point stands for about {bins[0].count:,} images.",
-        ("confidence", "accuracy", "95% interval", "images"),
-        [
-            (f"{each.confidence:.1%}", f"{each.accuracy:.1%}", f"{each.low:.1%} to {each.high:.1%}", f"{each.count:,}")
-            for each in bins
-        ],
-    )
-
-
-def risk_figure(scored: Scored) -> Figure:
-    """Return the error rate among the most confident predictions, by how many of the images they are."""
-    curve = risk_coverage(scored.confidence, scored.correct)
-    points = _thin([(float(share), float(risk)) for share, risk in zip(curve.coverage, curve.risk, strict=True)])
-    half = next(risk for coverage, risk in points if coverage >= 0.5)
-    parts = [next((point for point in points if point[0] >= tenth / 10 - 1e-9), points[-1]) for tenth in range(1, 11)]
-    highest = max(risk for _, risk in points)
-    top = next(limit for limit in (0.1, 0.25, 0.5, 1.0) if highest <= limit)
-    wrong = Axis("", 0, 100 * top, [25 * top * quarter for quarter in range(5)], "{:.3g}%".format)
-    return Figure(
-        "Risk and coverage",
-        chart(
-            "Error rate of the most confident predictions by their share of the images",
-            fraction_axis("share of the images that are answered"),
-            wrong,
-            [Series("", [(coverage, 100 * risk) for coverage, risk in points])],
-        ),
-        f"If only the more confident half of the images were answered, {half:.1%} of the answers would be wrong, "
-        f"compared with {1 - scored.correct.mean():.1%} of all. The area under the curve (AURC) is {curve.area:.4f}.",
-        ("images answered", "wrong answers"),
-        [(f"{coverage:.0%}", f"{risk:.1%}") for coverage, risk in dict.fromkeys(parts)],
-    )
-
-
-def _thin(points: Sequence[Point]) -> list[Point]:
+def thin(points: Sequence[Point]) -> list[Point]:
     """Return at most `_MAX_POINTS` points, evenly spaced, with the first and the last one."""
     if len(points) <= _MAX_POINTS:
         return list(points)

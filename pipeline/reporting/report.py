@@ -13,6 +13,7 @@ from markupsafe import Markup
 from pipeline.config.names import ASSETS
 from pipeline.evaluation.examples import Scored
 from pipeline.reporting import curves, facts
+from pipeline.reporting.confidence_charts import confidence_figures
 from pipeline.reporting.confusion_chart import confusion_chart
 from pipeline.reporting.markup import render_template
 from pipeline.reporting.mistakes import MAX_ROWS, Mistakes
@@ -67,7 +68,7 @@ def render(files: RunFiles) -> str:
         pairs=mistakes.pair_cards(),
         confident=confident,
         uncertain=uncertain,
-        confidence=[curves.reliability_figure(scored), curves.risk_figure(scored)],
+        confidence=list(confidence_figures(files, scored)),
         training_facts=list(facts.training_facts(files)),
         data_facts=list(facts.data_facts(files)),
         notes=facts.data_notes(files),

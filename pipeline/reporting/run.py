@@ -51,7 +51,8 @@ class Run:
         """The predictions of `predictions.parquet`, one row for each evaluated image.
 
         Columns: `split`, `id` (path relative to the dataset, or row number), `label` and `prediction` (class names),
-        `probability` (of the predicted class) and `correct`.
+        `probability` (of the predicted class) and `correct`; `ood_score` (out-of-distribution score) if the model
+        stores one.
         """
         import numpy as np
         import pandas as pd
@@ -72,6 +73,8 @@ class Run:
                 "probability": softmax(split.logits.astype(np.float64), axis=1).max(axis=1),
                 "correct": predicted == split.labels,
             }
+            if split.ood_scores is not None:
+                columns["ood_score"] = split.ood_scores
             frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True)
 

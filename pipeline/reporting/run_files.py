@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError, raise_problems
 from pipeline.evaluation.predictions import Predictions, read_predictions
 from pipeline.evaluation.scoring import PREFIXES
 from pipeline.evaluation.thumbnails import headline_split, read_thumbnails
+from pipeline.models.uncertainty import Uncertainty
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import (
     PREDICTIONS,
@@ -22,6 +23,7 @@ from pipeline.runs.folder import (
     RESULTS,
     THUMBNAILS,
     TRAINER_STATE,
+    UNCERTAINTY,
     RunFolder,
     require_finished,
 )
@@ -44,6 +46,7 @@ class RunFiles:
         predictions: The predictions of each split.
         class_names: Names of the classes, in the order of the logits.
         thumbnails: JPEG of each (split, id), None if the run has no such file.
+        uncertainty: What the model stores of its confidence, None if the run has no such file.
     """
 
     folder: Path
@@ -54,6 +57,7 @@ class RunFiles:
     predictions: list[Predictions]
     class_names: list[str]
     thumbnails: dict[tuple[str, str], bytes] | None
+    uncertainty: Uncertainty | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "RunFiles":
@@ -77,7 +81,11 @@ class RunFiles:
             state = read_json(folder / TRAINER_STATE) if (folder / TRAINER_STATE).exists() else None
         with _explain(folder / THUMBNAILS):
             thumbnails = read_thumbnails(folder / THUMBNAILS) if (folder / THUMBNAILS).exists() else None
-        files = cls(folder, run.record, recipe, results, state, predictions, class_names, thumbnails)
+        uncertainty = None
+        if (folder / UNCERTAINTY).exists():
+            with _explain(folder / "config.json"):
+                uncertainty = Uncertainty.read(folder, name=str(folder), classes=len(class_names))
+        files = cls(folder, run.record, recipe, results, state, predictions, class_names, thumbnails, uncertainty)
         raise_problems(files._contradictions())
         return files
 

@@ -51,6 +51,34 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def confidence_sentences(results: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each part of the confidence that is stored with the model, measured on test if there is one.
+
+    Without test, they were measured on the images on which they were fitted.
+    """
+    prefix = "test" if "test_accuracy" in results else "eval"
+    found = {key.removeprefix(f"{prefix}_"): value for key, value in results.items() if key.startswith(f"{prefix}_")}
+    where = f"of the {SPLITS[prefix]} images"
+    if "calibrated_calibration_error" in found:
+        yield (
+            f"The calibration error of the probabilities is {found['calibration_error']:.4f}, and "
+            f"{found['calibrated_calibration_error']:.4f} after calibration on validation."
+        )
+    if "aps_coverage" in found:
+        yield (
+            f"The prediction sets (APS) contain the true class for {format_accuracy(found, 'aps_coverage')} "
+            f"{where}, with {found['aps_set_size']:.2f} classes on average."
+        )
+    if "answered_accuracy" in found:
+        yield (
+            f"The model answers {format_percent(found['answered'])} {where}; "
+            f"{format_accuracy(found, 'answered_accuracy')} of the answers are correct."
+        )
+    if "unknown" in found:
+        share = format_percent(found["unknown"])
+        yield f"The model calls {share} {where} unknown, because they are unlike the training images."
+
+
 def is_linear_probe(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
     """Return whether the saved model is a linear probe, as the strategy says or because `--auto` kept one."""
     kept = results.get("auto_probe_eval_accuracy", 0.0) > results.get("auto_trained_eval_accuracy", 1.0)

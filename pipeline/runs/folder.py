@@ -31,12 +31,15 @@ TRAINER_STATE = "trainer_state.json"
 CARD = "README.md"
 REPORT = "report.html"
 THUMBNAILS = "thumbnails.parquet"
+UNCERTAINTY = "uncertainty.safetensors"
 MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 """The files that `pipeline("image-classification", model=...)` needs."""
-PUBLISHED = (*MODEL_FILES, CARD, REPORT, RESULTS, PREDICTIONS, THUMBNAILS, TRAINER_STATE, RECIPE, RECORD)
+PUBLISHED = (
+    *MODEL_FILES, UNCERTAINTY, CARD, REPORT, RESULTS, PREDICTIONS, THUMBNAILS, TRAINER_STATE, RECIPE, RECORD
+)  # fmt: skip
 """The files that a push uploads."""
-OPTIONAL = (REPORT, THUMBNAILS, TRAINER_STATE)
-"""The published files that a run may lack: `--report no` skips the first two, and a linear probe has no Trainer."""
+OPTIONAL = (UNCERTAINTY, REPORT, THUMBNAILS, TRAINER_STATE)
+"""The published files that a run may lack: flags skip the first three, and a linear probe has no Trainer."""
 ADAPTER = "adapter"
 ADAPTER_FILES = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors")
 """Pushed as well, if `--keep_adapter` wrote them."""

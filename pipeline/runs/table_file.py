@@ -17,6 +17,10 @@ from pipeline.runs.files import atomic_write
 logger = logging.getLogger(__name__)
 
 
+LIST = "list"
+"""The type of a column whose values are lists of texts. In a CSV file they are JSON."""
+
+
 class Append(Protocol):
     """Writes rows at the end of a table."""
 
@@ -34,7 +38,8 @@ def growing_table(path: Path | None, columns: Mapping[str, str], *, flag: str) -
 
     Args:
         path: A .csv, .jsonl or .parquet file. None: nothing is written.
-        columns: The type of each column in a Parquet file, as Arrow names it.
+        columns: The type of each column in a Parquet file, as Arrow names it, or `LIST`. It is read again when the
+            first rows are written, so columns that are known later can be added until then.
         flag: The flag that sets the path, for the errors.
 
     Raises:
@@ -57,7 +62,7 @@ class _TableFile:
         self.path, self.columns, self.flag = path, columns, flag
         self.as_json = path.suffix == ".jsonl"
         self.partial = path.with_name(f"{path.name}.partial{'.jsonl' if self.as_json else '.csv'}")
-        self.num_rows, self.complete = 0, False
+        self.num_rows, self.complete, self.header = 0, False, list[str]()
         with self._explain():
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -66,12 +71,20 @@ class _TableFile:
             self.file = self.partial.open("wb", buffering=0)
 
     def write_header(self) -> None:
-        if not self.as_json:
-            self._write(_csv_lines([list(self.columns)]))
+        """Write the names of the columns, in place of those that were written before the first row."""
+        if self.as_json or self.num_rows or self.header == [*self.columns]:
+            return
+        if self.header:
+            with self._explain():
+                self.file.seek(0)
+                self.file.truncate()
+        self.header = [*self.columns]
+        self._write(_csv_lines([self.header]))
 
     def append(self, rows: Sequence[Sequence[Any]]) -> None:
         if not rows:
             return
+        self.write_header()
         if self.as_json:
             objects = (dict(zip(self.columns, row, strict=True)) for row in rows)
             self._write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in objects))
@@ -87,6 +100,7 @@ class _TableFile:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def finish(self) -> None:
+        self.write_header()
         with self._explain():
             os.fsync(self.file.fileno())
             if self.path.suffix == ".parquet":
@@ -113,15 +127,24 @@ class _TableFile:
         from pyarrow import csv as arrow_csv
         from pyarrow import parquet
 
-        schema = pa.schema([(name, pa.type_for_alias(alias)) for name, alias in self.columns.items()])
+        lists = [place for place, alias in enumerate(self.columns.values()) if alias == LIST]
+        texts = {name: "string" if alias == LIST else alias for name, alias in self.columns.items()}
+        schema = pa.schema([(name, pa.type_for_alias(alias)) for name, alias in texts.items()])
+        written = schema
+        for place in lists:
+            written = written.set(place, pa.field(schema.field(place).name, pa.list_(pa.string())))
         reader = arrow_csv.open_csv(
             self.partial,
             parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(column_types=schema),
         )
-        with parquet.ParquetWriter(path, schema) as writer:
+        with parquet.ParquetWriter(path, written) as writer:
             for batch in reader:
-                writer.write_batch(batch)
+                arrays = batch.columns
+                for place in lists:
+                    values = [json.loads(text) for text in arrays[place].to_pylist()]
+                    arrays[place] = pa.array(values, written.field(place).type)
+                writer.write_batch(pa.record_batch(arrays, schema=written))
 
     @contextlib.contextmanager
     def _explain(self) -> Iterator[None]:
@@ -135,5 +158,6 @@ class _TableFile:
 
 def _csv_lines(rows: Sequence[Sequence[Any]]) -> str:
     lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows(rows)
+    texts = ([json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in row] for row in rows)
+    csv.writer(lines, lineterminator="\n").writerows(texts)
     return lines.getvalue()

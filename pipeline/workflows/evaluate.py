@@ -84,7 +84,7 @@ def _evaluate(line: CommandLine) -> tuple[dict[str, Any], str, Path | None, Sequ
         for model in (classifier, against)
         if model is not None
     ]
-    metrics = scoring.all_metrics(scored[:1], classifier.class_names)
+    metrics = scoring.all_metrics(scored[:1], classifier.class_names, classifier.uncertainty)
     compared, discordant = "", list[list[str]]()
     if against is not None:
         result, discordant = comparison.compare(scored[0], scored[1], classifier.class_names, against.class_names)

@@ -3,7 +3,7 @@
 import functools
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ ARGUMENTS = (PredictArguments,)
 
 WRITERS = (".csv", ".jsonl", ".parquet")
 """Extensions of `--output`."""
-_TYPES = dict(zip(COLUMNS, ("string", "int64", "string", "double"), strict=True))
+_MAX_NAMES = 8  # of a prediction set on the terminal
 _ERROR_TYPES = {"image": "string", "reason": "string"}
-Rows = list[tuple[str | int, int, str, float]]
+Rows = list[tuple[Any, ...]]
 
 
 def predict(model: str | Path, images: str | Path | Iterable[str | Path], **flags: Any) -> pd.DataFrame:
@@ -41,7 +41,9 @@ def predict(model: str | Path, images: str | Path | Iterable[str | Path], **flag
         flags: The flags of `vit-pipeline predict --help` by their names, with Python values.
 
     Returns:
-        One row for each image and rank: `image` (its path), `rank` (from 1), `label`, `probability`.
+        One row for each image and rank: `image` (its path), `rank` (from 1), `label`, `probability`; and, where the
+        model stores them, `calibrated_probability`, `prediction_set` (a list of class names), `abstain` (the confidence
+        is too low to answer) and `unknown` (the image is unlike the training images).
 
     Raises:
         PipelineError: If the model cannot be loaded, no image is found or can be read, or a file cannot be written.
@@ -50,9 +52,7 @@ def predict(model: str | Path, images: str | Path | Iterable[str | Path], **flag
     line = config.read_call("predict", None, {"model": model} | flags)
     config.check(line, sources)
     (args,) = config.parse(line, ARGUMENTS)
-    rows: Rows = []
-    _predict(args, [str(source) for source in sources], keep=rows.extend)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return _table(args, [str(source) for source in sources])
 
 
 def run(line: CommandLine) -> str:
@@ -60,15 +60,24 @@ def run(line: CommandLine) -> str:
     with distributed.fail_together():
         args, images = config.parse(line, ARGUMENTS, positional="images")
     if args.output is None:
-        rows: Rows = []
-        _predict(args, images, keep=rows.extend)
-        return _as_text(pd.DataFrame(rows, columns=list(COLUMNS)))
-    num_images, num_rows = _predict(args, images, keep=len)
+        return _as_text(_table(args, images))
+    num_images, num_rows = _predict(args, images, dict(COLUMNS), keep=len)
     return f"{num_images} images, {num_rows} rows: {args.output}"
 
 
-def _predict(args: PredictArguments, images: Sequence[str], *, keep: Callable[[Rows], object]) -> tuple[int, int]:
+def _table(args: PredictArguments, images: Sequence[str]) -> pd.DataFrame:
+    rows: Rows = []
+    columns = dict(COLUMNS)
+    _predict(args, images, columns, keep=rows.extend)
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def _predict(
+    args: PredictArguments, images: Sequence[str], columns: dict[str, str], *, keep: Callable[[Rows], object]
+) -> tuple[int, int]:
     """Write the rows of each batch as soon as they are known, pass them to `keep`, and list skipped images at the end.
+
+    The columns of the model are added to `columns` as soon as it is loaded.
 
     Returns:
         The number of readable images, and of rows.
@@ -79,16 +88,20 @@ def _predict(args: PredictArguments, images: Sequence[str], *, keep: Callable[[R
     problems: list[str] = []
     num_images = num_rows = 0
     # Both files are opened before the model is loaded, which can take minutes.
-    with distributed.fail_together(), _open_table(args.output, _TYPES, flag="--output") as write:
+    with distributed.fail_together(), _open_table(args.output, columns, flag="--output") as write:
         with _open_table(args.errors, _ERROR_TYPES, flag="--errors") as write_errors:
             named = find_images(images)
             distributed.require_same({"the images": [name for name, _ in named], "--top_k": args.top_k})
             classifier = ImageClassifier.load(str(args.model), revision=args.model_revision)
             if args.class_names is not None:
                 classifier.rename_classes(rename_model(args.class_names, classifier.class_names))
+            columns.update(classifier.columns)
             options = LoaderOptions(batch_size=32, progress=sys.stderr.isatty())
             for batch in classifier.rank_batches(named, options, top_k=args.top_k, fail=args.bad_images == "fail"):
-                rows = [(*row[:3], round(row[3], 6)) for row in ranked_rows(batch, classifier.class_names)]
+                rows = [
+                    tuple(round(value, 6) if isinstance(value, float) else value for value in row)
+                    for row in ranked_rows(batch, classifier.class_names)
+                ]
                 distributed.on_main_process(functools.partial(write, rows))
                 distributed.on_main_process(functools.partial(write_errors, _bad_of(batch)))
                 keep(rows)
@@ -118,10 +131,25 @@ def _bad_of(batch: Ranked) -> list[tuple[str | int, str]]:
 
 
 def _as_text(table: pd.DataFrame) -> str:
-    """Return one paragraph per image: its path, then one label and probability per line."""
+    """Return one paragraph per image: its path, one label and probability per line, and what the model says of it."""
     width = max(map(len, table["label"]))
     blocks = []
     for image, rows in table.groupby("image", sort=False):
         lines = [f"  {r.label:<{width}}  {100 * r.probability:6.2f}%" for r in rows.itertuples()]
-        blocks.append("\n".join([str(image), *lines]))
+        calibrated = rows.get("calibrated_probability", rows["probability"])
+        if not calibrated.equals(rows["probability"]):  # the temperature is not 1
+            lines = [f"{line}   calibrated {100 * p:6.2f}%" for line, p in zip(lines, calibrated, strict=True)]
+        blocks.append("\n".join([str(image), *lines, *_notes(rows.iloc[0])]))
     return "\n".join(blocks)
+
+
+def _notes(row: "pd.Series[Any]") -> Iterator[str]:
+    """Yield what the model says about an image, one line each."""
+    if "prediction_set" in row:
+        names = row["prediction_set"]
+        more = f", and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        yield f"  prediction set: {', '.join(names[:_MAX_NAMES])}{more}"
+    if row.get("abstain", False):
+        yield "  abstain: the confidence is too low to answer"
+    if row.get("unknown", False):
+        yield "  unknown: the image is unlike the training images"

@@ -27,6 +27,7 @@ from pipeline.models.inference import LoaderOptions
 from pipeline.performance.machine import keep_freed_memory
 from pipeline.performance.throughput import Clock
 from pipeline.probing.baseline import fit_baseline
+from pipeline.probing.confidence import score_validation
 from pipeline.probing.linear import install_head
 from pipeline.reporting import card
 from pipeline.reporting import report as report_page
@@ -226,24 +227,29 @@ def _with_decisions(settings: Settings, run: RunFolder) -> Settings:
 
 def _score(run: RunFolder, splits: LoadedSplits, settings: Settings, results: dict[str, Any]) -> None:
     """Score the saved files on validation and, once, on test; write the results and the card."""
+    classifier = ImageClassifier.load(run.folder)
+    predictions, names = [], ["validation", "test"]
+    if settings.trainer.uncertainty == "yes":
+        predictions.append(score_validation(classifier, splits, settings, run=run))
+        names.remove("validation")
     with run.timed("score"):
-        classifier = ImageClassifier.load(run.folder)
         options = LoaderOptions.of(settings.trainer)
-        predictions = [
+        predictions += [
             scoring.score(classifier, splits[name], options, name=name, dataset_name=settings.data.dataset_name)
-            for name in ("validation", "test")
+            for name in names
             if name in splits
         ]
-    distributed.on_main_process(lambda: _write_results(run, predictions, classifier.class_names, results))
+    distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
     if settings.trainer.report == "yes":
         distributed.on_main_process(lambda: _write_report(run, predictions, splits, classifier))
 
 
 def _write_results(
-    run: RunFolder, predictions: Sequence[Predictions], class_names: Sequence[str], results: dict[str, Any]
+    run: RunFolder, predictions: Sequence[Predictions], classifier: ImageClassifier, results: dict[str, Any]
 ) -> None:
-    write_predictions(run.folder / run_folder.PREDICTIONS, predictions, class_names)
-    write_json(run.folder / run_folder.RESULTS, results | scoring.all_metrics(predictions, class_names))
+    write_predictions(run.folder / run_folder.PREDICTIONS, predictions, classifier.class_names)
+    metrics = scoring.all_metrics(predictions, classifier.class_names, classifier.uncertainty)
+    write_json(run.folder / run_folder.RESULTS, results | metrics)
     card.write(run.folder)
     run.update(status="finished")
 

@@ -1,6 +1,7 @@
 """A table on disk grows by whole lines, and replaces the file only when it is complete."""
 
 import contextlib
+import json
 import logging
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.runs.table_file import growing_table
+from pipeline.runs.table_file import LIST, growing_table
 
 COLUMNS = {"image": "string", "rank": "int64", "probability": "double"}
 FIRST = [("a/ä 1.jpg", 1, 0.123457), ('b",\n.jpg', 2, 1.0)]
@@ -101,3 +102,20 @@ def test_without_a_path_nothing_is_written(tmp_path: Path, caplog: pytest.LogCap
         append(FIRST)
     assert not caplog.records
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("extension", [".csv", ".jsonl", ".parquet"])
+def test_columns_can_be_added_until_the_first_rows(tmp_path: Path, extension: str) -> None:
+    path, columns = tmp_path / f"a{extension}", {"image": "string"}
+    with growing_table(path, columns, flag="--output") as append:
+        columns |= {"known": "bool", "names": LIST}
+        append([("a,b.png", True, ["red", 'the "blue", ü'])])
+        append([("c.png", False, [])])
+    if extension == ".parquet":
+        rows = pd.read_parquet(path)
+    else:
+        rows = pd.read_csv(path) if extension == ".csv" else pd.read_json(path, lines=True)
+    decode = json.loads if extension == ".csv" else list
+    assert list(rows.columns) == ["image", "known", "names"]
+    assert rows["known"].tolist() == [True, False]
+    assert [decode(value) for value in rows["names"]] == [["red", 'the "blue", ü'], []]

@@ -21,10 +21,11 @@ def test_files_folders_and_globs_make_one_table(finished_run: Path, photos: Path
     )
     assert code == 0
     lines = out.splitlines()
-    assert len(lines) == (1 + 2 + 6) * 3
+    assert len(lines) == (1 + 2 + 6) * 4
     assert lines[0] == str(red / "000.png")
     assert lines[1].split()[0] == "red"
     assert 50 < float(lines[1].split()[1].rstrip("%")) <= 100
+    assert lines[3].startswith("  prediction set: red")
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -37,7 +38,8 @@ def test_the_table_goes_to_a_file_and_agrees_with_transformers(
     assert "6 images, 18 rows" in out
     read = {"csv": pd.read_csv, "parquet": pd.read_parquet}
     table = read[ending](file) if ending in read else pd.DataFrame(map(json.loads, file.read_text().splitlines()))
-    assert list(table.columns) == ["image", "rank", "label", "probability"]
+    # The 18 validation images determine the prediction sets, and nothing else.
+    assert list(table.columns) == ["image", "rank", "label", "probability", "prediction_set"]
     classify = pipeline("image-classification", model=str(finished_run))
     first = table[table["image"] == table["image"][0]]
     expected = classify(first["image"].iloc[0], top_k=3)
