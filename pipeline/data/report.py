@@ -1,6 +1,7 @@
 """What is reported of the splits of a dataset: their fingerprint, and what was decided while they were loaded."""
 
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import re
@@ -16,6 +17,7 @@ from pipeline.data.labels.read import read_integers
 from pipeline.data.streaming import Stream
 from pipeline.errors import list_some
 from pipeline.progress import show_life
+from pipeline.runs.files import remove_absolute_path
 
 logger = logging.getLogger(__name__)
 _CHUNK_ROWS = 1000  # rows that are converted to Python objects at once; limits memory
@@ -76,6 +78,24 @@ def _shorten(text: str, dataset: Path) -> str:
         if len(path.parts) > 1:
             text = text.replace(f"{path}/", "").replace(str(path), path.name)
     return re.sub(r"(?<![\w./])(/[^\s/:;,'\"]+)+/", "", text)
+
+
+def describe(splits: LoadedSplits, dataset_name: str | None, *, revision: str | None) -> dict[str, object]:
+    """Return what `run.json` says about the data. No path of this machine is in it, because it is published."""
+    folder = Path(str(dataset_name)).expanduser().absolute()
+    skipped = [
+        entry._replace(image=remove_absolute_path(entry.image.removeprefix(f"{folder}/")))._asdict()
+        for entry in splits.skipped
+    ]
+    return {
+        "name": remove_absolute_path(str(dataset_name)),
+        "revision": revision,
+        "fingerprint": fingerprint(splits),
+        "classes": len(splits["train"].features["label"].names),
+        "samples": {name: len(split) for name, split in splits.items()},
+        **({"skipped": skipped} if skipped else {}),
+        **dataclasses.asdict(splits.report),
+    }
 
 
 def fingerprint(splits: datasets.DatasetDict) -> str:

@@ -121,12 +121,9 @@ def claim(
     Raises:
         PipelineError: If the folder holds another run or unknown files, or cannot be written.
     """
-    run = RunFolder(folder)
-    check_writable(folder)
-    if not folder.exists() or {p.name for p in folder.iterdir() if p.name[0] != "."} <= {RECIPE}:
-        return run  # The run is new, or was killed before `start` wrote its second file.
-    if not run.record or not (folder / RECIPE).exists():
-        raise PipelineError(f"{folder} is not empty and is not a run folder: choose another --output_dir")
+    run = check_usable(folder)
+    if _is_new(folder):
+        return run
     if differing := _find_differences(run.arguments, arguments, neutral):
         trained = f", with --model_name_or_path {folder} to train its model further" if run.finished else ""
         raise PipelineError(
@@ -139,6 +136,24 @@ def claim(
             "choose another --output_dir, or remove that folder to start again"
         )
     return run
+
+
+def check_usable(folder: Path) -> RunFolder:
+    """Check that the folder is new or a run folder, and can be written. Nothing is written.
+
+    Raises:
+        PipelineError: If the folder holds unknown files, or cannot be written.
+    """
+    run = RunFolder(folder)
+    check_writable(folder)
+    if not _is_new(folder) and (not run.record or not (folder / RECIPE).exists()):
+        raise PipelineError(f"{folder} is not empty and is not a run folder: choose another --output_dir")
+    return run
+
+
+def _is_new(folder: Path) -> bool:
+    """Return whether no run was started in the folder, or one was killed before `start` wrote its second file."""
+    return not folder.exists() or {p.name for p in folder.iterdir() if p.name[0] != "."} <= {RECIPE}
 
 
 def start(

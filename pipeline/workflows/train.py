@@ -33,7 +33,7 @@ from pipeline.reporting import card
 from pipeline.reporting import report as report_page
 from pipeline.reporting.run import Run
 from pipeline.runs import folder as run_folder
-from pipeline.runs.files import absolute_if_local, remove_absolute_path, write_json
+from pipeline.runs.files import absolute_if_local, write_json
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.lock import lock
 from pipeline.selection.auto import warn_of_high_learning_rate
@@ -86,8 +86,9 @@ def _read_call(recipe: str | Path | None, flags: dict[str, Any]) -> CommandLine:
 
 def _train(line: CommandLine, *, owns_process: bool) -> Run:
     with distributed.fail_together():
+        _check_targets(line)
         chosen = _choose(line)
-        line, splits = chosen.line, chosen.splits
+        line = chosen.line
         settings = Settings(*config.parse(line, GROUPS))
         distributed.require_same(settings.resolved())
         arguments = _recorded(settings)
@@ -126,10 +127,22 @@ def _recorded(settings: Settings) -> dict[str, Any]:
     return arguments
 
 
+def _check_targets(line: CommandLine) -> None:
+    """Reject a folder and a repository that cannot be used, because `--auto` may train for minutes before `_claim`."""
+    settings = Settings(*config.parse(line, GROUPS))
+    if settings.data.dataset_name is None:
+        raise PipelineError(f"{NO_DATASET}; or use --config RECIPE")
+    folder, args = _folder(line, settings), settings.trainer
+    distributed.on_main_process(lambda: run_folder.check_usable(folder))
+    if args.push_to_hub and args.hub_model_id:
+        repo_id = args.hub_model_id
+        distributed.on_main_process(lambda: hub.check_may_push(repo_id))
+
+
 def _choose(line: CommandLine) -> Chosen:
     """Let `--auto` choose settings. A run that was started before keeps its choices."""
     settings = Settings(*config.parse(line, GROUPS))
-    if not settings.selection.auto or settings.data.dataset_name is None:
+    if not settings.selection.auto:
         return Chosen(line)
     record = distributed.broadcast(RunFolder(_folder(line, settings)).record)
     return choose_settings(line, settings, of_run=record.get("auto"), attempt=try_settings)
@@ -142,16 +155,10 @@ def _folder(line: CommandLine, settings: Settings) -> Path:
 
 
 def _claim(line: CommandLine, settings: Settings, arguments: dict[str, Any]) -> RunFolder:
-    """Return the run folder, and reject what would fail only after the training."""
-    args = settings.trainer
-    if settings.data.dataset_name is None:
-        raise PipelineError(f"{NO_DATASET}; or use --config RECIPE")
+    """Return the run folder, and reject one that holds another run."""
     run = RunFolder(_folder(line, settings), writes=distributed.is_main_process())
     distributed.on_main_process(lambda: run_folder.claim(run.folder, arguments=arguments, neutral=NEUTRAL))
     distributed.require_same({f"{run.folder} (which all machines share)": run.record.get("status", "new")})
-    if args.push_to_hub and args.hub_model_id:
-        repo_id = args.hub_model_id
-        distributed.on_main_process(lambda: hub.check_may_push(repo_id))
     return run
 
 
@@ -161,7 +168,7 @@ def _load(
     """Load the images and the model, check that they fit, and start the run folder."""
     with distributed.fail_together():
         splits = chosen.splits or sources.load_splits(settings.data)
-        data = _describe(splits, settings)
+        data = report.describe(splits, settings.data.dataset_name, revision=settings.data.dataset_revision)
         distributed.require_same(data)
         fingerprint = str(data["fingerprint"])
         distributed.on_main_process(
@@ -176,7 +183,7 @@ def _load(
                 run,
                 command=chosen.line.words,
                 arguments=arguments,
-                data=data | dataclasses.asdict(splits.report),
+                data=data,
                 machine=settings.trainer.machine(),
                 auto=list(chosen.line.chosen) if settings.selection.auto else None,
                 trials=[trial.as_json() for trial in chosen.trials],
@@ -260,23 +267,6 @@ def _write_report(
     """Write thumbnails and report. The run is finished before, so it is not lost if they cannot be written."""
     write_thumbnails(run.folder / run_folder.THUMBNAILS, predictions, splits, GrayscaleDepth.of(classifier.processor))
     report_page.write(run.folder)
-
-
-def _describe(splits: LoadedSplits, settings: Settings) -> dict[str, object]:
-    """Return what `run.json` says about the data. No path of this machine is in it, because it is published."""
-    folder = Path(str(settings.data.dataset_name)).expanduser().absolute()
-    skipped = [
-        entry._replace(image=remove_absolute_path(entry.image.removeprefix(f"{folder}/")))._asdict()
-        for entry in splits.skipped
-    ]
-    return {
-        "name": remove_absolute_path(str(settings.data.dataset_name)),
-        "revision": settings.data.dataset_revision,
-        "fingerprint": report.fingerprint(splits),
-        "classes": len(splits["train"].features["label"].names),
-        "samples": {name: len(split) for name, split in splits.items()},
-        **({"skipped": skipped} if skipped else {}),
-    }
 
 
 def _finish(run: RunFolder, settings: Settings) -> Run:

@@ -145,6 +145,17 @@ def test_auto_logs_its_reasons_and_a_flag_overrides_its_choice(
     assert "auto: keeping the choices of the run: --" in caplog.text
 
 
+def test_auto_tries_nothing_for_a_folder_that_cannot_be_used(
+    vit_pipeline: Run, photos: Path, tiny_vit: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    (tmp_path / "notes.txt").write_text("not a run")
+    words = [f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", "--auto", f"--output_dir={tmp_path}"]
+    code, _, err = vit_pipeline("train", *words)
+    assert (code, err) == (2, f"error: {tmp_path} is not empty and is not a run folder: choose another --output_dir\n")
+    assert "auto" not in caplog.text
+
+
 def test_auto_compares_candidates_on_validation_and_trains_the_best_one(
     vit_pipeline: Run,
     make_folder: Callable[..., Path],
