@@ -75,8 +75,8 @@ def run(line: CommandLine) -> str:
     rows = _explain(args, images)
     trusted = [row[list(COLUMNS).index("trusted")] for row in rows]
     page = f"; the tour: {Path(str(args.output)) / tour.PAGE}" if args.tour else ""
-    verdict = f", {trusted.count(True)} of them better than random maps" if args.random_maps else ""
-    return f"{len(rows)} relevance maps{verdict}: {Path(str(args.output)) / TABLE}{page}"
+    verdict = f", {trusted.count(True)} better than random maps" if args.random_maps else ""
+    return f"{len(rows)} relevance map{'s' * (len(rows) != 1)}{verdict}: {Path(str(args.output)) / TABLE}{page}"
 
 
 def _explain(args: ExplainArguments, images: Sequence[str]) -> list[Row]:
