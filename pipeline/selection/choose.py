@@ -98,7 +98,7 @@ def _try_candidates(
         assert changed is not None
         return attempt(_settings(changed), splits, length)
 
-    best, tried = trials.halve(usable, rounds, measure)
+    best, tried = trials.halve(usable, rounds, measure, budget_seconds=3600 * budget)
     logger.info("auto: %d trials chose %s", len(tried), _describe(best))
     changed = _with(line, values, best)
     assert changed is not None

@@ -7,12 +7,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import distributed
 from pipeline.errors import PipelineError
 from pipeline.selection.candidates import Candidate
 
@@ -81,42 +82,62 @@ def _half(count: int) -> int:
     return -(-count // 2)
 
 
-def halve(contenders: Sequence[Candidate], rounds: Sequence[int], measure: Measure) -> tuple[Candidate, list[Trial]]:
+def halve(
+    contenders: Sequence[Candidate], rounds: Sequence[int], measure: Measure, *, budget_seconds: float = math.inf
+) -> tuple[Candidate, list[Trial]]:
     """Return the best candidate, and all trials.
 
-    Among candidates within one standard error of the best one, the cheapest is chosen.
+    Among candidates within one standard error of the best one, the cheapest is chosen. The plan rests on an estimate,
+    so the time is also measured: a trial that would exceed the budget is not begun, and a round that stays incomplete
+    chooses only if it is the first one.
 
     Args:
         contenders: The candidates, the cheapest first. One that cannot be trained is dropped, with a log line.
         rounds: The epochs of the trials in each round.
         measure: Trains a candidate. All ranks must call it, and get the same.
+        budget_seconds: Seconds for all trials.
 
     Raises:
         PipelineError: If the first candidate, the settings of the rules, cannot be trained.
     """
-    first, trials, left = contenders[0], list[Trial](), list(contenders)
+    trials, left = list[Trial](), list(contenders)
     results: list[tuple[Candidate, Correct]] = []
+    longest = rounds[0]
     for epochs in rounds:
-        results = []
-        for candidate in left:
-            start = time.monotonic()
-            try:
-                correct = measure(candidate, epochs)
-            except PipelineError as error:
-                if candidate is first:
-                    raise
-                logger.info("auto: %s cannot be tried: %s", candidate.name, error)
-                continue
-            results.append((candidate, correct))
-            trials.append(_trial(candidate, epochs, correct, seconds=time.monotonic() - start))
-        left = _next_round(results, first)
+        measured, complete = _round(left, epochs, measure, trials, budget_seconds)
+        if results and not complete:
+            break
+        results, longest = measured, epochs
+        if not complete:
+            break
+        left = _next_round(results, contenders[0])
     chosen = _cheapest_of_the_best(results)
-    longest = rounds[-1]
-    marked = [
-        Trial(**asdict(trial) | {"chosen": trial.candidate == chosen.name and trial.epochs == longest})
-        for trial in trials
-    ]
+    marked = [replace(trial, chosen=trial.candidate == chosen.name and trial.epochs == longest) for trial in trials]
     return chosen, marked
+
+
+def _round(
+    contenders: Sequence[Candidate], epochs: int, measure: Measure, trials: list[Trial], budget_seconds: float
+) -> tuple[list[tuple[Candidate, Correct]], bool]:
+    """Train each candidate, and append its trial; return the results, and whether the budget sufficed for all."""
+    results: list[tuple[Candidate, Correct]] = []
+    for candidate in contenders:
+        spent = sum(trial.seconds for trial in trials)
+        slowest = max((trial.seconds / trial.epochs for trial in trials), default=0.0)
+        if distributed.broadcast(spent + slowest * epochs > budget_seconds):  # clocks of ranks differ
+            logger.info("auto: no more trials, because %.0f s of %.0f s are spent", spent, budget_seconds)
+            return results, False
+        start = time.monotonic()
+        try:
+            correct = measure(candidate, epochs)
+        except PipelineError as error:
+            if not candidate.flags:
+                raise
+            logger.info("auto: %s cannot be tried: %s", candidate.name, error)
+            continue
+        results.append((candidate, correct))
+        trials.append(_trial(candidate, epochs, correct, seconds=time.monotonic() - start))
+    return results, True
 
 
 def _trial(candidate: Candidate, epochs: int, correct: Correct, *, seconds: float) -> Trial:

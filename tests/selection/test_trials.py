@@ -44,13 +44,13 @@ class Measured:
 
 def test_the_better_half_and_the_rules_go_on_and_the_best_is_chosen() -> None:
     measure = Measured({"gentle": 0.6, "strong": 0.4, "large": 0.45})
-    best, trials = halve(ALL, [2, 4], measure)
+    best, tried = halve(ALL, [2, 4], measure)
     assert best is GENTLE
     assert measure.calls == [(each.name, 2) for each in ALL] + [(each.name, 4) for each in (RULES, FLIPS, GENTLE)]
-    assert [(trial.candidate, trial.epochs) for trial in trials] == measure.calls
-    assert [(trial.candidate, trial.epochs) for trial in trials if trial.chosen] == [("gentle", 4)]
-    assert trials[2].accuracy == 0.6
-    assert trials[2].flags == {"learning_rate": 1}
+    assert [(trial.candidate, trial.epochs) for trial in tried] == measure.calls
+    assert [(trial.candidate, trial.epochs) for trial in tried if trial.chosen] == [("gentle", 4)]
+    assert tried[2].accuracy == 0.6
+    assert tried[2].flags == {"learning_rate": 1}
 
 
 def test_the_two_best_are_combined_if_both_beat_the_rules() -> None:
@@ -83,12 +83,34 @@ def test_within_one_standard_error_the_cheapest_wins(more: int, chosen: Candidat
 
 def test_a_candidate_that_the_network_does_not_support_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="pipeline")
-    best, trials = halve(ALL, [2, 4], Measured({"large": 0.9, "flips": 0.6}, failing="large"))
+    best, tried = halve(ALL, [2, 4], Measured({"large": 0.9, "flips": 0.6}, failing="large"))
     assert best is FLIPS
-    assert "large" not in {trial.candidate for trial in trials}
+    assert "large" not in {trial.candidate for trial in tried}
     assert "auto: large cannot be tried: the network does not support it" in caplog.text
     with pytest.raises(PipelineError, match="does not support it"):
         halve(ALL, [2, 4], Measured({}, failing=RULES.name))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "chosen", "calls"), [(5, RULES, 2), (12, GENTLE, 5), (17, GENTLE, 6), (100, LARGE, 9)]
+)
+def test_no_trial_is_begun_that_would_exceed_the_budget(
+    monkeypatch: pytest.MonkeyPatch, minutes: int, chosen: Candidate, calls: int
+) -> None:
+    # In the first round a lower learning rate is the best; in the second, which takes twice as long, the resolution.
+    measure, clock = Measured({"gentle": 0.7, "large": 0.6}), [0.0]
+
+    def slow(candidate: Candidate, epochs: int) -> Correct:
+        clock[0] += 60 * epochs
+        if epochs == 4:
+            measure.accuracies["large"] = 0.9
+        return measure(candidate, epochs)
+
+    monkeypatch.setattr("pipeline.selection.trials.time.monotonic", lambda: clock[0])
+    best, tried = halve(ALL, [2, 4], slow, budget_seconds=60 * minutes)
+    assert best == chosen
+    assert len(measure.calls) == calls == len(tried)
+    assert sum(trial.chosen for trial in tried) == 1
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
