@@ -141,7 +141,7 @@ def describe_trials(record: Mapping[str, Any]) -> str:
         return ""
     names = {trial["candidate"] for trial in trials}
     return (
-        f"Validation chose the settings among {len(names)} candidates, in {len(trials)} short trainings: "
+        f"Validation chose the settings among {len(names)} candidates, in {len(trials)} trials: "
         f"{escape(chosen)}. Validation accuracy is therefore optimistic."
     )
 

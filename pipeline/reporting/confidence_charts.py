@@ -47,7 +47,7 @@ def reliability_figure(scored: Scored, stored: Uncertainty | None = None) -> Fig
             intervals=[(e.low, e.high) for e in bins],
         ),
     ]
-    rows = [_reliability_row("as the network says", each) for each in bins]
+    rows = [_reliability_row("before", each) for each in bins]
     if stored is not None and stored.temperature == 1:
         caption += " Calibration on validation keeps these probabilities."
     elif stored is not None and has_two:
@@ -55,7 +55,7 @@ def reliability_figure(scored: Scored, stored: Uncertainty | None = None) -> Fig
         after = reliability(confidence := np.concatenate(calibrated), scored.correct)
         errors = [calibration_error(each, scored.correct) for each in (scored.confidence, confidence)]
         series.insert(1, Series("calibrated", [(each.confidence, each.accuracy) for each in after], "other", dots=True))
-        rows += [_reliability_row("calibrated", each) for each in after]
+        rows += [_reliability_row("after", each) for each in after]
         caption += (
             f" The temperature {stored.temperature:.3f}, fitted on validation, changes the calibration error on these "
             f"images from {errors[0]:.4f} to {errors[1]:.4f}."
@@ -66,7 +66,7 @@ def reliability_figure(scored: Scored, stored: Uncertainty | None = None) -> Fig
             "Accuracy of the predictions by their confidence", fraction_axis("confidence"), fraction_axis(""), series
         ),
         caption,
-        ("probabilities", "confidence", "accuracy", "95% interval", "images"),
+        ("calibration", "confidence", "accuracy", "95% interval", "images"),
         rows,
     )
 

@@ -214,7 +214,7 @@ def choices(files: RunFiles) -> list[tuple[str, str]]:
 
 
 def trials(files: RunFiles) -> list[dict[str, Any]]:
-    """Return the short trainings that `--auto` compared: candidate, flags, epochs, accuracy, seconds, chosen."""
+    """Return the trials of `--auto`: candidate, flags, epochs, accuracy, seconds, chosen."""
     return [
         trial | {"flags": " ".join(f"--{flag} {value}" for flag, value in trial["flags"].items())}
         for trial in files.record.get("trials") or []

@@ -175,7 +175,7 @@ def start(
         data: Name and fingerprint of the dataset, and the number of images in each split.
         machine: Device and precision.
         auto: What `--auto` chose, as words; None without it.
-        trials: The short trainings that it compared, with `candidate`, `flags`, `epochs`, `accuracy`, `seconds` and
+        trials: Its trials, with `candidate`, `flags`, `epochs`, `accuracy`, `seconds` and
             `chosen`.
     """
     if run.record:

@@ -76,7 +76,7 @@ def choose_settings(line: CommandLine, settings: Settings, *, of_run: Sequence[s
 def _try_candidates(
     line: CommandLine, facts: auto.Facts, values: Mapping[str, object], splits: LoadedSplits, attempt: Try
 ) -> tuple[CommandLine, Sequence[Trial]]:
-    """Return the call with the settings that are best in short trainings, and these trainings."""
+    """Return the call with the settings that are best in the trials, and the trials."""
     settings = _settings(line)
     if (reason := _why_not(line, settings, splits)) is not None:
         if reason:
@@ -85,12 +85,14 @@ def _try_candidates(
     is_fixed = "image_size" in line.given
     probes = [] if facts.from_scratch else fit_probes(splits, settings, size_is_fixed=is_fixed)
     usable = [each for each in candidates(facts, values, probes) if (_with(line, values, each)) is not None]
-    epochs = int(settings.trainer.num_train_epochs)
+    epochs = trials.trial_epochs(int(settings.trainer.num_train_epochs))
     hours, limit = facts.hours(epochs), settings.trainer.max_hours
     budget = trials.BUDGET_HOURS if limit is None else limit / 2
-    rounds = trials.plan_epochs(len(usable), epochs=epochs, hours=hours, budget_hours=budget)
-    if not rounds:
-        logger.info("auto: no trials of other settings: %.2g minutes are too few for them", 60 * budget)
+    if len(usable) < 2:
+        logger.info("auto: no trials: your flags fix everything that would be compared")
+        return line, []
+    if 2 * hours > budget:
+        logger.info("auto: no trials: two of %d epochs would take longer than %.2g minutes", epochs, 60 * budget)
         return line, []
 
     def measure(candidate: Candidate, length: int) -> Correct:
@@ -98,7 +100,7 @@ def _try_candidates(
         assert changed is not None
         return attempt(_settings(changed), splits, length)
 
-    best, tried = trials.halve(usable, rounds, measure, budget_seconds=3600 * budget)
+    best, tried = trials.compare(usable, epochs, measure, budget_seconds=3600 * budget)
     logger.info("auto: %d trials chose %s", len(tried), _describe(best))
     changed = _with(line, values, best)
     assert changed is not None

@@ -1,6 +1,7 @@
-"""Successive halving (arXiv:1502.07943): short trainings of a few candidates, compared on validation.
+"""Trials: trainings of half the length with other settings, compared on validation.
 
-The best ones are trained again for twice as long, together with a combination of the two best, until one is left.
+Shorter ones mislead. With 600 images and 20 epochs, 2 and 4 epochs ranked settings by how little they change the
+network; 10 epochs found the ones that were better after 20 (tests/benchmarks/README.md).
 """
 
 import logging
@@ -24,14 +25,12 @@ Correct = NDArray[np.bool_]
 Measure = Callable[[Candidate, int], Correct]
 """Trains a candidate for a number of epochs."""
 
-MIN_EPOCHS = 2  # shorter trainings say little about longer ones
-MAX_SHARE = 2.0  # all trials take at most this multiple of the training itself
 BUDGET_HOURS = 1 / 6  # for all trials, without --max_hours
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One short training.
+    """One trial.
 
     Attributes:
         candidate: Name of the candidate.
@@ -54,79 +53,48 @@ class Trial:
         return asdict(self)
 
 
-def plan_epochs(count: int, *, epochs: int, hours: float, budget_hours: float) -> list[int]:
-    """Return the epochs of the trials in each round; empty if the budget is too small for trials that say something.
-
-    Args:
-        count: Number of candidates.
-        epochs: Epochs of the training that follows.
-        hours: Expected hours of that training.
-        budget_hours: Hours for all trials.
-    """
-    affordable = epochs * min(MAX_SHARE, budget_hours / max(hours, 1e-9))
-    # A power of two, so that a repeated command, whose estimate of the hours differs a little, plans the same trials.
-    first = MIN_EPOCHS
-    if count < 2 or _cost(count, first) > affordable:
-        return []
-    while _cost(count, 2 * first) <= affordable:
-        first *= 2
-    return [first, 2 * first]
+def trial_epochs(epochs: int) -> int:
+    """Return the length of a trial for a training of that many epochs."""
+    return -(-epochs // 2)
 
 
-def _cost(count: int, first: int) -> int:
-    """Return the epochs of all trials: two rounds, and a combination in the second."""
-    return count * first + (_half(count) + 1) * 2 * first
-
-
-def _half(count: int) -> int:
-    return -(-count // 2)
-
-
-def halve(
-    contenders: Sequence[Candidate], rounds: Sequence[int], measure: Measure, *, budget_seconds: float = math.inf
+def compare(
+    contenders: Sequence[Candidate], epochs: int, measure: Measure, *, budget_seconds: float = math.inf
 ) -> tuple[Candidate, list[Trial]]:
     """Return the best candidate, and all trials.
 
-    Among candidates within one standard error of the best one, the cheapest is chosen. The plan rests on an estimate,
-    so the time is also measured: a trial that would exceed the budget is not begun, and a round that stays incomplete
-    chooses only if it is the first one.
+    If two candidates beat the first one, the combination of the two best is tried too. Among candidates within one
+    standard error of the best one, the cheapest is chosen. A trial that would exceed the budget is not begun.
 
     Args:
-        contenders: The candidates, the cheapest first. One that cannot be trained is dropped, with a log line.
-        rounds: The epochs of the trials in each round.
+        contenders: The candidates, the cheapest first; the settings of the rules are the first one. A candidate that
+            cannot be trained is dropped, with a log line.
+        epochs: Length of the trials.
         measure: Trains a candidate. All ranks must call it, and get the same.
         budget_seconds: Seconds for all trials.
 
     Raises:
-        PipelineError: If the first candidate, the settings of the rules, cannot be trained.
+        PipelineError: If the first candidate cannot be trained.
     """
-    trials, left = list[Trial](), list(contenders)
-    results: list[tuple[Candidate, Correct]] = []
-    longest = rounds[0]
-    for epochs in rounds:
-        measured, complete = _round(left, epochs, measure, trials, budget_seconds)
-        if results and not complete:
-            break
-        results, longest = measured, epochs
-        if not complete:
-            break
-        left = _next_round(results, contenders[0])
+    trials = list[Trial]()
+    results = _try_all(contenders, epochs, measure, trials, budget_seconds)
+    if (both := _combination(results)) is not None:
+        results += _try_all([both], epochs, measure, trials, budget_seconds)
     chosen = _cheapest_of_the_best(results)
-    marked = [replace(trial, chosen=trial.candidate == chosen.name and trial.epochs == longest) for trial in trials]
-    return chosen, marked
+    return chosen, [replace(trial, chosen=trial.candidate == chosen.name) for trial in trials]
 
 
-def _round(
+def _try_all(
     contenders: Sequence[Candidate], epochs: int, measure: Measure, trials: list[Trial], budget_seconds: float
-) -> tuple[list[tuple[Candidate, Correct]], bool]:
-    """Train each candidate, and append its trial; return the results, and whether the budget sufficed for all."""
+) -> list[tuple[Candidate, Correct]]:
+    """Train the candidates as long as the budget lasts, append their trials, and return the results."""
     results: list[tuple[Candidate, Correct]] = []
     for candidate in contenders:
         spent = sum(trial.seconds for trial in trials)
-        slowest = max((trial.seconds / trial.epochs for trial in trials), default=0.0)
-        if distributed.broadcast(spent + slowest * epochs > budget_seconds):  # clocks of ranks differ
+        slowest = max((trial.seconds for trial in trials), default=0.0)
+        if distributed.broadcast(spent + slowest > budget_seconds):  # clocks of ranks differ
             logger.info("auto: no more trials, because %.0f s of %.0f s are spent", spent, budget_seconds)
-            return results, False
+            break
         start = time.monotonic()
         try:
             correct = measure(candidate, epochs)
@@ -137,7 +105,7 @@ def _round(
             continue
         results.append((candidate, correct))
         trials.append(_trial(candidate, epochs, correct, seconds=time.monotonic() - start))
-    return results, True
+    return results
 
 
 def _trial(candidate: Candidate, epochs: int, correct: Correct, *, seconds: float) -> Trial:
@@ -148,17 +116,11 @@ def _trial(candidate: Candidate, epochs: int, correct: Correct, *, seconds: floa
     return trial
 
 
-def _next_round(results: Sequence[tuple[Candidate, Correct]], first: Candidate) -> list[Candidate]:
-    """Return the better half, the settings of the rules, and the combination of the two best if both beat these."""
-    ranked = sorted(results, key=lambda each: -each[1].mean())  # stable: the cheaper of two equal ones comes first
-    kept = [candidate for candidate, _ in ranked[: _half(len(ranked))]]
-    if first not in kept:
-        kept = [first, *kept[:-1]] if len(kept) > 1 else [first, *kept]
-    rules = next(correct.mean() for candidate, correct in results if candidate is first)
-    better = [candidate for candidate, correct in ranked if correct.mean() > rules]
-    both = better[0].combined(better[1]) if len(better) > 1 else None
-    cheapest_first = [candidate for candidate, _ in results if candidate in kept]
-    return [*cheapest_first, *([both] if both else [])]
+def _combination(results: Sequence[tuple[Candidate, Correct]]) -> Candidate | None:
+    """Return the combination of the two best candidates if both beat the first one and share no flag."""
+    rules = results[0][1].mean()
+    better = sorted((each for each in results if each[1].mean() > rules), key=lambda each: -each[1].mean())
+    return better[0][0].combined(better[1][0]) if len(better) > 1 else None
 
 
 def _cheapest_of_the_best(results: Sequence[tuple[Candidate, Correct]]) -> Candidate:

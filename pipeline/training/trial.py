@@ -1,4 +1,4 @@
-"""A short training for `--auto`: settings -> which validation images are classified correctly."""
+"""A trial of `--auto`: settings -> which validation images are classified correctly."""
 
 import contextlib
 import copy

@@ -107,7 +107,7 @@ def test_the_choices_of_auto_are_shown(copied: Path) -> None:
     assert "Chosen by --auto --strategy full --learning_rate 0.002" in text
     assert "the settings above 4 50.0% 10 no flips (chosen) --hflip 0.0 --crop_scale 0.7 4 62.5% 10" in text
     sentence = describe_trials(RunFolder(copied).record)
-    assert sentence.startswith("Validation chose the settings among 2 candidates, in 2 short trainings: no flips.")
+    assert sentence.startswith("Validation chose the settings among 2 candidates, in 2 trials: no flips.")
 
 
 def test_charts_and_their_numbers_are_those_of_the_run(run: Path) -> None:
