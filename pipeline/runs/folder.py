@@ -175,8 +175,7 @@ def start(
         data: Name and fingerprint of the dataset, and the number of images in each split.
         machine: Device and precision.
         auto: What `--auto` chose, as words; None without it.
-        trials: Its trials, with `candidate`, `flags`, `epochs`, `accuracy`, `seconds` and
-            `chosen`.
+        trials: Its trials, with `candidate`, `flags`, `epochs`, `accuracy`, `seconds` and `chosen`.
     """
     if run.record:
         return
