@@ -81,15 +81,19 @@ def estimate(train: LabeledFeatures, *, normalize: bool) -> OutOfDistribution:
     rows -= center
     _, classes = np.unique(train.labels, return_inverse=True)
     order = np.argsort(classes, kind="stable")
-    means = np.add.reduceat(rows[order], np.searchsorted(classes[order], np.arange(classes.max() + 1)))
+    means = np.add.reduceat(rows[order], np.searchsorted(classes[order], np.arange(np.max(classes) + 1)))
     means /= np.bincount(classes)[:, None]
     covariance, _ = ledoit_wolf(rows - means[classes], assume_centered=True)
     values, vectors = np.linalg.eigh(covariance)
     if not values[-1] > 0:
         raise NotFitted("the features do not differ within the classes")
     whitening = vectors / np.sqrt(np.maximum(values, 1e-10 * values[-1]))
-    center, whitening, means = (np.asarray(each, np.float32) for each in (center, whitening, means @ whitening))
-    return OutOfDistribution(normalize, center, whitening, means)
+    return OutOfDistribution(
+        normalize,
+        center.astype(np.float32),
+        whitening.astype(np.float32),
+        (means @ whitening).astype(np.float32),
+    )
 
 
 def choose_normalization(train: LabeledFeatures, validation: LabeledFeatures) -> bool:

@@ -28,8 +28,8 @@ def colored(values: NDArray[np.floating], *, low: float | None = None) -> NDArra
 
 def scaled(values: NDArray[np.floating], *, low: float | None = None) -> NDArray[np.float64]:
     """Return numbers from 0 for the lowest (or `low`) to 1 for the highest. Equal numbers are all 0."""
-    start = float(values.min()) if low is None else low
-    span = float(values.max()) - start
+    start = float(np.min(values)) if low is None else low
+    span = float(np.max(values)) - start
     return (values.astype(np.float64) - start) / span if span > 0 else np.zeros(values.shape)
 
 

@@ -221,7 +221,7 @@ def _positions(walk: Walk, shapes: _Shapes) -> Step:
 
 def _head(walk: Walk, shapes: _Shapes) -> Step:
     head = walk.head
-    row, column = np.unravel_index(int(head.attention.argmax()), walk.grid)
+    row, column = np.unravel_index(int(np.argmax(head.attention)), walk.grid)
     who = "class token" if walk.num_prefix_tokens else "center patch"
     equal = 1 / (head.attention.size + walk.num_prefix_tokens)
     return Step(
@@ -234,7 +234,7 @@ def _head(walk: Walk, shapes: _Shapes) -> Step:
             ),
             (
                 f"The query of the {who} gives the patch in row {row + 1}, column {column + 1}, the most attention, "
-                f"{head.attention.max():.1%}; equal attention would be {equal:.1%}."
+                f"{np.max(head.attention):.1%}; equal attention would be {equal:.1%}."
             ),
         ),
         [
