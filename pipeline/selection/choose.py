@@ -56,9 +56,8 @@ def choose_settings(line: CommandLine, settings: Settings, *, of_run: Sequence[s
         logger.info("auto: keeping the choices of the run: %s", " ".join(of_run))
         return Chosen(dataclasses.replace(line, chosen=of_run))
     splits = sources.load_splits(settings.data)
-    facts = distributed.broadcast(
-        auto.gather(settings.model, settings.trainer, splits["train"])
-    )  # ranks differ in speed
+    facts = auto.gather(settings.model, settings.trainer, splits["train"])
+    facts = distributed.broadcast(facts)  # the machine of another rank may measure another speed
     choices = auto.choose(facts)
     values = {choice.flag: choice.value for choice in choices}
     kept = config.choices_that_fit(line, values)

@@ -1,7 +1,7 @@
 """Trials: trainings of half the length with other settings, compared on validation.
 
-Shorter ones mislead. With 600 images and 20 epochs, 2 and 4 epochs ranked settings by how little they change the
-network; 10 epochs found the ones that were better after 20 (tests/benchmarks/README.md).
+Shorter ones mislead. With 600 images and 20 epochs, trials of 2 and 4 epochs preferred a resolution that is worse after
+20 epochs; a trial of 10 epochs preferred the settings that are the best after 20 (tests/benchmarks/README.md).
 """
 
 import logging

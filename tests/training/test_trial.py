@@ -62,7 +62,6 @@ def test_a_trial_is_a_complete_training_of_fewer_epochs(
     fit(classifier, splits, folder=tmp_path / "run", settings=short)
     scored = score(classifier, splits["validation"], LoaderOptions(), name="validation")
     assert np.array_equal(tried, scored.logits.argmax(1) == scored.labels)
-    assert 0 < tried.mean() < 1 or tried.all()
     assert settings.trainer.num_train_epochs == 9
 
 

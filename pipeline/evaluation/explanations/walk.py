@@ -55,7 +55,7 @@ class Walk:
         head: The chosen head.
         num_heads: Heads of each layer.
         attention: Attention to each patch, mean over the heads of a layer (layers, rows, columns): from the class
-            token, or from all patches if there is no class token.
+            token, or from all patches if the network lacks a class token.
         probabilities: Probabilities after each layer (layers, classes). The last ones are those of the network.
         relevance: The relevance map of the predicted class (rows, columns).
         class_names: Names of the classes.
