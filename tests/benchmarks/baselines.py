@@ -7,6 +7,7 @@ tuned or made worse. Times start with the training; imports and loading are not 
 """
 
 import copy
+import functools
 import itertools
 import multiprocessing
 import statistics
@@ -236,8 +237,9 @@ def stock_trainer(
         model=model,
         args=TrainingArguments(folder, remove_unused_columns=False, disable_tqdm=True, **defaults | overrides),
         data_collator=stock_collate,
-        train_dataset=splits["train"].with_transform(lambda rows: stock_transform_rows(rows, training)),
-        eval_dataset=splits["validation"].with_transform(lambda rows: stock_transform_rows(rows, validation)),
+        # Not lambdas, because workers that are not forked pickle the transform.
+        train_dataset=splits["train"].with_transform(functools.partial(stock_transform_rows, transform=training)),
+        eval_dataset=splits["validation"].with_transform(functools.partial(stock_transform_rows, transform=validation)),
         compute_metrics=_accuracy,
         callbacks=list(clocks),
     )
