@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pipeline.errors import PipelineError
 
 
@@ -80,13 +82,44 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        flush(temporary)
         temporary.replace(path)
+        flush_folder(path.parent)
     except OSError as error:
         raise PipelineError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_stale_files(folder: Path) -> None:
+    """Remove the temporary files of `atomic_write` whose process was killed. Call it while the folder is locked."""
+    for path in folder.glob(".*.*"):
+        process = path.name.rpartition(".")[2]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Write the content of a file to the disk, so that it outlives a power failure."""
+    with path.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk. File systems that cannot do it are used as they are."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def set_permissions(path: Path) -> None:
+    """Give a file the permissions that the umask asks for: safetensors writes files that only their owner can read."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def check_writable(folder: Path) -> None:

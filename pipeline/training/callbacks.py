@@ -88,11 +88,9 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop between two steps, where the state is complete."""
-        del kwargs
+        del args, kwargs
         if distributed.any_rank(self._received) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
-            if args.save_total_limit == 1:  # With a limit of 1, the Trainer keeps only the best checkpoint at the end.
-                args.save_total_limit = 2
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

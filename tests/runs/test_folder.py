@@ -1,9 +1,7 @@
 """The run folder: which run may use it, its atomic files, and the checkpoint that a resume loads."""
 
 import os
-import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ import pytest
 
 from pipeline.arguments.settings import NEUTRAL
 from pipeline.errors import PipelineError
-from pipeline.runs.checkpoints import newest_complete_checkpoint
 from pipeline.runs.files import atomic_write, read_json, remove_absolute_path, write_json
 from pipeline.runs.folder import RECIPE, RECORD, RunFolder, claim, default_folder, start
 
@@ -179,66 +176,6 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -
 def test_writing_into_a_missing_folder_is_a_pipeline_error(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"cannot write .*record\.json: No such file"):
         write_json(tmp_path / "no" / "record.json", {})
-
-
-@pytest.fixture
-def two_checkpoints(finished_run: Path, tmp_path: Path) -> Path:
-    """One complete checkpoint of the real Trainer, copied as step 6 and as step 12."""
-    complete = newest_complete_checkpoint(finished_run)
-    assert complete is not None
-    for step in (6, 12):
-        shutil.copytree(complete, tmp_path / f"checkpoint-{step}")
-    return tmp_path
-
-
-def test_the_newest_checkpoint_has_the_highest_step(two_checkpoints: Path) -> None:
-    assert newest_complete_checkpoint(two_checkpoints) == two_checkpoints / "checkpoint-12"
-    (two_checkpoints / "checkpoint-6").rename(two_checkpoints / "checkpoint-100")
-    assert newest_complete_checkpoint(two_checkpoints) == two_checkpoints / "checkpoint-100"
-    (two_checkpoints / "checkpoint-final").mkdir()
-    assert newest_complete_checkpoint(two_checkpoints) == two_checkpoints / "checkpoint-100"
-
-
-def remove(file: Path) -> None:
-    file.unlink()
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def truncate_to_6_bytes(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:6])
-
-
-@pytest.mark.parametrize("damage", [remove, empty, truncate, truncate_to_6_bytes])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "config.json",
-        "model.safetensors",
-        "optimizer.pt",
-        "scheduler.pt",
-        "rng_state.pth",
-        "trainer_state.json",
-    ],
-)
-def test_an_incomplete_checkpoint_is_skipped_for_the_previous_one(
-    two_checkpoints: Path, name: str, damage: Callable[[Path], None]
-) -> None:
-    damage(two_checkpoints / "checkpoint-12" / name)
-    assert newest_complete_checkpoint(two_checkpoints) == two_checkpoints / "checkpoint-6"
-    damage(two_checkpoints / "checkpoint-6" / name)
-    assert newest_complete_checkpoint(two_checkpoints) is None
-
-
-def test_a_folder_without_checkpoints_has_no_newest_one(tmp_path: Path) -> None:
-    assert newest_complete_checkpoint(tmp_path) is None
-    assert newest_complete_checkpoint(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize(

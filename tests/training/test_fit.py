@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -75,27 +74,6 @@ def test_each_image_is_used_once_per_epoch_and_depends_on_seed_epoch_and_index(
         seen = torch.cat(done.seen[epoch * STEPS_PER_EPOCH : (epoch + 1) * STEPS_PER_EPOCH]).flatten(1)
         assert torch.equal(seen.unique(dim=0), expected.unique(dim=0))
         assert len(seen) == len(expected) == 36
-
-
-@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}])
-def test_a_run_resumed_within_an_epoch_equals_an_uninterrupted_one_bit_for_bit(
-    fitted: Callable[..., Fitted], tmp_path: Path, changes: dict[str, int]
-) -> None:
-    every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4, "save_steps": 4}
-    whole = fitted("whole", **every, **changes, save_total_limit=None)
-    for step in (4, 8):
-        shutil.copytree(whole.folder / f"checkpoint-{step}", tmp_path / "parts" / f"checkpoint-{step}")
-    parts = fitted("parts", **every, **changes, save_total_limit=None)
-    assert len(parts.seen) == len(whole.seen) * 10 // 18
-    assert all(torch.equal(*pair) for pair in zip(whole.seen[-len(parts.seen) :], parts.seen, strict=True))
-    assert parts.log("loss") == whole.log("loss")
-    assert parts.log("eval_loss") == whole.log("eval_loss")
-    assert parts.state["best_global_step"] == whole.state["best_global_step"]
-    for step in (12, 16, 18):
-        for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
-            one, other = (run.folder / f"checkpoint-{step}" / name for run in (whole, parts))
-            assert one.read_bytes() == other.read_bytes(), (step, name)
-    assert same(dict(whole.model.state_dict()), dict(parts.model.state_dict()))
 
 
 def test_a_run_resumes_in_a_moved_folder(
