@@ -1,17 +1,17 @@
 """Trainer callbacks: the epoch for the augmentation, safe stops, the progress bar and a line for each evaluation."""
 
+import contextlib
 import logging
 import math
 import operator
-import signal
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from pipeline import distributed
+from pipeline import distributed, signals
 from pipeline.performance.throughput import Clock
 
 logger = logging.getLogger(__name__)
@@ -67,29 +67,29 @@ class StopWhenDiverged(TrainerCallback):
 
 
 class StopOnSignal(TrainerCallback):
-    """Handles SIGTERM inside its `with` block: it finishes the step, saves a checkpoint and stops.
+    """After a signal inside its `listening` block, finishes the step, saves a checkpoint and stops.
 
     All ranks stop at the same step.
 
     Attributes:
         stopped: Whether a signal stopped the run before its last step.
+        received: Number of the signal that this rank received, or 0.
     """
 
     def __init__(self) -> None:
         self.stopped = False
-        self._received = False
-        self._previous_handler: Any = None
+        self.received = 0
 
-    def __enter__(self) -> None:
-        self._previous_handler = signal.signal(signal.SIGTERM, self._handle)
-
-    def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous_handler)
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Note the signal that arrives in the block."""
+        with signals.handled(self._receive):
+            yield
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop between two steps, where the state is complete."""
         del args, kwargs
-        if distributed.any_rank(self._received) and state.global_step < state.max_steps:
+        if distributed.any_rank(bool(self.received)) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 
     def on_epoch_end(
@@ -100,9 +100,8 @@ class StopOnSignal(TrainerCallback):
         if self.stopped and state.epoch != int(state.epoch or 0):
             control.should_evaluate = control.should_save = False
 
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        del signum, frame
-        self._received = True
+    def _receive(self, number: int) -> None:
+        self.received = number
 
 
 class StopAfterHours(TrainerCallback):

@@ -51,7 +51,7 @@ def fit(
 
     Raises:
         PipelineError: If the loss is not finite, or the device runs out of memory.
-        Terminated: If SIGTERM arrived; a checkpoint was written.
+        Terminated: If a signal arrived; a checkpoint was written.
     """
     stop, clock = callbacks.StopOnSignal(), clock or Clock()
     attention = classifier.model.config._attn_implementation
@@ -64,13 +64,16 @@ def fit(
         per_device=args.train_batch_size,
     ):
         metrics = _train(trainer, folder, stop)
+    received = max(distributed.all_gather(stop.received))
     if stop.stopped:
-        raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to resume")
+        raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to resume", received)
     if trainer.state.best_global_step is None:
         raise PipelineError(
             "validation metrics were NaN in every evaluation, so there is no best checkpoint: lower --learning_rate"
         )
     distributed.on_main_process(lambda: _write_state(trainer, folder))
+    if received:  # in the last step, which needs no other checkpoint
+        raise Terminated(f"training in {folder} is complete: repeat the command to score it", received)
     classifier.model.set_attn_implementation(attention)
     if clock.total.images:
         speed = clock.total.speed(trainer.components.matmul_rate)
@@ -90,7 +93,7 @@ def _train(trainer: StrictTrainer, folder: Path, stop: callbacks.StopOnSignal) -
         return {k: v for row in trainer.state.log_history for k, v in row.items() if k.startswith("train_")}
     if start.checkpoint is not None:
         logger.info("resuming from %s", start.checkpoint.name)
-    with stop:
+    with stop.listening():
         resumed = str(start.checkpoint) if start.checkpoint else None
         metrics: dict[str, Any] = trainer.train(resume_from_checkpoint=resumed).metrics
     return metrics

@@ -50,7 +50,7 @@ def _find_start(folder: Path, args: FineTuningArguments) -> Start:
         damage = checkpoints.find_damage(checkpoint_folder(folder, end["best_global_step"]))
         if damage is None:
             return Start(final_state=folder / TRAINER_STATE)
-    (folder / TRAINER_STATE).unlink(missing_ok=True)  # it is damaged, or the best checkpoint is: training goes on
+    (folder / TRAINER_STATE).unlink(missing_ok=True)  # it is damaged, or the best checkpoint is: the training resumes
     for step in checkpoints.saved_steps(folder):
         path = checkpoint_folder(folder, step)
         if (reason := _why_unusable(path)) is not None:

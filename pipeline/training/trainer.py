@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
-from pipeline import distributed
+from pipeline import distributed, signals
 from pipeline.arguments.settings import Settings
 from pipeline.errors import PipelineError
 from pipeline.images.processor import Normalize
@@ -115,9 +115,16 @@ class StrictTrainer(Trainer):
             collate_fn=collate,
             drop_last=args.dataloader_drop_last,
             persistent_workers=args.dataloader_persistent_workers,
+            worker_init_fn=signals.keep_working,
             **options,
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(balanced)
+        return prepared
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        loader: Any = super()._get_dataloader(*args, **kwargs)
+        loader.base_dataloader.worker_init_fn = signals.keep_working
+        prepared: DataLoader[Any] = loader
         return prepared
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:

@@ -60,10 +60,11 @@ def test_the_previous_signal_handler_is_restored_also_after_an_exception() -> No
     original = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
         stop = StopOnSignal()
-        with stop:
+        with stop.listening():
             os.kill(os.getpid(), signal.SIGTERM)
         assert received == []
-        with pytest.raises(RuntimeError, match="a bug"), stop:
+        assert stop.received == signal.SIGTERM
+        with pytest.raises(RuntimeError, match="a bug"), stop.listening():
             raise RuntimeError("a bug")
         os.kill(os.getpid(), signal.SIGTERM)
         assert received == [signal.SIGTERM]
@@ -74,14 +75,14 @@ def test_the_previous_signal_handler_is_restored_also_after_an_exception() -> No
 @pytest.fixture
 def signaled() -> StopOnSignal:
     stop = StopOnSignal()
-    with stop:
-        os.kill(os.getpid(), signal.SIGTERM)
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
     return stop
 
 
 def test_without_a_signal_the_run_continues(args: FineTuningArguments) -> None:
     control, stop = TrainerControl(), StopOnSignal()
-    with stop:
+    with stop.listening():
         stop.on_step_end(args, state_at(8), control)
     stop.on_train_end(args, state_at(18), control)
     assert control == TrainerControl()

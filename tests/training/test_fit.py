@@ -130,8 +130,12 @@ def test_a_run_that_stopped_early_trains_no_further_step(
     assert same(dict(again.model.state_dict()), dict(first.model.state_dict()))
 
 
-def test_sigterm_saves_a_checkpoint_and_the_resumed_run_ends_the_same(
-    fitted: Callable[..., Fitted], misleading: datasets.DatasetDict, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint_and_the_resumed_run_ends_the_same(
+    fitted: Callable[..., Fitted],
+    misleading: datasets.DatasetDict,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
 ) -> None:
     """The number of checkpoints is limited by default, and the best one is not the newest."""
     changes = {"data": misleading, "metric_for_best_model": "loss"}
@@ -144,12 +148,13 @@ def test_sigterm_saves_a_checkpoint_and_the_resumed_run_ends_the_same(
         nonlocal asked
         asked += 1
         if asked == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return measured(prediction)
 
     monkeypatch.setattr(build, "_compute_metrics", kill_in_the_second_evaluation)
-    with pytest.raises(Terminated, match=r"saved step 13 in .*parts: repeat the command to resume"):
+    with pytest.raises(Terminated, match=r"saved step 13 in .*parts: repeat the command to resume") as stopped:
         fitted("parts", **changes)
+    assert stopped.value.number == number
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGTERM) == handler
     folder = whole.folder.with_name("parts")
@@ -159,6 +164,25 @@ def test_sigterm_saves_a_checkpoint_and_the_resumed_run_ends_the_same(
     assert len(parts.seen) == 18 - 13
     assert same(dict(parts.model.state_dict()), dict(whole.model.state_dict()))
     assert parts.log("eval_loss") == whole.log("eval_loss")
+
+
+def test_a_signal_in_the_last_step_is_obeyed_after_the_state_is_written(
+    fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured = build._compute_metrics
+    kill = [True]
+
+    def kill_in_the_evaluation(prediction: EvalPrediction) -> dict[str, float]:
+        if kill:
+            os.kill(os.getpid(), signal.SIGHUP)
+            kill.clear()
+        return measured(prediction)
+
+    monkeypatch.setattr(build, "_compute_metrics", kill_in_the_evaluation)
+    with pytest.raises(Terminated, match=r"training in .*run is complete: repeat the command to score it"):
+        fitted(num_train_epochs=1)
+    assert (tmp_path / "run" / TRAINER_STATE).exists()
+    assert fitted(num_train_epochs=1).seen == []
 
 
 def test_gradient_accumulation_equals_one_large_batch(fitted: Callable[..., Fitted], tiny_vit: Path) -> None:
