@@ -64,12 +64,15 @@ def raised() -> Iterator[None]:
 
     Use it only in a process that runs one command.
     """
-    _Requests.exits = True
+    _Requests.exits, _Requests.first = True, None
     try:
         with handled(_raise):
             yield
     finally:
         _Requests.exits = False
+        if _Requests.first is not None:  # the launcher may repeat it while this process ends
+            for number in _not_ignored():
+                signal.signal(number, lambda number, _: _escalate(number, leave_at_once))
 
 
 @contextlib.contextmanager
@@ -102,7 +105,7 @@ def handled(first: Callable[[int], object]) -> Iterator[None]:
         yield
     finally:
         _Requests.blocks -= 1
-        if not _Requests.blocks:
+        if not _Requests.blocks and not _Requests.exits:
             _Requests.first = None
         for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
@@ -132,7 +135,7 @@ def _escalate(number: int, first: Callable[[int], object]) -> None:
         _Requests.first = now
         first(number)
     elif now - _Requests.first > _SECONDS_OF_ONE_REQUEST:
-        (leave_at_once if _Requests.exits else _raise)(number)
+        (leave_at_once if _Requests.exits or not _Requests.blocks else _raise)(number)
 
 
 def _raise(number: int) -> NoReturn:

@@ -148,7 +148,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize(("number", "persistent"), zip(signals.STOPPING, ["yes", "no", "yes", "no"], strict=True))
+@pytest.mark.parametrize(("number", "persistent"), [*zip(signals.STOPPING, ["yes", "no", "yes", "no"], strict=True)])
 def test_data_workers_finish_their_work_after_a_signal_to_the_process_group(
     number: signal.Signals, persistent: str
 ) -> None:

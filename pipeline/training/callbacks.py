@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline import distributed, signals
 from pipeline.performance.throughput import Clock
+from pipeline.training.divergence import diverged
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +60,9 @@ class StopWhenDiverged(TrainerCallback):
         for name in ("loss", "grad_norm", "eval_loss"):
             value = (logs or {}).get(name)
             if value is not None and not math.isfinite(value):
-                raise distributed.DistributedError(
-                    f"{name} is {value} at step {state.global_step} (training diverged): lower --learning_rate "
-                    f"(now {args.learning_rate:g}), raise --warmup_steps or use --precision fp32, and choose another "
-                    "--output_dir"
-                )
+                peak = args.learning_rate
+                rates = [row["learning_rate"] for row in [*state.log_history, logs or {}] if "learning_rate" in row]
+                raise diverged(name, value, step=state.global_step, rate=[peak, *rates][-1], peak_rate=peak)
 
 
 class StopOnSignal(TrainerCallback):

@@ -27,6 +27,7 @@ from pipeline.runs.checkpoints import TRAINING_WEIGHTS, checkpoint_folder, requi
 from pipeline.runs.files import remove_absolute_path
 from pipeline.runs.folder import ADAPTER
 from pipeline.training.averaging import MovingAverage, changing_tensors
+from pipeline.training.divergence import Guard
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 from pipeline.training.saving import count_bytes, saved_safely
@@ -77,6 +78,7 @@ class StrictTrainer(Trainer):
         """
         self.components = components
         super().__init__(compute_loss_func=components.objective, train_dataset=components.images.dataset, **trainer)
+        self.guard = Guard(peak_rate=self.args.learning_rate)
         decay = components.settings.strategy.ema_decay
         self.average = MovingAverage(self.model, decay) if decay else None
         if self.average:
@@ -166,6 +168,7 @@ class StrictTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the elapsed seconds, and the throughput and data wait since the last line."""
         clock = self.components.clock
+        self.guard.require_finite(rate=self._get_learning_rate())
         logs["elapsed"] = round(clock.elapsed(), 2)
         if "loss" in logs:
             recent = clock.take_recent()
@@ -218,7 +221,14 @@ class StrictTrainer(Trainer):
         self.control.should_save |= is_new_best
         return is_new_best
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self.accelerator.scaler is None:  # the scaler of fp16 skips such a step, and lowers its scale
+            self.guard.look(norm, step=self.state.global_step + 1, rate=self._get_learning_rate())
+        return norm
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.guard.require_finite(self.model, rate=self._get_learning_rate())
         optimizer: Any = self.optimizer
         with saved_safely(
             checkpoint_folder(Path(str(self.args.output_dir)), self.state.global_step),
