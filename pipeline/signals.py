@@ -64,7 +64,8 @@ def raised() -> Iterator[None]:
 
     Use it only in a process that runs one command.
     """
-    _Requests.exits, _Requests.first = True, None
+    _Requests.exits = True
+    _forget()
     try:
         with handled(_raise):
             yield
@@ -106,7 +107,7 @@ def handled(first: Callable[[int], object]) -> Iterator[None]:
     finally:
         _Requests.blocks -= 1
         if not _Requests.blocks and not _Requests.exits:
-            _Requests.first = None
+            _forget()
         for number, handler in previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
@@ -136,6 +137,10 @@ def _escalate(number: int, first: Callable[[int], object]) -> None:
         first(number)
     elif now - _Requests.first > _SECONDS_OF_ONE_REQUEST:
         (leave_at_once if _Requests.exits or not _Requests.blocks else _raise)(number)
+
+
+def _forget() -> None:
+    _Requests.first = None
 
 
 def _raise(number: int) -> NoReturn:

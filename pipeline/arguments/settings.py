@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.arguments import checks
 from pipeline.arguments.data import DataArguments
-from pipeline.arguments.flags import neutral_flags
+from pipeline.arguments.flags import default_of, neutral_flags
 from pipeline.arguments.images import ImageArguments
 from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.selection import SelectionArguments
@@ -27,10 +27,16 @@ GROUPS = (
 NEUTRAL = neutral_flags(*GROUPS)
 """The flags in which two calls of the same run may differ."""
 
+DEFAULTS = {each.name: default_of(each) for group in GROUPS for each in dataclasses.fields(group)}
+"""The default of every flag. A `recipe.yaml` of an earlier version lacks the flags that are newer."""
+
 
 @dataclass(frozen=True)
 class Settings:
     """Every flag of a training, checked and resolved for this machine.
+
+    Attributes:
+        given: The names of the flags that the recipe or the user gave. `--auto` does not change them.
 
     Raises:
         PipelineError: On construction, naming every flag that is out of range or cannot be combined with another.
@@ -43,10 +49,12 @@ class Settings:
     strategy: StrategyArguments = field(default_factory=StrategyArguments)
     selection: SelectionArguments = field(default_factory=SelectionArguments)
     trainer: FineTuningArguments = field(default_factory=FineTuningArguments)
+    given: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the groups alone and in combination."""
-        checks.require_valid(*(getattr(self, f.name) for f in dataclasses.fields(self)))
+        groups = (self.model, self.data, self.images, self.objective, self.strategy, self.selection, self.trainer)
+        checks.require_valid(*groups)
 
     def resolved(self) -> dict[str, Any]:
         """Return the flags that `recipe.yaml` states, as plain values."""

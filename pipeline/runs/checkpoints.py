@@ -1,18 +1,22 @@
 """Checkpoints: a manifest that shows whether one is complete and intact, which ones are kept, and which are unusable.
 
 The manifest is written last and lists every file with its size and hash. A checkpoint without it does not count.
-The hash is XXH3 (128 bits): it finds damage, and costs a fifth of SHA-256.
 """
 
-import hashlib
 import logging
 import shutil
 from pathlib import Path
 
-import xxhash
-
 from pipeline.errors import PipelineError
-from pipeline.runs.files import flush, flush_folder, read_json, set_permissions, write_json
+from pipeline.runs.files import (
+    describe_file,
+    find_damaged_file,
+    flush,
+    flush_folder,
+    read_json,
+    set_permissions,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +56,6 @@ def seal(checkpoint: Path) -> None:
     flush_folder(checkpoint.parent)
 
 
-def describe_file(path: Path) -> list[int | str]:
-    """Return the size and the hash of a file, for a manifest."""
-    with path.open("rb") as stream:
-        return [path.stat().st_size, hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()]  # type: ignore[arg-type]
-
-
 def find_damage(checkpoint: Path) -> str | None:
     """Return why a checkpoint cannot be used, or None if every file is as it was saved."""
     try:
@@ -67,24 +65,6 @@ def find_damage(checkpoint: Path) -> str | None:
         return f"{MANIFEST} is missing: its save was interrupted"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
-
-
-def find_damaged_file(folder: Path, files: dict[str, list[int | str]]) -> str | None:
-    """Return which of the files differs from its description, or None.
-
-    Args:
-        folder: The folder of the files.
-        files: Size and hash by name, from `describe_file`.
-    """
-    for name, (size, digest) in files.items():
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        found_size, found_digest = describe_file(folder / name)
-        if found_size != size:
-            return f"{name} is damaged ({found_size} bytes, {size} expected)"
-        if found_digest != digest:
-            return f"{name} is damaged (its content has changed)"
-    return None
 
 
 def require_intact(checkpoint: Path) -> None:

@@ -7,10 +7,28 @@ from typing import Any
 
 import pytest
 
-from pipeline.arguments.settings import NEUTRAL
+from pipeline.arguments.settings import DEFAULTS, NEUTRAL
 from pipeline.errors import PipelineError
 from pipeline.runs.files import atomic_write, read_json, remove_absolute_path, write_json
-from pipeline.runs.folder import RECIPE, RECORD, RunFolder, claim, default_folder, start
+from pipeline.runs.folder import (
+    CARD,
+    MODEL_FILES,
+    OPTIONAL,
+    PREDICTIONS,
+    PUBLISHED,
+    RECIPE,
+    RECORD,
+    REPORT,
+    RESULTS,
+    UNCERTAINTY,
+    RunFolder,
+    check_data,
+    claim,
+    default_folder,
+    require_intact,
+    start,
+)
+from tests.runs.damage import DAMAGE
 
 ARGUMENTS = {"learning_rate": 3e-3, "seed": 42, "dataset_name": "photos", "image_size": None, "save_total_limit": 1}
 COMMAND = ["train", "--seed=42", "--dataset_name", "/home/ann/photos"]
@@ -85,9 +103,61 @@ def test_settings_that_do_not_change_training_may_differ_in_the_same_run(tmp_pat
     started(tmp_path)
     neutral = {"save_total_limit": 5, "output_dir": "elsewhere", "dataloader_num_workers": 4, "push_to_hub": True}
     assert neutral.keys() <= NEUTRAL
-    run = claim(tmp_path, arguments=ARGUMENTS | neutral, neutral=NEUTRAL, fingerprint="abc")
+    run = claim(tmp_path, arguments=ARGUMENTS | neutral, neutral=NEUTRAL)
+    check_data(run, fingerprint="abc")
     assert run.record["status"] == "running"
     assert not run.finished
+
+
+def test_a_flag_that_is_newer_than_the_run_has_its_default_there(tmp_path: Path) -> None:
+    started(tmp_path)
+    newer = ARGUMENTS | {"coverage": DEFAULTS["coverage"], "head_init": "random", "baseline": False}
+    assert claim(tmp_path, arguments=newer, defaults=DEFAULTS).record["status"] == "running"
+    with pytest.raises(
+        PipelineError, match=r"holds another run \(coverage: 0\.9 in the run folder, 0\.8 on the command"
+    ):
+        claim(tmp_path, arguments=ARGUMENTS | {"coverage": 0.8}, defaults=DEFAULTS)
+
+
+def finished_with(folder: Path, *names: str) -> RunFolder:
+    run = started(folder)
+    for name in (*(name for name in PUBLISHED if name not in (*OPTIONAL, RECIPE, RECORD)), *names):
+        (folder / name).write_text(f"the content of {name}")
+    run.finish()
+    return run
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_of_a_finished_run_is_named(tmp_path: Path, damage: str) -> None:
+    run = finished_with(tmp_path, UNCERTAINTY)
+    require_intact(tmp_path)
+    names = set(run.record["files"])
+    assert names == {*MODEL_FILES, UNCERTAINTY, RESULTS, PREDICTIONS}
+    for name in sorted(names):
+        before = (tmp_path / name).read_bytes()
+        DAMAGE[damage](tmp_path / name)
+        with pytest.raises(PipelineError, match=rf": {name} is (missing|damaged).*: repeat its `train` command"):
+            require_intact(tmp_path)
+        (tmp_path / name).write_bytes(before)
+
+
+def test_the_card_and_the_report_may_be_written_again_but_not_be_missing(tmp_path: Path) -> None:
+    run = finished_with(tmp_path, REPORT)
+    (tmp_path / CARD).write_text("another card")
+    (tmp_path / REPORT).unlink()
+    assert run.find_damage() is None
+    (tmp_path / CARD).unlink()
+    assert run.find_damage() == f"{CARD} is missing"
+
+
+@pytest.mark.parametrize("name", [RECORD, RECIPE])
+@pytest.mark.parametrize("damage", ["half", "zeroed"])
+def test_a_damaged_record_is_one_line(tmp_path: Path, name: str, damage: str) -> None:
+    started(tmp_path)
+    (tmp_path / RECIPE).write_text('dataset_name: "photos of flowers"\n')
+    DAMAGE[damage](tmp_path / name)
+    with pytest.raises(PipelineError, match=rf"{name} cannot be read \(.*\): restore it from a backup, or remove"):
+        claim(tmp_path, arguments=ARGUMENTS)
 
 
 def test_a_finished_run_is_claimed_as_finished(tmp_path: Path) -> None:
@@ -96,11 +166,11 @@ def test_a_finished_run_is_claimed_as_finished(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_data_changed_is_rejected(tmp_path: Path) -> None:
-    started(tmp_path)
+    run = started(tmp_path)
     with pytest.raises(
         PipelineError, match=r"the data changed after the run in .* started\nchoose another --output_dir"
     ):
-        claim(tmp_path, arguments=ARGUMENTS, fingerprint="xyz")
+        check_data(run, fingerprint="xyz")
 
 
 def test_checking_an_unwritable_folder_changes_nothing(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_a_full_disk_is_one_line_and_the_run_resumes_after_room_is_made(
             with pytest.raises(
                 PipelineError, match=r"^cannot save .*checkpoint-6, which needs \d+ bytes \(.*free disk"
             ):
-                fitted("parts", save_total_limit=None, on_decisions=lambda _, fill=fill: fill())
+                fitted("parts", save_total_limit=None, before_fit=fill)
             assert not (tmp_path / "parts" / "checkpoint-6").exists()
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     finally:
