@@ -1,6 +1,9 @@
 """`fit`: run or resume the Trainer, and load its best weights."""
 
+import contextlib
 import logging
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +50,18 @@ def fit(
         `train_loss`, `train_runtime` and others, of the call that reached the end; and `speed`, for `run.json`.
 
     Raises:
-        PipelineError: If the loss is not finite, or the device runs out of memory.
+        PipelineError: If the loss is not finite, memory runs out, a data worker dies, or the disk is full.
         Terminated: If a signal arrived; a checkpoint was written.
     """
     stop, clock = callbacks.StopOnSignal(), clock or Clock()
     attention = classifier.model.config._attn_implementation
     trainer = build_trainer(classifier, images, folder=folder, settings=settings, clock=clock, extra_callbacks=[stop])
     args = trainer.args
-    with batch_size.out_of_memory_explained(
+    memory = batch_size.out_of_memory_explained(
         global_batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         per_device=args.train_batch_size,
-    ):
+    )
+    with memory, _dead_worker_explained(args.dataloader_num_workers):
         metrics = _train(trainer, folder, stop)
     received = max(distributed.all_gather(stop.received))
     if stop.stopped:
@@ -76,6 +80,20 @@ def fit(
         logger.info("%s, data wait %.1f%%", speed, 100 * clock.total.data_wait)
     # The Trainer's total_flos is wrong for images.
     return {key: value for key, value in metrics.items() if key not in ("total_flos", "elapsed")}
+
+
+@contextlib.contextmanager
+def _dead_worker_explained(workers: int) -> Iterator[None]:
+    """Convert the error for a data worker that was killed, most often because memory ran out, to a `PipelineError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (found := re.search(r"DataLoader worker \(pid.*", str(error))) is None:
+            raise
+        raise PipelineError(
+            f"a data worker died ({found[0].strip().rstrip('.')}): lower --dataloader_num_workers (now {workers}), or "
+            "give the process more memory (in a container also --shm-size); then repeat the command to resume"
+        ) from error
 
 
 def _train(trainer: StrictTrainer, folder: Path, stop: callbacks.StopOnSignal) -> dict[str, Any]:

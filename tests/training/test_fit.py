@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -183,6 +184,24 @@ def test_a_signal_in_the_last_step_is_obeyed_after_the_state_is_written(
         fitted(num_train_epochs=1)
     assert (tmp_path / "run" / TRAINER_STATE).exists()
     assert fitted(num_train_epochs=1).seen == []
+
+
+def test_a_dead_data_worker_is_named(fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = build._compute_metrics
+    killed: list[int] = []
+
+    def kill_a_worker(prediction: EvalPrediction) -> dict[str, float]:
+        workers = psutil.Process().children()
+        killed.append(workers[0].pid)
+        workers[0].kill()
+        return measured(prediction)
+
+    monkeypatch.setattr(build, "_compute_metrics", kill_a_worker)
+    with pytest.raises(
+        PipelineError, match=r"^a data worker died \(.*\): lower --dataloader_num_workers \(now 2\)"
+    ) as error:
+        fitted(dataloader_num_workers=2)
+    assert str(killed[0]) in str(error.value)
 
 
 def test_gradient_accumulation_equals_one_large_batch(fitted: Callable[..., Fitted], tiny_vit: Path) -> None:
