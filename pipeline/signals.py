@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-RESUME = "repeat the command to resume from the last checkpoint"
+RESUME = "repeat the command; a training resumes from its last checkpoint"
 
 # A terminal signals a launcher and its ranks, and the launcher then signals the ranks again.
 _SECONDS_OF_ONE_REQUEST = 1.0

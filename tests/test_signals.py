@@ -49,13 +49,13 @@ def send(phase: str, *numbers: int, gap: float = 0.0, ignored: bool = False) -> 
 
 @pytest.mark.parametrize("number", signals.STOPPING)
 def test_a_signal_ends_a_command_after_it_has_cleaned_up(number: signal.Signals) -> None:
-    line = f"stopped by {number.name}: repeat the command to resume from the last checkpoint\n"
+    line = f"stopped by {number.name}: repeat the command; a training resumes from its last checkpoint\n"
     assert send("running", number) == (128 + number, f"cleaned up\n{line}", "")
 
 
 @pytest.mark.parametrize("number", signals.STOPPING)
 def test_a_signal_while_python_imports_ends_the_process_with_one_line(number: signal.Signals) -> None:
-    line = f"stopped at once by {number.name}: repeat the command to resume from the last checkpoint\n"
+    line = f"stopped at once by {number.name}: repeat the command; a training resumes from its last checkpoint\n"
     assert send("starting", number) == (128 + number, "", line)
 
 

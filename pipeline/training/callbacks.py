@@ -164,7 +164,10 @@ class Progress(TrainerCallback):
         del args, state, control, kwargs
         assert self.bar is not None
         self.clock.step_ended()
-        self.bar.update(1)
+        try:
+            self.bar.update(1)
+        except OSError:  # the terminal was closed, but the checkpoint must still be saved
+            self.bar.disable = True
 
     def on_log(
         self,

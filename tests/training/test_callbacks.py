@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -169,6 +171,24 @@ def test_a_star_marks_a_new_best(
     by_loss = FineTuningArguments(metric_for_best_model="loss", disable_tqdm=True, use_cpu=True)
     (line,) = log_evaluation(caplog, by_loss, best=best, eval_loss=0.25)
     assert ("% *" in line) == (best > 0.25)
+
+
+def test_a_closed_terminal_does_not_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    main, terminal = os.openpty()
+    with os.fdopen(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        progress, control = Progress(Clock()), TrainerControl()
+        args = FineTuningArguments(disable_tqdm=False, use_cpu=True)
+        progress.on_train_begin(args, state_at(6), control)
+        os.close(main)
+        for step in range(7, 12):
+            time.sleep(0.11)  # the bar is drawn ten times a second
+            progress.on_step_end(args, state_at(step), control)
+        progress.on_train_end(args, state_at(12), control)
+        monkeypatch.undo()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, terminal)  # to flush what the terminal did not take
+        os.close(null)
 
 
 def test_an_evaluation_outside_of_training_logs_no_line(
