@@ -142,7 +142,7 @@ def results(folder: Path) -> dict[str, Any]:
 def measure_kills(lab: Lab, kills: int, names: list[str]) -> None:
     """Kill trainings of each configuration at random moments."""
     for name in names:
-        rng, counts, lost, number = random.Random(name), Counter[str](), [0], 0
+        rng, counts, ends, lost, number = random.Random(name), Counter[str](), Counter[str](), [0], 0
         lab.undisturbed(name)
         while counts.total() < kills // len(names):
             number += 1
@@ -158,10 +158,10 @@ def measure_kills(lab: Lab, kills: int, names: list[str]) -> None:
                     lost.append(steps + 1 - (int(newest.name[11:]) if newest else 0))
                 if attempt == 7 or counts.total() >= kills // len(names):
                     break
-            counts[f"runs {lab.check(folder, name, f'killed {name}, run {number}')}"] += 1
+            ends[f"runs {lab.check(folder, name, f'killed {name}, run {number}')}"] += 1
         if max(lost) > INTERVAL + 1:
             lab.table.problems.append(f"killed {name}: {max(lost)} steps lost")
-        lab.table.add(f"kill -9, {name} (at most {max(lost)} steps lost)", counts)
+        lab.table.add(f"kill -9, {name} (at most {max(lost)} steps lost)", ends + counts)
 
 
 def _kill_once(lab: Lab, folder: Path, name: str, rng: random.Random) -> tuple[str, int] | None:
