@@ -29,6 +29,7 @@ def entry_point() -> None:
     """Run the command line of this process and exit with its code."""
     code = main(sys.argv[1:])
     distributed.shut_down()
+    signals.ignore_while_ending()
     sys.exit(code)
 
 

@@ -58,6 +58,12 @@ def leave_while_starting() -> None:
         signal.signal(number, leave_at_once)
 
 
+def ignore_while_ending() -> None:
+    """Ignore all signals from now on, because Python kills a process that gets one while it ends: a wrong exit code."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
     """Raise `Stopped` when a signal arrives in the block; a second signal ends the process at once.
@@ -71,9 +77,6 @@ def raised() -> Iterator[None]:
             yield
     finally:
         _Requests.exits = False
-        if _Requests.first is not None:  # the launcher may repeat it while this process ends
-            for number in _not_ignored():
-                signal.signal(number, lambda number, _: _escalate(number, leave_at_once))
 
 
 @contextlib.contextmanager
@@ -106,10 +109,12 @@ def handled(first: Callable[[int], object]) -> Iterator[None]:
         yield
     finally:
         _Requests.blocks -= 1
-        if not _Requests.blocks and not _Requests.exits:
-            _forget()
-        for number, handler in previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        is_ending = _Requests.exits and not _Requests.blocks and _Requests.first is not None
+        if not is_ending:  # otherwise the launcher may repeat its signal while this process ends
+            for number, handler in previous.items():
+                signal.signal(number, handler or signal.SIG_DFL)
+            if not _Requests.blocks:
+                _forget()
 
 
 def keep_working(worker: int = 0) -> None:

@@ -29,6 +29,7 @@ try:
             print("cleaned up", flush=True)
 except KeyboardInterrupt as stop:
     print(stop, flush=True)
+    signals.ignore_while_ending()
     sys.exit(128 + stop.number)
 """
 
