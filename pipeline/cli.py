@@ -4,16 +4,17 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
-from pipeline import config, distributed
+from pipeline import config, distributed, signals
 from pipeline.arguments.flags import flags_of
 from pipeline.config.verbs import VERBS
 from pipeline.errors import FindingsError, PipelineError, Terminated, did_you_mean, explain_outside_error, mask
 
-EXIT_DONE, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 130, 143
+EXIT_DONE, EXIT_USER_ERROR, EXIT_SIGNAL = 0, 2, 128
 
 
 class _WithoutSecrets(logging.Formatter):
@@ -28,6 +29,7 @@ def entry_point() -> None:
     """Run the command line of this process and exit with its code."""
     code = main(sys.argv[1:])
     distributed.shut_down()
+    signals.ignore_while_ending()
     sys.exit(code)
 
 
@@ -40,7 +42,7 @@ def main(words: Sequence[str]) -> int:
         words: The words after the name of the program.
 
     Returns:
-        0: done. 2: the user can fix it. 130: interrupted. 143: terminated after a checkpoint. A bug raises.
+        0: done. 2: the user can fix it. 128 + number: stopped by a signal. A bug raises.
     """
     try:
         answer = _answer(list(words))
@@ -51,12 +53,12 @@ def main(words: Sequence[str]) -> int:
         return EXIT_USER_ERROR
     except PipelineError as error:
         return _report_own_error(str(error), is_result=isinstance(error, FindingsError))
-    except KeyboardInterrupt:
-        _report("interrupted: repeat the command to resume a training from its last checkpoint")
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        _report(str(stop) or f"interrupted: {signals.RESUME}")
+        return EXIT_SIGNAL + getattr(stop, "number", signal.SIGINT)
     except Terminated as stop:
-        _report(f"terminated: {stop}")
-        return EXIT_TERMINATED
+        _report(f"stopped by {signal.Signals(stop.number).name}: {stop}")
+        return EXIT_SIGNAL + stop.number
     except BrokenPipeError:  # `... | head` closed the pipe, so there is nowhere to print to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
@@ -97,7 +99,8 @@ def _answer(words: list[str]) -> str:
         config.check(line)
     _set_up_libraries()
     workflow = importlib.import_module(f"pipeline.workflows.{name}")
-    answer: str = workflow.run(line)
+    with signals.raised():
+        answer: str = workflow.run(line)
     return answer
 
 

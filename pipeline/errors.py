@@ -3,6 +3,7 @@
 import difflib
 import errno
 import re
+import signal
 from collections.abc import Iterable, Sequence
 
 _SECRET_NAME = re.compile(r"token(?!s)|secret|passw|pwd|key", re.IGNORECASE)
@@ -47,7 +48,11 @@ class FindingsError(PipelineError):
 
 
 class Terminated(Exception):  # noqa: N818 (it is not an error: the same command resumes the run)
-    """SIGTERM stopped the run after a checkpoint was written. The exit code is 143."""
+    """A signal stopped the run after a checkpoint was written. The exit code is 128 + its number."""
+
+    def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 def raise_problems(problems: Iterable[str]) -> None:

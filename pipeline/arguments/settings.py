@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.arguments import checks
 from pipeline.arguments.data import DataArguments
-from pipeline.arguments.flags import neutral_flags
+from pipeline.arguments.flags import default_of, neutral_flags
 from pipeline.arguments.images import ImageArguments
 from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.selection import SelectionArguments
@@ -26,6 +26,9 @@ GROUPS = (
 
 NEUTRAL = neutral_flags(*GROUPS)
 """The flags in which two calls of the same run may differ."""
+
+DEFAULTS = {each.name: default_of(each) for group in GROUPS for each in dataclasses.fields(group)}
+"""The default of every flag. A `recipe.yaml` of an earlier version lacks the flags that are newer."""
 
 
 @dataclass(frozen=True)

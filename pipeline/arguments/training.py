@@ -74,7 +74,11 @@ class TrainingFlags:
         "epoch", "When to save: the value of --eval_strategy, or best.", short=False, strategies=LOOP
     )
     save_total_limit: int | None = flag(
-        1, "Number of checkpoints kept in addition to the best one.", short=False, neutral=True, strategies=LOOP
+        1,
+        "Number of newest checkpoints kept in addition to the best one; two at least until training ends.",
+        short=False,
+        neutral=True,
+        strategies=LOOP,
     )
     early_stopping_patience: int | None = flag(
         None, "Stop after this many evaluations without a better metric.", minimum=1, strategies=LOOP

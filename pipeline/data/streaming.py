@@ -15,7 +15,7 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline import distributed, hub
+from pipeline import distributed, hub, signals
 from pipeline.arguments.data import DataArguments
 from pipeline.data.columns import find_columns
 from pipeline.data.splits import name_splits
@@ -106,6 +106,7 @@ class StreamShard(IterableDataset[dict[str, Any]]):
             batch_size,
             collate_fn=collate,
             num_workers=workers,
+            worker_init_fn=signals.keep_working,
             persistent_workers=workers > 0,
             prefetch_factor=prefetch_factor if workers else None,
             pin_memory=pin_memory,

@@ -14,6 +14,7 @@ from transformers.utils.versions import require_version
 from pipeline.arguments.settings import Settings
 from pipeline.diagnosis.finding import Finding
 from pipeline.performance.machine import usable_cores
+from pipeline.runs.checkpoints import KEPT_WHILE_TRAINING
 
 SUBJECT = "environment"
 PACKAGE = "vit-pipeline"
@@ -82,7 +83,8 @@ def storage(settings: Settings, *, weights: int, input_size: tuple[int, int]) ->
     """
     args, folder = settings.trainer, Path(str(settings.trainer.output_dir)).expanduser().absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    kept = (args.save_total_limit or args.num_train_epochs) + 2  # the best one, and the one that is being written
+    newest = max(args.save_total_limit or args.num_train_epochs, KEPT_WHILE_TRAINING)
+    kept = newest + 2  # the best one, and the one that is being written
     need = 0 if settings.strategy.strategy == "head" else _BYTES_PER_WEIGHT * weights * kept
     free = shutil.disk_usage(existing).free
     text = f"{folder.name}: checkpoints need about {need / 1e9:.2g} GB, and {free / 1e9:.3g} GB are free"

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,7 @@ from pipeline.errors import PipelineError, list_some
 from pipeline.images import depth
 from pipeline.images.processor import ImageProcessor
 from pipeline.models import uncertainty
-from pipeline.runs.files import read_json
+from pipeline.runs.files import flush, read_json, set_permissions
 from pipeline.runs.folder import MODEL_FILES
 
 logger = logging.getLogger(__name__)
@@ -185,15 +186,17 @@ def save_model(model: PreTrainedModel, processor: ImageProcessor, folder: Path) 
     """
     temporary = folder / ".artefact"
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a command that was killed
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         if is_timm(model.config):
             # A timm processor saves no file, because it is created from config.json. Write one for other readers.
             cast(BaseImageProcessor, processor).to_json_file(temporary / "preprocessor_config.json")
-        (temporary / "model.safetensors").chmod(0o644)  # safetensors writes 0600, which a server could not read
         for name in reversed(MODEL_FILES):
+            set_permissions(temporary / name)
+            flush(temporary / name)
             (temporary / name).replace(folder / name)
-        temporary.rmdir()
+        shutil.rmtree(temporary)
     except (OSError, SafetensorError) as error:  # safetensors raises its own error if the disk is full
         reason = getattr(error, "strerror", None) or error
         raise PipelineError(f"cannot write the model to {folder}: {reason}") from error

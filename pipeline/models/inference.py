@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from pipeline import distributed, progress
+from pipeline import distributed, progress, signals
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.images.transforms import collate
 from pipeline.performance.device import DTYPES, Precision, pick_device
@@ -112,6 +112,7 @@ def _load_shard(
         batch_sampler=distributed.shard(batches),
         num_workers=options.num_workers,
         collate_fn=collate_fn,
+        worker_init_fn=signals.keep_working,
         generator=torch.Generator(),  # the default one would advance the global generator, which training uses
     )
     return loader, -(-len(batches) // distributed.world_size())

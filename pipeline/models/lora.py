@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from pipeline.errors import PipelineError
 from pipeline.models.head import head_names
 from pipeline.models.layers import freeze_batch_statistics
+from pipeline.runs.files import set_permissions
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def save_adapter(model: PeftModel, folder: Path, *, base_name: str, revision: st
         # The default "auto" would ask the Hub whether the vocabulary of the base model has changed.
         model.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink()  # an empty model card that contains the local path of the base model
-        (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors writes 0600, which a server could not read
+        set_permissions(folder / "adapter_model.safetensors")
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise PipelineError(f"cannot write the adapter to {folder}: {reason}") from error

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.reporting import summary
-from pipeline.runs.files import read_json
+from pipeline.runs.files import explain_unreadable, read_json
 from pipeline.runs.folder import PREDICTIONS, RESULTS, TRAINER_STATE, RunFolder, require_finished
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_AGAIN = "repeat the `train` command of the run, which writes it again"
 
 
 class Run:
@@ -44,7 +46,8 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """The metrics of `all_results.json`: `train_*`, `eval_*` (validation) and `test_*`, accuracies as fractions."""
-        return read_json(self.folder / RESULTS)
+        with explain_unreadable(self.folder / RESULTS, remedy=_AGAIN):
+            return read_json(self.folder / RESULTS)
 
     @cached_property
     def predictions(self) -> "pd.DataFrame":
@@ -60,7 +63,8 @@ class Run:
 
         from pipeline.evaluation.predictions import read_predictions
 
-        splits, class_names = read_predictions(self.folder / PREDICTIONS)
+        with explain_unreadable(self.folder / PREDICTIONS, remedy=_AGAIN):
+            splits, class_names = read_predictions(self.folder / PREDICTIONS)
         names = np.asarray(class_names, dtype=object)
         frames = []
         for split in splits:
@@ -84,7 +88,8 @@ class Run:
         import pandas as pd
 
         path = self.folder / TRAINER_STATE
-        return pd.DataFrame(read_json(path)["log_history"] if path.exists() else [])
+        with explain_unreadable(path, remedy=_AGAIN):
+            return pd.DataFrame(read_json(path)["log_history"] if path.exists() else [])
 
     @cached_property
     def settings(self) -> dict[str, Any]:

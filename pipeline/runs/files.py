@@ -1,6 +1,7 @@
 """Files of a run: atomic writes, JSON, and removal of absolute paths."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -8,6 +9,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import psutil
+import xxhash
+import yaml
 
 from pipeline.errors import PipelineError
 
@@ -80,13 +85,78 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        flush(temporary)
         temporary.replace(path)
+        flush_folder(path.parent)
     except OSError as error:
         raise PipelineError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def describe_file(path: Path) -> list[int | str]:
+    """Return the size and the hash of a file. XXH3 (128 bits) finds damage, and costs a fifth of SHA-256."""
+    with path.open("rb") as stream:
+        return [path.stat().st_size, hashlib.file_digest(stream, xxhash.xxh3_128).hexdigest()]  # type: ignore[arg-type]
+
+
+def find_damaged_file(folder: Path, files: dict[str, list[int | str]]) -> str | None:
+    """Return which of the files differs from its description, or None.
+
+    Args:
+        folder: The folder of the files.
+        files: Size and hash by name, from `describe_file`.
+    """
+    for name, (size, digest) in files.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        found_size, found_digest = describe_file(folder / name)
+        if found_size != size:
+            return f"{name} is damaged ({found_size} bytes, {size} expected)"
+        if found_digest != digest:
+            return f"{name} is damaged (its content has changed)"
+    return None
+
+
+@contextlib.contextmanager
+def explain_unreadable(path: Path, *, remedy: str) -> Iterator[None]:
+    """Convert the errors of reading a damaged or missing file of a run to a `PipelineError` of one line."""
+    try:
+        yield
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:200]
+        raise PipelineError(f"{path} cannot be read ({reason}): {remedy}") from error
+
+
+def remove_stale_files(folder: Path) -> None:
+    """Remove the temporary files of `atomic_write` whose process was killed. Call it while the folder is locked."""
+    for path in folder.glob(".*.*"):
+        process = path.name.rpartition(".")[2]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Write the content of a file to the disk, so that it outlives a power failure."""
+    with path.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk. File systems that cannot do it are used as they are."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def set_permissions(path: Path) -> None:
+    """Give a file the permissions that the umask asks for: safetensors writes files that only their owner can read."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
 
 
 def check_writable(folder: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -17,6 +18,9 @@ from pipeline.errors import PipelineError
 from pipeline.runs.files import (
     absolute_if_local,
     check_writable,
+    describe_file,
+    explain_unreadable,
+    find_damaged_file,
     read_json,
     remove_absolute_path,
     write_json,
@@ -44,6 +48,7 @@ ADAPTER = "adapter"
 ADAPTER_FILES = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors")
 """Pushed as well, if `--keep_adapter` wrote them."""
 
+_RESTORE = "restore it from a backup, or remove the folder to start again"
 _PACKAGES = ("torch", "torchvision", "transformers", "datasets", "evaluate", "accelerate", "huggingface-hub")
 
 
@@ -62,18 +67,33 @@ class RunFolder:
     @property
     def record(self) -> dict[str, Any]:
         """The content of `run.json`, or an empty dict if there is no such file."""
-        return read_json(self.folder / RECORD) if (self.folder / RECORD).exists() else {}
+        path = self.folder / RECORD
+        with explain_unreadable(path, remedy=_RESTORE):
+            return dict(read_json(path)) if path.exists() else {}
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The resolved settings, from `recipe.yaml`."""
-        text = (self.folder / RECIPE).read_text(encoding="utf-8")
-        return dict(yaml.safe_load(text))
+        path = self.folder / RECIPE
+        with explain_unreadable(path, remedy=_RESTORE):
+            return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
     @property
     def finished(self) -> bool:
         """Whether the run is complete: model, metrics and card are written."""
         return self.record.get("status") == "finished"
+
+    def find_damage(self) -> str | None:
+        """Return which file of a finished run is missing or differs from the one that was written, or None."""
+        needed = (name for name in PUBLISHED if name not in OPTIONAL)
+        missing = (f"{name} is missing" for name in needed if not (self.folder / name).is_file())
+        return next(missing, None) or find_damaged_file(self.folder, self.record.get("files", {}))
+
+    def finish(self) -> None:
+        """Record that the run is complete, with the size and hash of every file that does not change any more."""
+        names = (*MODEL_FILES, UNCERTAINTY, RESULTS, PREDICTIONS, TRAINER_STATE, *ADAPTER_FILES)
+        found = (name for name in names if (self.folder / name).is_file())
+        self.update(status="finished", files={name: describe_file(self.folder / name) for name in found})
 
     def update(self, **entries: Any) -> None:
         """Merge entries into `run.json` atomically, if this process writes the record."""
@@ -100,13 +120,21 @@ def default_folder(*, recipe: str | None, dataset: str | None, seed: int) -> Pat
     return Path("outputs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', source)}-seed{seed}"
 
 
-def claim(folder: Path, *, arguments: Mapping[str, Any], neutral: frozenset[str] = frozenset()) -> RunFolder:
+def claim(
+    folder: Path,
+    *,
+    arguments: Mapping[str, Any],
+    neutral: frozenset[str] = frozenset(),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> RunFolder:
     """Check that this run may use the folder. Nothing is written.
 
     Args:
         folder: The run folder. It does not have to exist.
         arguments: The resolved settings, as `recipe.yaml` stores them.
         neutral: Names of settings that may differ from those of the run in the folder.
+        defaults: What settings mean that the run in the folder does not state, because it was started by an earlier
+            version.
 
     Returns:
         The run folder. Its record is empty if the run is new.
@@ -117,7 +145,7 @@ def claim(folder: Path, *, arguments: Mapping[str, Any], neutral: frozenset[str]
     run = check_usable(folder)
     if _is_new(folder):
         return run
-    if differing := _find_differences(run.arguments, arguments, neutral):
+    if differing := _find_differences(_filled(run.arguments, defaults), _filled(arguments, defaults), neutral):
         trained = f", with --model_name_or_path {folder} to train its model further" if run.finished else ""
         raise PipelineError(
             f"{folder} holds another run ({'; '.join(differing)})\n"
@@ -204,6 +232,11 @@ def _find_differences(old: Mapping[str, Any], new: Mapping[str, Any], neutral: f
     ]
 
 
+def _filled(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    stated = {key: value for key, value in arguments.items() if value is not None}
+    return {key: getattr(value, "value", value) for key, value in ({**defaults, **stated}).items()}
+
+
 def _located(value: Any) -> Any:
     """Return a setting of an earlier version, which recorded paths as they were typed, as it is recorded now."""
     return absolute_if_local(value) if isinstance(value, str) else value
@@ -230,3 +263,14 @@ def require_finished(folder: Path) -> None:
         raise PipelineError(f"{folder} is not a run folder: pass a folder that `train` wrote")
     if not RunFolder(folder).finished:
         raise PipelineError(f"the run in {folder} is not finished: repeat its `train` command")
+
+
+def require_intact(folder: Path) -> None:
+    """Check that the folder holds a finished run whose files are as they were written.
+
+    Raises:
+        PipelineError: If it does not.
+    """
+    require_finished(folder)
+    if (damage := RunFolder(folder).find_damage()) is not None:
+        raise PipelineError(f"{folder}: {damage}: repeat its `train` command, which writes it again")

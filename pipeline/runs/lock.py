@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import PipelineError
+from pipeline.runs.files import remove_stale_files
 
 LOCK = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -17,7 +18,8 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 def lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder, so that no other command writes into it.
 
-    The operating system releases the lock when the process ends, however it ends. The folder is created, and is removed
+    The operating system releases the lock when the process ends, however it ends. Temporary files of commands that were
+    killed are removed. The folder is created, and is removed
     afterwards if nothing was written into it. A file system without locks is used without one.
 
     Raises:
@@ -30,6 +32,7 @@ def lock(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise PipelineError(f"cannot write into {folder} ({error.strerror}): choose another --output_dir") from error
     try:
+        remove_stale_files(folder)
         yield
     finally:
         (folder / LOCK).unlink(missing_ok=True)

@@ -174,6 +174,7 @@ def _trainer_arguments(settings: Settings, folder: Path) -> FineTuningArguments:
     """Return the arguments for the Trainer, which saves checkpoints into the folder and pushes nothing."""
     args = copy.copy(settings.trainer)
     args.output_dir, args.push_to_hub = str(folder), False
+    args.save_total_limit = None  # old checkpoints are removed by us, after the new one is complete on the disk
     args.label_smoothing_factor = 0.0  # our objective smooths; the Trainer would smooth the validation loss too
     return args
 

@@ -1,18 +1,19 @@
 """Trainer callbacks: the epoch for the augmentation, safe stops, the progress bar and a line for each evaluation."""
 
+import contextlib
 import logging
 import math
 import operator
-import signal
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from pipeline import distributed
+from pipeline import distributed, signals
 from pipeline.performance.throughput import Clock
+from pipeline.training.divergence import diverged
 
 logger = logging.getLogger(__name__)
 
@@ -59,40 +60,36 @@ class StopWhenDiverged(TrainerCallback):
         for name in ("loss", "grad_norm", "eval_loss"):
             value = (logs or {}).get(name)
             if value is not None and not math.isfinite(value):
-                raise distributed.DistributedError(
-                    f"{name} is {value} at step {state.global_step} (training diverged): lower --learning_rate "
-                    f"(now {args.learning_rate:g}), raise --warmup_steps or use --precision fp32, and choose another "
-                    "--output_dir"
-                )
+                peak = args.learning_rate
+                rates = [row["learning_rate"] for row in [*state.log_history, logs or {}] if "learning_rate" in row]
+                raise diverged(name, value, step=state.global_step, rate=[peak, *rates][-1], peak_rate=peak)
 
 
 class StopOnSignal(TrainerCallback):
-    """Handles SIGTERM inside its `with` block: it finishes the step, saves a checkpoint and stops.
+    """After a signal inside its `listening` block, finishes the step, saves a checkpoint and stops.
 
     All ranks stop at the same step.
 
     Attributes:
         stopped: Whether a signal stopped the run before its last step.
+        received: Number of the signal that this rank received, or 0.
     """
 
     def __init__(self) -> None:
         self.stopped = False
-        self._received = False
-        self._previous_handler: Any = None
+        self.received = 0
 
-    def __enter__(self) -> None:
-        self._previous_handler = signal.signal(signal.SIGTERM, self._handle)
-
-    def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous_handler)
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Note the signal that arrives in the block."""
+        with signals.handled(self._receive):
+            yield
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop between two steps, where the state is complete."""
-        del kwargs
-        if distributed.any_rank(self._received) and state.global_step < state.max_steps:
+        del args, kwargs
+        if distributed.any_rank(bool(self.received)) and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
-            if args.save_total_limit == 1:  # With a limit of 1, the Trainer keeps only the best checkpoint at the end.
-                args.save_total_limit = 2
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -102,9 +99,8 @@ class StopOnSignal(TrainerCallback):
         if self.stopped and state.epoch != int(state.epoch or 0):
             control.should_evaluate = control.should_save = False
 
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        del signum, frame
-        self._received = True
+    def _receive(self, number: int) -> None:
+        self.received = number
 
 
 class StopAfterHours(TrainerCallback):
@@ -168,7 +164,10 @@ class Progress(TrainerCallback):
         del args, state, control, kwargs
         assert self.bar is not None
         self.clock.step_ended()
-        self.bar.update(1)
+        try:
+            self.bar.update(1)
+        except OSError:  # the terminal was closed, but the checkpoint must still be saved
+            self.bar.disable = True
 
     def on_log(
         self,

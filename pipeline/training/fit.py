@@ -1,6 +1,9 @@
 """`fit`: run or resume the Trainer, and load its best weights."""
 
+import contextlib
 import logging
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,12 @@ from pipeline.images.train_images import PreparedImages
 from pipeline.models.classifier import ImageClassifier
 from pipeline.performance import batch_size
 from pipeline.performance.throughput import Clock
-from pipeline.runs.checkpoints import newest_complete_checkpoint
-from pipeline.runs.files import atomic_write, read_json
+from pipeline.runs import checkpoints
+from pipeline.runs.files import atomic_write
 from pipeline.runs.folder import TRAINER_STATE
 from pipeline.training import callbacks
 from pipeline.training.build import build_trainer
+from pipeline.training.checkpoints import find_start
 from pipeline.training.trainer import StrictTrainer
 
 logger = logging.getLogger(__name__)
@@ -33,7 +37,7 @@ def fit(
 ) -> dict[str, Any]:
     """Train, choose the best checkpoint on the validation images, and leave its weights in the classifier.
 
-    Training resumes from the newest complete checkpoint in the folder, if there is one.
+    Training resumes from the newest checkpoint in the folder that is complete and intact.
 
     Args:
         classifier: Its network is trained in place.
@@ -46,25 +50,29 @@ def fit(
         `train_loss`, `train_runtime` and others, of the call that reached the end; and `speed`, for `run.json`.
 
     Raises:
-        PipelineError: If the loss is not finite, or the device runs out of memory.
-        Terminated: If SIGTERM arrived; a checkpoint was written.
+        PipelineError: If the loss is not finite, memory runs out, a data worker dies, or the disk is full.
+        Terminated: If a signal arrived; a checkpoint was written.
     """
     stop, clock = callbacks.StopOnSignal(), clock or Clock()
     attention = classifier.model.config._attn_implementation
     trainer = build_trainer(classifier, images, folder=folder, settings=settings, clock=clock, extra_callbacks=[stop])
     args = trainer.args
-    with batch_size.out_of_memory_explained(
+    memory = batch_size.out_of_memory_explained(
         global_batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         per_device=args.train_batch_size,
-    ):
+    )
+    with memory, _dead_worker_explained(args.dataloader_num_workers):
         metrics = _train(trainer, folder, stop)
+    received = max(distributed.all_gather(stop.received))
     if stop.stopped:
-        raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to resume")
+        raise Terminated(f"saved step {trainer.state.global_step} in {folder}: repeat the command to resume", received)
     if trainer.state.best_global_step is None:
         raise PipelineError(
             "validation metrics were NaN in every evaluation, so there is no best checkpoint: lower --learning_rate"
         )
-    _write_state(trainer, folder)
+    distributed.on_main_process(lambda: _write_state(trainer, folder))
+    if received:  # in the last step, which needs no other checkpoint
+        raise Terminated(f"training in {folder} is complete: repeat the command to score it", received)
     classifier.model.set_attn_implementation(attention)
     if clock.total.images:
         speed = clock.total.speed(trainer.components.matmul_rate)
@@ -74,32 +82,42 @@ def fit(
     return {key: value for key, value in metrics.items() if key not in ("total_flos", "elapsed")}
 
 
+@contextlib.contextmanager
+def _dead_worker_explained(workers: int) -> Iterator[None]:
+    """Convert the error for a data worker that was killed, most often because memory ran out, to a `PipelineError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (found := re.search(r"DataLoader worker \(pid.*", str(error))) is None:
+            raise
+        raise PipelineError(
+            f"a data worker died ({found[0].strip().rstrip('.')}): lower --dataloader_num_workers (now {workers}), or "
+            "give the process more memory (in a container also --shm-size); then repeat the command to resume"
+        ) from error
+
+
 def _train(trainer: StrictTrainer, folder: Path, stop: callbacks.StopOnSignal) -> dict[str, Any]:
-    """Train from the start or the newest complete checkpoint; only load the best weights if training was complete."""
-    checkpoint = newest_complete_checkpoint(folder)
-    distributed.require_same({"the newest checkpoint": checkpoint})
-    if checkpoint is not None and (end := _final_state(folder, checkpoint)) is not None:
-        trainer.state = TrainerState.load_from_json(str(end))
+    """Train from the start or the newest usable checkpoint; only load the best weights if training was complete."""
+    start = find_start(folder, trainer.components.settings.trainer)
+    if start.final_state is not None:
+        trainer.state = TrainerState.load_from_json(str(start.final_state))
         logger.info("training was complete at step %d; loading the best checkpoint", trainer.state.global_step)
         trainer.load_best_weights()
         return {k: v for row in trainer.state.log_history for k, v in row.items() if k.startswith("train_")}
-    if checkpoint is not None:
-        logger.info("resuming from %s", checkpoint.name)
-    with stop:
-        metrics: dict[str, Any] = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None).metrics
+    if start.checkpoint is not None:
+        logger.info("resuming from %s", start.checkpoint.name)
+    with stop.listening():
+        resumed = str(start.checkpoint) if start.checkpoint else None
+        metrics: dict[str, Any] = trainer.train(resume_from_checkpoint=resumed).metrics
     return metrics
 
 
-def _final_state(folder: Path, checkpoint: Path) -> Path | None:
-    """Return the state of the last step if the run reached it; the Trainer would train on (transformers 5.23)."""
-    if (folder / TRAINER_STATE).exists():  # the checkpoint of the last step may have been deleted since
-        return folder / TRAINER_STATE
-    state = read_json(checkpoint / TRAINER_STATE)
-    return checkpoint / TRAINER_STATE if state["global_step"] >= state["max_steps"] else None
-
-
 def _write_state(trainer: StrictTrainer, folder: Path) -> None:
-    trainer.state.best_model_checkpoint = f"checkpoint-{trainer.state.best_global_step}"  # without a local path
-    if distributed.is_main_process():
-        with atomic_write(folder / TRAINER_STATE) as temporary:
-            trainer.state.save_to_json(str(temporary))
+    """Write the state of the complete training, then remove the checkpoints that nothing needs any more."""
+    best = trainer.state.best_global_step
+    trainer.state.best_model_checkpoint = f"checkpoint-{best}"  # without a local path
+    limit = trainer.components.settings.trainer.save_total_limit
+    with atomic_write(folder / TRAINER_STATE) as temporary:
+        trainer.state.save_to_json(str(temporary))
+    checkpoints.rotate(folder, best=best, keep=0 if limit == 1 else limit)
+    checkpoints.clean_up(folder)

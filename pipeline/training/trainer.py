@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
-from pipeline import distributed
+from pipeline import distributed, signals
 from pipeline.arguments.settings import Settings
 from pipeline.errors import PipelineError
 from pipeline.images.processor import Normalize
@@ -23,10 +23,12 @@ from pipeline.images.transforms import collate
 from pipeline.models import layers, lora
 from pipeline.models.checkpoint import load_strictly
 from pipeline.performance.throughput import Clock
-from pipeline.runs.checkpoints import TRAINING_WEIGHTS
+from pipeline.runs.checkpoints import TRAINING_WEIGHTS, checkpoint_folder, require_intact
 from pipeline.runs.files import remove_absolute_path
 from pipeline.runs.folder import ADAPTER
 from pipeline.training.averaging import MovingAverage, changing_tensors
+from pipeline.training.checkpoints import count_bytes, saved_safely
+from pipeline.training.divergence import Guard
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 
@@ -74,6 +76,7 @@ class StrictTrainer(Trainer):
         """
         self.components = components
         super().__init__(compute_loss_func=components.objective, train_dataset=components.images.dataset, **trainer)
+        self.guard = Guard(peak_rate=self.args.learning_rate)
         decay = components.settings.strategy.ema_decay
         self.average = MovingAverage(self.model, decay) if decay else None
         if self.average:
@@ -112,9 +115,16 @@ class StrictTrainer(Trainer):
             collate_fn=collate,
             drop_last=args.dataloader_drop_last,
             persistent_workers=args.dataloader_persistent_workers,
+            worker_init_fn=signals.keep_working,
             **options,
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(balanced)
+        return prepared
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        loader: Any = super()._get_dataloader(*args, **kwargs)
+        loader.base_dataloader.worker_init_fn = signals.keep_working
+        prepared: DataLoader[Any] = loader
         return prepared
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
@@ -126,10 +136,15 @@ class StrictTrainer(Trainer):
             self.args.dataloader_drop_last = drop_last
 
     def get_batch_samples(self, *args: Any) -> Any:
-        """Fetch the batches of one step, and measure how long that takes."""
+        """Fetch the batches of one step, and measure how long that takes.
+
+        Every new iterator of a data loader takes a seed from the global generator, and how many there are depends on
+        the workers and on resumes. The images do not depend on that generator, so its state is restored.
+        """
         clock = self.components.clock
         clock.data_requested()
-        batches, count = super().get_batch_samples(*args)
+        with torch.random.fork_rng(devices=[]):
+            batches, count = super().get_batch_samples(*args)
         images = [len(batch["labels"]) for batch in batches]
         flops = [self.components.flops(tuple(batch["pixel_values"].shape[-2:])) for batch in batches]
         world_size = self.args.world_size
@@ -144,13 +159,14 @@ class StrictTrainer(Trainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Score the weights that would be saved."""
-        with self._deployed_weights():
+        """Score the weights that would be saved. The global random generator stays as it is."""
+        with self._deployed_weights(), torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the elapsed seconds, and the throughput and data wait since the last line."""
         clock = self.components.clock
+        self.guard.require_finite(rate=self._get_learning_rate())
         logs["elapsed"] = round(clock.elapsed(), 2)
         if "loss" in logs:
             recent = clock.take_recent()
@@ -168,7 +184,8 @@ class StrictTrainer(Trainer):
             PipelineError: If a tensor is missing, unexpected, or has another shape.
         """
         # The path in the state is stale if the run folder was moved; the step is not.
-        best = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}"
+        best = checkpoint_folder(Path(str(self.args.output_dir)), int(self.state.best_global_step or 0))
+        require_intact(best)
         network: Any = self.accelerator.unwrap_model(self.model)
         if isinstance(network, PeftModel):
             self._restore(best)
@@ -195,6 +212,29 @@ class StrictTrainer(Trainer):
             self._restore(folder)
         else:
             load_strictly(model or self.model, folder)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Save every new best model, also if it is scored at a step between two saves."""
+        is_new_best = super()._determine_best_metric(metrics, trial)
+        self.control.should_save |= is_new_best
+        return is_new_best
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self.accelerator.scaler is None:  # the scaler of fp16 skips such a step, and lowers its scale
+            self.guard.look(norm, step=self.state.global_step + 1, rate=self._get_learning_rate())
+        return norm
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.guard.require_finite(self.model, rate=self._get_learning_rate())
+        optimizer: Any = self.optimizer
+        with saved_safely(
+            checkpoint_folder(Path(str(self.args.output_dir)), self.state.global_step),
+            weights=count_bytes([self.model.state_dict(), optimizer.state_dict(), self._resume_weights()]),
+            best=self.state.best_global_step,
+            keep=self.components.settings.trainer.save_total_limit,
+        ):
+            super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         del state_dict

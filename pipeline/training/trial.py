@@ -89,7 +89,9 @@ def _train(classifier: ImageClassifier, splits: LoadedSplits, settings: Settings
         try:
             fit(classifier, images, folder=folder, settings=settings)
         except Terminated as stop:
-            raise Terminated("a trial of --auto was stopped: repeat the command, which keeps finished trials") from stop
+            raise Terminated(
+                "a trial of --auto was stopped: repeat the command, which keeps finished trials", stop.number
+            ) from stop
     if settings.selection.refit_head:
         classifier, _ = improve(classifier, splits, settings, [("--refit_head", refit_head.propose)])
     scored = score(classifier, splits["validation"], LoaderOptions.of(settings.trainer), name="validation")

@@ -6,7 +6,7 @@ from pipeline import config, distributed, hub
 from pipeline.arguments.verbs import PushArguments
 from pipeline.config import CommandLine
 from pipeline.reporting import card
-from pipeline.runs.folder import require_finished
+from pipeline.runs.folder import require_intact
 from pipeline.runs.lock import lock
 
 ARGUMENTS = (PushArguments,)
@@ -22,11 +22,11 @@ def push(model: str | Path, hub_model_id: str, *, private: bool = False, revisio
         revision: Branch to push to.
 
     Raises:
-        PipelineError: If the run is not finished, another command is writing into its folder, there is no valid token,
-            or the Hub cannot be reached.
+        PipelineError: If the run is not finished, a file of it is damaged, another command is writing into its folder,
+            there is no valid token, or the Hub cannot be reached.
     """
     folder = Path(model)
-    require_finished(folder)
+    require_intact(folder)
     hub.check_may_push(hub_model_id)  # before the card names a repository that the run may never reach
     with lock(folder):
         card.write(folder, repo_id=hub_model_id)

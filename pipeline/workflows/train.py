@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config, distributed, hub
-from pipeline.arguments.settings import GROUPS, NEUTRAL, Settings
+from pipeline.arguments.settings import DEFAULTS, GROUPS, NEUTRAL, Settings
 from pipeline.config import CommandLine
 from pipeline.data import report, sources
 from pipeline.data.bad_images import Skipped, describe_skipped
@@ -63,7 +63,7 @@ def train(config: str | Path | None = None, **flags: Any) -> Run:
 
     Raises:
         PipelineError: If a flag, the data or the model cannot be used; raised before the run folder is created.
-        Terminated: If SIGTERM arrived; a checkpoint was written.
+        Terminated: If a signal arrived; a checkpoint was written.
     """
     with distributed.fail_together():
         line = _read_call(config, flags)
@@ -87,7 +87,7 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
     with distributed.fail_together():
         run, settings = _claim(line)
     with _one_writer(run):
-        if run.finished:
+        if _is_finished(run):
             logger.info("%s was finished before; showing its results", run.folder)
         else:
             splits, data = _load_splits(run, settings)
@@ -101,6 +101,18 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
             results = _fit(classifier, splits, chosen.settings, run=run)
             _score(run, splits, chosen.settings, results)
         return _finish(run, settings)
+
+
+def _is_finished(run: RunFolder) -> bool:
+    """Return whether the run is finished. If a file of it is missing or damaged, what wrote the file runs again."""
+
+    def check() -> None:
+        if run.finished and (damage := run.find_damage()) is not None:
+            logger.warning("%s: %s; writing the results again", run.folder, damage)
+            run.update(status="running")
+
+    distributed.on_main_process(check)
+    return run.finished
 
 
 def _claim(line: CommandLine) -> tuple[RunFolder, Settings]:
@@ -123,7 +135,9 @@ def _claim(line: CommandLine) -> tuple[RunFolder, Settings]:
         logger.info("auto: keeping the choices of the run: %s", " ".join(record["auto"]))
     distributed.require_same(settings.resolved())
     arguments = as_recipe(settings)
-    distributed.on_main_process(lambda: run_folder.claim(run.folder, arguments=arguments, neutral=NEUTRAL))
+    distributed.on_main_process(
+        lambda: run_folder.claim(run.folder, arguments=arguments, neutral=NEUTRAL, defaults=DEFAULTS)
+    )
     args = settings.trainer
     if args.push_to_hub and args.hub_model_id:
         repo_id = args.hub_model_id
@@ -230,7 +244,7 @@ def _write_results(
     metrics = scoring.all_metrics(predictions, classifier.class_names, classifier.uncertainty)
     write_json(run.folder / run_folder.RESULTS, results | metrics)
     card.write(run.folder)
-    run.update(status="finished")
+    run.finish()
 
 
 def _write_report(

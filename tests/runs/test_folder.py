@@ -1,19 +1,34 @@
 """The run folder: which run may use it, its atomic files, and the checkpoint that a resume loads."""
 
 import os
-import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.arguments.settings import NEUTRAL
+from pipeline.arguments.settings import DEFAULTS, NEUTRAL
 from pipeline.errors import PipelineError
-from pipeline.runs.checkpoints import newest_complete_checkpoint
 from pipeline.runs.files import atomic_write, read_json, remove_absolute_path, write_json
-from pipeline.runs.folder import RECIPE, RECORD, RunFolder, check_data, claim, default_folder, start
+from pipeline.runs.folder import (
+    CARD,
+    MODEL_FILES,
+    OPTIONAL,
+    PREDICTIONS,
+    PUBLISHED,
+    RECIPE,
+    RECORD,
+    REPORT,
+    RESULTS,
+    UNCERTAINTY,
+    RunFolder,
+    check_data,
+    claim,
+    default_folder,
+    require_intact,
+    start,
+)
+from tests.runs.damage import DAMAGE
 
 ARGUMENTS = {"learning_rate": 3e-3, "seed": 42, "dataset_name": "photos", "image_size": None, "save_total_limit": 1}
 COMMAND = ["train", "--seed=42", "--dataset_name", "/home/ann/photos"]
@@ -92,6 +107,57 @@ def test_settings_that_do_not_change_training_may_differ_in_the_same_run(tmp_pat
     check_data(run, fingerprint="abc")
     assert run.record["status"] == "running"
     assert not run.finished
+
+
+def test_a_flag_that_is_newer_than_the_run_has_its_default_there(tmp_path: Path) -> None:
+    started(tmp_path)
+    newer = ARGUMENTS | {"coverage": DEFAULTS["coverage"], "head_init": "random", "baseline": False}
+    assert claim(tmp_path, arguments=newer, defaults=DEFAULTS).record["status"] == "running"
+    with pytest.raises(
+        PipelineError, match=r"holds another run \(coverage: 0\.9 in the run folder, 0\.8 on the command"
+    ):
+        claim(tmp_path, arguments=ARGUMENTS | {"coverage": 0.8}, defaults=DEFAULTS)
+
+
+def finished_with(folder: Path, *names: str) -> RunFolder:
+    run = started(folder)
+    for name in (*(name for name in PUBLISHED if name not in (*OPTIONAL, RECIPE, RECORD)), *names):
+        (folder / name).write_text(f"the content of {name}")
+    run.finish()
+    return run
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_of_a_finished_run_is_named(tmp_path: Path, damage: str) -> None:
+    run = finished_with(tmp_path, UNCERTAINTY)
+    require_intact(tmp_path)
+    names = set(run.record["files"])
+    assert names == {*MODEL_FILES, UNCERTAINTY, RESULTS, PREDICTIONS}
+    for name in sorted(names):
+        before = (tmp_path / name).read_bytes()
+        DAMAGE[damage](tmp_path / name)
+        with pytest.raises(PipelineError, match=rf": {name} is (missing|damaged).*: repeat its `train` command"):
+            require_intact(tmp_path)
+        (tmp_path / name).write_bytes(before)
+
+
+def test_the_card_and_the_report_may_be_written_again_but_not_be_missing(tmp_path: Path) -> None:
+    run = finished_with(tmp_path, REPORT)
+    (tmp_path / CARD).write_text("another card")
+    (tmp_path / REPORT).unlink()
+    assert run.find_damage() is None
+    (tmp_path / CARD).unlink()
+    assert run.find_damage() == f"{CARD} is missing"
+
+
+@pytest.mark.parametrize("name", [RECORD, RECIPE])
+@pytest.mark.parametrize("damage", ["half", "zeroed"])
+def test_a_damaged_record_is_one_line(tmp_path: Path, name: str, damage: str) -> None:
+    started(tmp_path)
+    (tmp_path / RECIPE).write_text('dataset_name: "photos of flowers"\n')
+    DAMAGE[damage](tmp_path / name)
+    with pytest.raises(PipelineError, match=rf"{name} cannot be read \(.*\): restore it from a backup, or remove"):
+        claim(tmp_path, arguments=ARGUMENTS)
 
 
 def test_a_finished_run_is_claimed_as_finished(tmp_path: Path) -> None:
@@ -180,66 +246,6 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -
 def test_writing_into_a_missing_folder_is_a_pipeline_error(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"cannot write .*record\.json: No such file"):
         write_json(tmp_path / "no" / "record.json", {})
-
-
-@pytest.fixture
-def two_checkpoints(finished_run: Path, tmp_path: Path) -> Path:
-    """One complete checkpoint of the real Trainer, copied as step 6 and as step 12."""
-    complete = newest_complete_checkpoint(finished_run)
-    assert complete is not None
-    for step in (6, 12):
-        shutil.copytree(complete, tmp_path / f"checkpoint-{step}")
-    return tmp_path
-
-
-def test_the_newest_checkpoint_has_the_highest_step(two_checkpoints: Path) -> None:
-    assert newest_complete_checkpoint(two_checkpoints) == two_checkpoints / "checkpoint-12"
-    (two_checkpoints / "checkpoint-6").rename(two_checkpoints / "checkpoint-100")
-    assert newest_complete_checkpoint(two_checkpoints) == two_checkpoints / "checkpoint-100"
-    (two_checkpoints / "checkpoint-final").mkdir()
-    assert newest_complete_checkpoint(two_checkpoints) == two_checkpoints / "checkpoint-100"
-
-
-def remove(file: Path) -> None:
-    file.unlink()
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def truncate_to_6_bytes(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:6])
-
-
-@pytest.mark.parametrize("damage", [remove, empty, truncate, truncate_to_6_bytes])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "config.json",
-        "model.safetensors",
-        "optimizer.pt",
-        "scheduler.pt",
-        "rng_state.pth",
-        "trainer_state.json",
-    ],
-)
-def test_an_incomplete_checkpoint_is_skipped_for_the_previous_one(
-    two_checkpoints: Path, name: str, damage: Callable[[Path], None]
-) -> None:
-    damage(two_checkpoints / "checkpoint-12" / name)
-    assert newest_complete_checkpoint(two_checkpoints) == two_checkpoints / "checkpoint-6"
-    damage(two_checkpoints / "checkpoint-6" / name)
-    assert newest_complete_checkpoint(two_checkpoints) is None
-
-
-def test_a_folder_without_checkpoints_has_no_newest_one(tmp_path: Path) -> None:
-    assert newest_complete_checkpoint(tmp_path) is None
-    assert newest_complete_checkpoint(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize(

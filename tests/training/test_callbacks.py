@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -43,7 +45,9 @@ def test_fractional_epochs_add_up_to_integers(args: FineTuningArguments, steps_p
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "eval_loss"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_value_that_is_not_finite_stops_the_run(args: FineTuningArguments, name: str, value: float) -> None:
-    message = rf"^{name} is {value} at step 8 \(training diverged\): lower --learning_rate \(now 0\.0005\)"
+    message = (
+        rf"^{name} is {value} at step 8 \(training diverged at learning rate .*: lower --learning_rate \(now 0\.0005\)"
+    )
     with pytest.raises(PipelineError, match=message):
         StopWhenDiverged().on_log(args, state_at(8), TrainerControl(), logs={"learning_rate": 1e-3, name: value})
 
@@ -60,10 +64,11 @@ def test_the_previous_signal_handler_is_restored_also_after_an_exception() -> No
     original = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
         stop = StopOnSignal()
-        with stop:
+        with stop.listening():
             os.kill(os.getpid(), signal.SIGTERM)
         assert received == []
-        with pytest.raises(RuntimeError, match="a bug"), stop:
+        assert stop.received == signal.SIGTERM
+        with pytest.raises(RuntimeError, match="a bug"), stop.listening():
             raise RuntimeError("a bug")
         os.kill(os.getpid(), signal.SIGTERM)
         assert received == [signal.SIGTERM]
@@ -74,14 +79,14 @@ def test_the_previous_signal_handler_is_restored_also_after_an_exception() -> No
 @pytest.fixture
 def signaled() -> StopOnSignal:
     stop = StopOnSignal()
-    with stop:
-        os.kill(os.getpid(), signal.SIGTERM)
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGUSR1)
     return stop
 
 
 def test_without_a_signal_the_run_continues(args: FineTuningArguments) -> None:
     control, stop = TrainerControl(), StopOnSignal()
-    with stop:
+    with stop.listening():
         stop.on_step_end(args, state_at(8), control)
     stop.on_train_end(args, state_at(18), control)
     assert control == TrainerControl()
@@ -90,10 +95,8 @@ def test_without_a_signal_the_run_continues(args: FineTuningArguments) -> None:
 
 def test_a_signal_saves_and_stops_without_an_evaluation(signaled: StopOnSignal) -> None:
     args, control = FineTuningArguments(use_cpu=True), TrainerControl()
-    assert args.save_total_limit == 1
     signaled.on_step_end(args, state_at(8), control)
     assert control == TrainerControl(should_save=True, should_training_stop=True)
-    assert args.save_total_limit == 2  # With a limit of 1, the Trainer would delete the new checkpoint.
     control.should_evaluate = True  # The Trainer's own callback sets it at the end of an epoch.
     signaled.on_epoch_end(args, state_at(8), control)
     assert control == TrainerControl(should_training_stop=True)
@@ -168,6 +171,24 @@ def test_a_star_marks_a_new_best(
     by_loss = FineTuningArguments(metric_for_best_model="loss", disable_tqdm=True, use_cpu=True)
     (line,) = log_evaluation(caplog, by_loss, best=best, eval_loss=0.25)
     assert ("% *" in line) == (best > 0.25)
+
+
+def test_a_closed_terminal_does_not_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    main, terminal = os.openpty()
+    with os.fdopen(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        progress, control = Progress(Clock()), TrainerControl()
+        args = FineTuningArguments(disable_tqdm=False, use_cpu=True)
+        progress.on_train_begin(args, state_at(6), control)
+        os.close(main)
+        for step in range(7, 12):
+            time.sleep(0.11)  # the bar is drawn ten times a second
+            progress.on_step_end(args, state_at(step), control)
+        progress.on_train_end(args, state_at(12), control)
+        monkeypatch.undo()
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, terminal)  # to flush what the terminal did not take
+        os.close(null)
 
 
 def test_an_evaluation_outside_of_training_logs_no_line(

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -77,27 +77,6 @@ def test_each_image_is_used_once_per_epoch_and_depends_on_seed_epoch_and_index(
         assert len(seen) == len(expected) == 36
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}])
-def test_a_run_resumed_within_an_epoch_equals_an_uninterrupted_one_bit_for_bit(
-    fitted: Callable[..., Fitted], tmp_path: Path, changes: dict[str, int]
-) -> None:
-    every = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4, "save_steps": 4}
-    whole = fitted("whole", **every, **changes, save_total_limit=None)
-    for step in (4, 8):
-        shutil.copytree(whole.folder / f"checkpoint-{step}", tmp_path / "parts" / f"checkpoint-{step}")
-    parts = fitted("parts", **every, **changes, save_total_limit=None)
-    assert len(parts.seen) == len(whole.seen) * 10 // 18
-    assert all(torch.equal(*pair) for pair in zip(whole.seen[-len(parts.seen) :], parts.seen, strict=True))
-    assert parts.log("loss") == whole.log("loss")
-    assert parts.log("eval_loss") == whole.log("eval_loss")
-    assert parts.state["best_global_step"] == whole.state["best_global_step"]
-    for step in (12, 16, 18):
-        for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
-            one, other = (run.folder / f"checkpoint-{step}" / name for run in (whole, parts))
-            assert one.read_bytes() == other.read_bytes(), (step, name)
-    assert same(dict(whole.model.state_dict()), dict(parts.model.state_dict()))
-
-
 def test_a_run_resumes_in_a_moved_folder(
     fitted: Callable[..., Fitted], misleading: datasets.DatasetDict, tmp_path: Path
 ) -> None:
@@ -152,8 +131,12 @@ def test_a_run_that_stopped_early_trains_no_further_step(
     assert same(dict(again.model.state_dict()), dict(first.model.state_dict()))
 
 
-def test_sigterm_saves_a_checkpoint_and_the_resumed_run_ends_the_same(
-    fitted: Callable[..., Fitted], misleading: datasets.DatasetDict, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint_and_the_resumed_run_ends_the_same(
+    fitted: Callable[..., Fitted],
+    misleading: datasets.DatasetDict,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
 ) -> None:
     """The number of checkpoints is limited by default, and the best one is not the newest."""
     changes = {"data": misleading, "metric_for_best_model": "loss"}
@@ -166,12 +149,13 @@ def test_sigterm_saves_a_checkpoint_and_the_resumed_run_ends_the_same(
         nonlocal asked
         asked += 1
         if asked == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return measured(prediction)
 
     monkeypatch.setattr(build, "_compute_metrics", kill_in_the_second_evaluation)
-    with pytest.raises(Terminated, match=r"saved step 13 in .*parts: repeat the command to resume"):
+    with pytest.raises(Terminated, match=r"saved step 13 in .*parts: repeat the command to resume") as stopped:
         fitted("parts", **changes)
+    assert stopped.value.number == number
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGTERM) == handler
     folder = whole.folder.with_name("parts")
@@ -181,6 +165,43 @@ def test_sigterm_saves_a_checkpoint_and_the_resumed_run_ends_the_same(
     assert len(parts.seen) == 18 - 13
     assert same(dict(parts.model.state_dict()), dict(whole.model.state_dict()))
     assert parts.log("eval_loss") == whole.log("eval_loss")
+
+
+def test_a_signal_in_the_last_step_is_obeyed_after_the_state_is_written(
+    fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured = build._compute_metrics
+    kill = [True]
+
+    def kill_in_the_evaluation(prediction: EvalPrediction) -> dict[str, float]:
+        if kill:
+            os.kill(os.getpid(), signal.SIGHUP)
+            kill.clear()
+        return measured(prediction)
+
+    monkeypatch.setattr(build, "_compute_metrics", kill_in_the_evaluation)
+    with pytest.raises(Terminated, match=r"training in .*run is complete: repeat the command to score it"):
+        fitted(num_train_epochs=1)
+    assert (tmp_path / "run" / TRAINER_STATE).exists()
+    assert fitted(num_train_epochs=1).seen == []
+
+
+def test_a_dead_data_worker_is_named(fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = build._compute_metrics
+    killed: list[int] = []
+
+    def kill_a_worker(prediction: EvalPrediction) -> dict[str, float]:
+        workers = psutil.Process().children()
+        killed.append(workers[0].pid)
+        workers[0].kill()
+        return measured(prediction)
+
+    monkeypatch.setattr(build, "_compute_metrics", kill_a_worker)
+    with pytest.raises(
+        PipelineError, match=r"^a data worker died \(.*\): lower --dataloader_num_workers \(now 2\)"
+    ) as error:
+        fitted(dataloader_num_workers=2)
+    assert str(killed[0]) in str(error.value)
 
 
 def test_gradient_accumulation_equals_one_large_batch(fitted: Callable[..., Fitted], tiny_vit: Path) -> None:
@@ -196,7 +217,7 @@ def test_gradient_accumulation_equals_one_large_batch(fitted: Callable[..., Fitt
 def test_a_diverged_run_stops_and_keeps_its_last_good_checkpoint(fitted: Callable[..., Fitted], tmp_path: Path) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     each = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1}
-    with pytest.raises(PipelineError, match=r"nan at step 2 \(training diverged\): lower .*\(now 1e\+30\)"):
+    with pytest.raises(PipelineError, match=r"nan at step 2 \(training diverged at .*: lower .*\(now 1e\+30\)"):
         fitted(learning_rate=1e30, warmup_steps=2, **each)  # the learning rate of the first step is 0
     assert checkpoints(tmp_path / "run") == [1]
     good = load_file(tmp_path / "run" / "checkpoint-1" / "model.safetensors")

@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +15,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification, pipeline
 
 from pipeline import cli
+from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import read_predictions
+from pipeline.reporting.run import Run as FinishedRun
 from pipeline.runs.checkpoints import newest_complete_checkpoint
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import CARD, PREDICTIONS, PUBLISHED, RECIPE, RECORD, RESULTS, TRAINER_STATE
 from tests.conftest import SHARED
+from tests.runs.damage import DAMAGE
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -83,6 +88,45 @@ def test_a_finished_run_shows_its_results_and_changes_nothing(
     assert "was finished before; showing its results" in caplog.text
     assert "validation" in out
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [(RESULTS, "half"), ("config.json", "absent"), ("model.safetensors", "flipped in the middle")]
+)
+def test_a_damaged_file_of_a_finished_run_is_written_again_without_training(
+    finished_run: Path,
+    train_flags: list[str],
+    vit_pipeline: Run,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    damage: str,
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    DAMAGE[damage](folder / name)
+    _, _, err = vit_pipeline("push", f"--model={folder}", "--hub_model_id=ann/flowers")
+    assert re.fullmatch(rf"error: .*run: {name} is \w+.*: repeat its `train` command, which writes it again\n", err)
+    caplog.set_level("INFO", logger="pipeline")
+    assert vit_pipeline("train", *train_flags, f"--output_dir={folder}")[0] == 0
+    assert f"{name} is " in caplog.text
+    assert "training was complete at step 18; loading the best checkpoint" in caplog.text
+    metrics = [
+        {k: v for k, v in read_json(each / RESULTS).items() if "runtime" not in k} for each in (finished_run, folder)
+    ]
+    assert metrics[0].items() >= {k: v for k, v in metrics[1].items() if k.startswith(("eval_", "test_"))}.items()
+    for each in ("config.json", "model.safetensors"):
+        assert (folder / each).read_bytes() == (finished_run / each).read_bytes()
+
+
+def test_results_that_cannot_be_read_are_one_line(finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    for name in (RESULTS, PREDICTIONS, TRAINER_STATE):
+        DAMAGE["half"](tmp_path / "run" / name)
+    run = FinishedRun(tmp_path / "run")
+    for read in (lambda: run.metrics, lambda: run.predictions, lambda: run.history):
+        with pytest.raises(PipelineError, match=r"cannot be read \(.*\): repeat the `train` command of the run"):
+            read()
 
 
 def test_the_recipe_of_a_run_repeats_it(finished_run: Path, tmp_path: Path) -> None:

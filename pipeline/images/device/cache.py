@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pipeline import distributed
+from pipeline import distributed, signals
 from pipeline.errors import PipelineError
 from pipeline.images import disk_cache, pixel_files
 from pipeline.images.device.batches import AugmentedBatches, FixedBatches
@@ -128,6 +128,7 @@ def _read(
         batch_size=32,
         collate_fn=collate_fn,
         num_workers=workers,
+        worker_init_fn=signals.keep_working,
         generator=generator,
     )
     yield from progress_bar(loader, desc="Loading images", unit="batch", enabled=sys.stderr.isatty())

@@ -1,0 +1,145 @@
+"""Where a training starts: at its beginning, at a checkpoint, or after its end; and how its checkpoints are saved."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from pipeline import distributed
+from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.runs import checkpoints
+from pipeline.runs.checkpoints import checkpoint_folder
+from pipeline.runs.files import read_json
+from pipeline.runs.folder import TRAINER_STATE
+
+_MARGIN = 1 << 20  # bytes for the small files of a checkpoint
+# torch raises a plain RuntimeError if it cannot write. Its message contains one of these texts.
+_WRITE_ERRORS = ("inline_container", "PytorchStreamWriter")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training starts.
+
+    Attributes:
+        checkpoint: The checkpoint to resume from. None: train from the beginning.
+        final_state: The file with the state of the last step, if training was complete.
+    """
+
+    checkpoint: Path | None = None
+    final_state: Path | None = None
+
+
+def find_start(folder: Path, args: FineTuningArguments) -> Start:
+    """Return where to start. All ranks must call it.
+
+    A checkpoint is used if it is intact and its best checkpoint is intact. Newer ones are set aside.
+
+    Args:
+        folder: The run folder.
+        args: The flags of the training.
+    """
+    found = [Start()]
+
+    def look() -> None:
+        found[0] = _find_start(folder, args)
+
+    distributed.on_main_process(look)
+    start = distributed.broadcast(found[0])
+    distributed.require_same({"the newest checkpoint": start.checkpoint and start.checkpoint.is_dir()})
+    return start
+
+
+def _find_start(folder: Path, args: FineTuningArguments) -> Start:
+    if (end := _read_state(folder)) is not None:
+        damage = checkpoints.find_damage(checkpoint_folder(folder, end["best_global_step"]))
+        if damage is None:
+            return Start(final_state=folder / TRAINER_STATE)
+    (folder / TRAINER_STATE).unlink(missing_ok=True)  # it is damaged, or the best checkpoint is: the training resumes
+    for step in checkpoints.saved_steps(folder):
+        path = checkpoint_folder(folder, step)
+        if (reason := _why_unusable(path)) is not None:
+            checkpoints.set_aside(path, reason)
+            continue
+        state = read_json(path / TRAINER_STATE)
+        return Start(final_state=path / TRAINER_STATE) if _has_ended(state, args) else Start(checkpoint=path)
+    return Start()
+
+
+def _read_state(folder: Path) -> dict[str, Any] | None:
+    """Return the state of a complete training, or None if it cannot be read."""
+    try:
+        state = read_json(folder / TRAINER_STATE)
+        return state if {"best_global_step", "log_history", "global_step"} <= state.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _why_unusable(checkpoint: Path) -> str | None:
+    """Return why a training cannot resume from a checkpoint, or None."""
+    if (damage := checkpoints.find_damage(checkpoint)) is not None:
+        return damage
+    best = read_json(checkpoint / TRAINER_STATE)["best_global_step"]
+    if best is None or (damage := checkpoints.find_damage(checkpoint_folder(checkpoint.parent, best))) is None:
+        return None
+    return f"checkpoint-{best}, the best one before, cannot be used ({damage})"
+
+
+def _has_ended(state: dict[str, Any], args: FineTuningArguments) -> bool:
+    """Return whether training ends at the state of a checkpoint; the Trainer (transformers 5.23) would train on."""
+    if state["global_step"] >= state["max_steps"]:
+        return True
+    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback", {}).get("attributes", {})
+    patience, hours = args.early_stopping_patience, args.max_hours
+    if patience is not None and stopping.get("early_stopping_patience_counter", 0) >= patience:
+        return True
+    elapsed = max((row.get("elapsed", 0.0) for row in state["log_history"]), default=0.0)
+    return hours is not None and elapsed > 3600 * hours and state["best_global_step"] is not None
+
+
+@contextlib.contextmanager
+def saved_safely(checkpoint: Path, *, weights: int, best: int | None, keep: int | None) -> Iterator[None]:
+    """Seal the checkpoint that the block writes, then remove old ones. All ranks must call it.
+
+    Args:
+        checkpoint: Its folder.
+        weights: Bytes of the tensors that are saved.
+        best: Step of the best checkpoint.
+        keep: Number of newest checkpoints that stay. None: all.
+
+    Raises:
+        PipelineError: If the checkpoint does not fit on the disk. What was written of it is removed.
+    """
+    needed = weights + _MARGIN
+
+    def prepare() -> None:
+        checkpoints.discard(checkpoint)
+        checkpoints.require_space(checkpoint, needed)
+
+    def finish() -> None:
+        checkpoints.seal(checkpoint)
+        kept = keep and max(keep, checkpoints.KEPT_WHILE_TRAINING)
+        checkpoints.rotate(checkpoint.parent, best=best, keep=kept)
+
+    distributed.on_main_process(prepare)
+    try:
+        yield
+        distributed.all_gather(None)  # all ranks have written their files
+        distributed.on_main_process(finish)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if type(error) is RuntimeError and not any(text in str(error) for text in _WRITE_ERRORS):
+            raise
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        raise checkpoints.full_disk(checkpoint, needed, getattr(error, "strerror", None) or str(error)) from error
+
+
+def count_bytes(state: Any) -> int:
+    """Return the bytes of all tensors in nested dicts, lists and tuples."""
+    if hasattr(state, "element_size"):
+        return int(state.numel() * state.element_size())
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return sum(map(count_bytes, items))

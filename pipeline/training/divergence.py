@@ -1,0 +1,68 @@
+"""Values that are not finite: noticed before they reach the weights on a CPU, and before a checkpoint on any device."""
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import distributed
+
+
+class Guard:
+    """Looks at the gradient norm of every step, which is the same on all ranks.
+
+    On an accelerator, looking would make every step wait for the device. There, the first bad step is noted on the
+    device, and `require_finite` reads it where the Trainer waits anyway: when it logs, and before it saves.
+    """
+
+    def __init__(self, *, peak_rate: float) -> None:
+        """Start without a bad step.
+
+        Args:
+            peak_rate: The value of `--learning_rate`.
+        """
+        self.peak_rate = peak_rate
+        self._first_bad_step: Tensor | None = None
+
+    def look(self, norm: Tensor | float, *, step: int, rate: float) -> None:
+        """Note whether the gradients of a step are finite, before the weights are changed.
+
+        Raises:
+            DistributedError: If they are not, and the norm is on the CPU.
+        """
+        norm = torch.as_tensor(norm)
+        bad = torch.where(norm.isfinite(), torch.inf, float(step))
+        self._first_bad_step = bad if self._first_bad_step is None else torch.minimum(self._first_bad_step, bad)
+        if norm.device.type == "cpu" and not norm.isfinite():
+            raise diverged("the gradient norm", float(norm), step=step, rate=rate, peak_rate=self.peak_rate)
+
+    def require_finite(self, model: nn.Module | None = None, *, rate: float) -> None:
+        """Raise the error for the first bad step, if there was one, or if a weight of the model is not finite.
+
+        Raises:
+            DistributedError: On all ranks.
+        """
+        step = float("inf") if self._first_bad_step is None else self._first_bad_step.item()
+        if step != float("inf"):
+            raise diverged("the gradient norm", float("nan"), step=int(step), rate=rate, peak_rate=self.peak_rate)
+        tensors = [] if model is None else [each for each in model.parameters() if each.is_floating_point()]
+        if tensors and not torch.stack([each.detach().isfinite().all() for each in tensors]).all():
+            raise diverged("a weight", float("nan"), step=None, rate=rate, peak_rate=self.peak_rate)
+
+
+def diverged(
+    name: str, value: float, *, step: int | None, rate: float, peak_rate: float
+) -> distributed.DistributedError:
+    """Return the error of a training whose values are not finite.
+
+    Args:
+        name: The value.
+        value: NaN or infinity.
+        step: When it was noticed. None: before a checkpoint.
+        rate: The learning rate then.
+        peak_rate: The value of `--learning_rate`.
+    """
+    when = "before a checkpoint was saved" if step is None else f"at step {step}"
+    return distributed.DistributedError(
+        f"{name} is {value} {when} (training diverged at learning rate {rate:.3g}; the checkpoints before are kept): "
+        f"lower --learning_rate (now {peak_rate:g}), raise --warmup_steps or use --precision fp32, and choose another "
+        "--output_dir"
+    )
