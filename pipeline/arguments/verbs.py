@@ -87,4 +87,6 @@ class PushArguments:
     model: str | None = flag(None, "Run folder.")
     hub_model_id: str | None = flag(None, "Hub repository OWNER/NAME.")
     hub_private_repo: bool = flag(False, "Create the repository as private.")
-    hub_revision: str = flag("main", "Branch to push to.")
+    hub_revision: str = flag("main", "Branch to push to. It is created if it does not exist.")
+    create_pr: bool = flag(False, "Open a pull request in an existing repository.")
+    dry_run: bool = flag(False, "List the files and their sizes, and upload nothing.")

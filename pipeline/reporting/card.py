@@ -23,14 +23,20 @@ _POLICY_NAMES = {"trivial": "TrivialAugmentWide", "rand": "RandAugment", "auto":
 
 
 def write(folder: Path, *, repo_id: str | None = None) -> None:
-    """Write the model card of a run to README.md.
+    """Write the model card of a run to README.md, see `render`.
+
+    Raises:
+        PipelineError: If the file cannot be written.
+    """
+    write_text(folder / CARD, render(folder, repo_id=repo_id))
+
+
+def render(folder: Path, *, repo_id: str | None = None) -> str:
+    """Return the model card of a run.
 
     Args:
         folder: Run folder with results, Trainer state, recipe and record.
         repo_id: Hub repository for the code example. Default: the name of the folder.
-
-    Raises:
-        PipelineError: If the file cannot be written.
     """
     run = RunFolder(folder)
     results = read_json(folder / RESULTS)
@@ -53,7 +59,7 @@ def write(folder: Path, *, repo_id: str | None = None) -> None:
         repo=repo_id or folder.name,
         **_template_values(folder, results, record, recipe),
     )
-    write_text(folder / CARD, str(card))
+    return str(card)
 
 
 def escape(text: str) -> str:

@@ -274,8 +274,12 @@ def _finish(run: RunFolder, settings: Settings) -> Run:
     args = settings.trainer
     if args.push_to_hub and args.hub_model_id and distributed.is_main_process():
         card.write(run.folder, repo_id=args.hub_model_id)
-        address = hub.push_run(
-            run.folder, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision or "main"
-        )
+        revision = args.hub_revision or "main"
+        try:
+            address = hub.push_run(run.folder, args.hub_model_id, private=args.hub_private_repo, revision=revision)
+        except PipelineError as error:
+            logger.warning("%s", Run(run.folder))  # the results, which the error would hide
+            command = f"push --model {run.folder} --hub_model_id {args.hub_model_id}"
+            raise PipelineError(f"{error}\nthe run in {run.folder} is finished: push it with `{command}`") from error
         logger.info("pushed to %s", address)
     return Run(run.folder)
