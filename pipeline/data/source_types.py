@@ -24,7 +24,8 @@ from pipeline.data.tables.files import (
     has_class_folders,
     is_json_table,
 )
-from pipeline.data.tables.read import read_parquet_files, read_text_files
+from pipeline.data.tables.parquet import read_parquet_files
+from pipeline.data.tables.read import read_text_files
 from pipeline.errors import PipelineError, list_some
 from pipeline.hub import load_hub_dataset
 from pipeline.images.files import list_files
@@ -111,12 +112,12 @@ SOURCE_TYPES: dict[str, SourceType] = {
     ),
     "CSV": SourceType(
         matches=lambda name: find_extension(_path(name)) in (".csv", ".tsv"),
-        read=lambda name, args: read_text_files(_path(name), **_column_names(args)),
+        read=lambda name, args: read_text_files(_path(name), follow_paths=args.follow_paths, **_column_names(args)),
         follows_paths=True,
     ),
     "JSON": SourceType(
         matches=lambda name: find_extension(_path(name)) in (".json", ".jsonl", ".ndjson"),
-        read=lambda name, args: read_text_files(_path(name), **_column_names(args)),
+        read=lambda name, args: read_text_files(_path(name), follow_paths=args.follow_paths, **_column_names(args)),
         follows_paths=True,
     ),
     "class folders": SourceType(
