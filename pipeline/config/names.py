@@ -14,6 +14,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from pipeline.config.model_files import config_problems
 from pipeline.errors import did_you_mean, list_some
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -66,6 +67,8 @@ def model_problems(name: str) -> Iterator[str]:
         )
     elif folder is None and constants.HF_HUB_OFFLINE and not _is_cached("model", name):
         yield not_cached("model", name)
+    elif folder is not None:
+        yield from config_problems(folder, name)
 
 
 def missing_config(name: str) -> str:

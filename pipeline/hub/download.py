@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import snapshot_download
 
 from pipeline.config import names
+from pipeline.config.model_files import config_problems
 from pipeline.errors import PipelineError, raise_problems
 from pipeline.hub.requests import cached_without_network, errors_explained, not_found, persistently
 from pipeline.runs.folder import UNCERTAINTY
@@ -35,7 +36,8 @@ def find_model(name: str, *, revision: str = "main") -> Path:
         revision: Branch, tag or commit of a Hub model.
 
     Raises:
-        PipelineError: If the model does not exist, cannot be downloaded, or has no config.json.
+        PipelineError: If the model does not exist, cannot be downloaded, has no config.json, or states sizes that
+            no network has.
     """
     folder = names.local_model(name)
     if folder is None:
@@ -43,6 +45,7 @@ def find_model(name: str, *, revision: str = "main") -> Path:
         folder = _download_model(name, revision)
     if not (folder / "config.json").is_file():
         raise PipelineError(names.missing_config(name))
+    raise_problems(config_problems(folder, name))
     return folder
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pipeline.config.names import ASSETS, is_hub_id
+from pipeline.errors import visible
 from pipeline.reporting import summary
 from pipeline.runs.files import read_json, remove_absolute_path, write_text
 from pipeline.runs.folder import CARD, RESULTS, TRAINER_STATE, RunFolder
@@ -56,7 +57,7 @@ def render(folder: Path, *, repo_id: str | None = None) -> str:
         metadata,
         template_path=str(TEMPLATE),
         title=escape(repo_id.partition("/")[2] if repo_id else folder.name),
-        repo=repo_id or folder.name,
+        repo=re.sub(r"[^\w./ -]", "_", repo_id or folder.name),  # it stands in code
         **_template_values(folder, results, record, recipe),
     )
     return str(card)
@@ -64,7 +65,13 @@ def render(folder: Path, *, repo_id: str | None = None) -> str:
 
 def escape(text: str) -> str:
     """Escape Markdown and HTML in a text of the user, such as a class name, so that it is shown literally."""
-    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", visible(" ".join(text.split())))
+
+
+def as_code(text: str) -> str:
+    """Return a name of a user as code, in which Markdown and HTML are shown literally."""
+    shown = visible(" ".join(text.split()))
+    return escape(shown) if "`" in shown else f"`{shown}`"
 
 
 def _template_values(
@@ -73,7 +80,7 @@ def _template_values(
     model = read_json(folder / "config.json")
     hardest_prefix = "test" if "test_per_class" in results else "eval"
     method = "a linear probe on" if summary.is_linear_probe(recipe, results) else "fine-tuned from"
-    origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} `{model_name(recipe)}`"
+    origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} {as_code(model_name(recipe))}"
     return {
         "architecture": model["architectures"][0],
         "origin": origin,
