@@ -41,6 +41,7 @@ from pipeline.selection.steps import selection_steps
 from pipeline.training.compatibility import reject_unsupported
 from pipeline.training.fit import fit
 from pipeline.training.images import load_images
+from pipeline.training.rehearsal import rehearse
 from pipeline.training.trial import try_settings
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,9 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
         if run.finished:
             logger.info("%s was finished before; showing its results", run.folder)
         else:
+            if settings.strategy.strategy != "head":
+                with distributed.fail_together():
+                    rehearse(settings.trainer)
             splits, data = _load_splits(run, settings)
             if owns_process:  # after the splits are loaded, or their temporary memory would be kept too
                 keep_freed_memory()
