@@ -117,11 +117,11 @@ def load_hub_dataset(name: str, config: str | None, revision: str) -> "DatasetDi
     from datasets.packaged_modules.parquet.parquet import ParquetConfig
 
     with _dataset_errors_explained(name, revision):
-        builder = load_dataset_builder(name, config, revision=revision)
+        builder = persistently(lambda: load_dataset_builder(name, config, revision=revision))
         if isinstance(builder.config, ParquetConfig):
             # By default, Arrow keeps a complete file in memory until its end is read, for example half a gigabyte.
             builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
-        builder.download_and_prepare()
+        persistently(builder.download_and_prepare)
         splits: DatasetDict = builder.as_dataset()
     return splits
 
@@ -155,7 +155,7 @@ def stream_hub_dataset(name: str, config: str | None, revision: str) -> Streamed
     from datasets import load_dataset_builder
 
     with _dataset_errors_explained(name, revision):
-        builder = load_dataset_builder(name, config, revision=revision)
+        builder = persistently(lambda: load_dataset_builder(name, config, revision=revision))
         sizes = {split: info.num_examples for split, info in (builder.info.splits or {}).items()}
         return StreamedDataset(builder.as_streaming_dataset(), sizes, f"{name} {builder.config_id} {builder.hash}")
 

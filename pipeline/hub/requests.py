@@ -22,7 +22,6 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -75,15 +74,16 @@ def persistently(call: Callable[[], _T]) -> _T:
 def _wait_before_repeating(error: BaseException, tries: int) -> float | None:
     """Return how many seconds to wait before a failed call is repeated, or None if it would fail again."""
     error = _cause(error)
+    if constants.HF_HUB_OFFLINE:
+        return None
     if isinstance(error, HfHubHTTPError):
         if error.response.status_code not in _TRANSIENT:
             return None
         asked = error.response.headers.get("Retry-After", "")
         return float(asked) if asked.isdecimal() else 2.0 ** (tries - 1)
-    is_local = isinstance(error, LocalTokenNotFoundError | OfflineModeIsEnabled) or (
-        isinstance(error, OSError) and not isinstance(error, ConnectionError)
-    )
-    return None if is_local else 2.0 ** (tries - 1)
+    # A local entry is missing if a download failed and the file is not cached.
+    is_transient = isinstance(error, HTTPError | ConnectionError | LocalEntryNotFoundError | json.JSONDecodeError)
+    return 2.0 ** (tries - 1) if is_transient else None
 
 
 def _cause(error: BaseException) -> BaseException:
