@@ -26,7 +26,7 @@ from pipeline.arguments.settings import GROUPS, Settings
 from pipeline.arguments.training import TrainerFlags
 from pipeline.config.verbs import VERBS
 from pipeline.data.labels.class_names import read_class_names
-from pipeline.errors import BadImageError, PipelineError
+from pipeline.errors import BadImageError, PipelineError, explain_outside_error
 from pipeline.images.decode import check_image, open_image, supported_formats
 from pipeline.models.classifier import ImageClassifier
 from pipeline.training.rehearsal import rehearse
@@ -61,6 +61,8 @@ def clean_errors() -> Iterator[None]:
             yield
         except PipelineError as error:
             text = str(error)
+        except OSError as error:  # the command line shows these as one line
+            text = explain_outside_error(error) or ""
     assert text.strip()
     assert "\x1b" not in text
 

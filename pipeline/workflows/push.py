@@ -44,7 +44,9 @@ def push(
     hub.check_may_push(hub_model_id, create_pr=create_pr)
     with lock(folder):
         card.write(folder, repo_id=hub_model_id)
-        return hub.push_run(folder, hub_model_id, private=private, revision=revision, create_pr=create_pr)
+        pushed = hub.push_run(folder, hub_model_id, private=private, revision=revision, create_pr=create_pr)
+        hub.check_pushed(folder, pushed)
+        return pushed.url
 
 
 def run(line: CommandLine) -> str:

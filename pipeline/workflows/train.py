@@ -252,10 +252,11 @@ def _finish(run: RunFolder, settings: Settings) -> Run:
         card.write(run.folder, repo_id=args.hub_model_id)
         revision = args.hub_revision or "main"
         try:
-            address = hub.push_run(run.folder, args.hub_model_id, private=args.hub_private_repo, revision=revision)
+            pushed = hub.push_run(run.folder, args.hub_model_id, private=args.hub_private_repo, revision=revision)
+            hub.check_pushed(run.folder, pushed)
         except PipelineError as error:
             logger.warning("%s", Run(run.folder))  # the results, which the error would hide
             command = f"push --model {run.folder} --hub_model_id {args.hub_model_id}"
             raise PipelineError(f"{error}\nthe run in {run.folder} is finished: push it with `{command}`") from error
-        logger.info("pushed to %s", address)
+        logger.info("pushed to %s", pushed.url)
     return Run(run.folder)

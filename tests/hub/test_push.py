@@ -135,7 +135,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, tiny_vit: Path) -> Report:
     process = subprocess.run(
         [sys.executable, "-c", code, str(root), str(model)],
         env={k: v for k, v in os.environ.items() if not k.startswith("HF_")},
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=400,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr[-3000:]
     found: Report = json.loads(process.stdout.splitlines()[-1])
