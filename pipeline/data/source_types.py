@@ -11,7 +11,7 @@ from pathlib import Path
 import datasets
 
 from pipeline.arguments.data import DataArguments
-from pipeline.config.names import is_hub_id, missing_dataset
+from pipeline.config.names import as_path, is_hub_id, missing_dataset
 from pipeline.data.flowers102 import load_oxford_flowers
 from pipeline.data.folders.archives import find_archives, unpack_command
 from pipeline.data.folders.read import read_image_folder
@@ -54,7 +54,7 @@ class SourceType:
 
 
 def _path(name: str) -> Path:
-    return Path(name).expanduser()
+    return as_path(name)
 
 
 def _column_names(args: DataArguments) -> dict[str, str | None]:
