@@ -78,6 +78,13 @@ class ExplainArguments:
 
 
 @dataclass
+class DoctorArguments:
+    """How the findings are printed."""
+
+    json: bool = flag(False, "Print the findings as JSON.")
+
+
+@dataclass
 class ReportArguments:
     """Which run is shown."""
 
