@@ -6,31 +6,46 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import fields
+from types import TracebackType
 
 from pipeline import config, distributed, signals
 from pipeline.arguments.flags import flags_of
 from pipeline.config.verbs import VERBS
-from pipeline.errors import FindingsError, PipelineError, Terminated, did_you_mean, explain_outside_error, mask
+from pipeline.errors import (
+    FindingsError,
+    PipelineError,
+    Terminated,
+    did_you_mean,
+    explain_outside_error,
+    presentable,
+)
 
 EXIT_DONE, EXIT_USER_ERROR, EXIT_SIGNAL = 0, 2, 128
 
 
 class _WithoutSecrets(logging.Formatter):
-    """Shows the text of a log line without tokens and passwords."""
+    """Shows the text of a log line without tokens, passwords and control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of the line."""
-        return mask(super().format(record))
+        return presentable(super().format(record))
 
 
 def entry_point() -> None:
     """Run the command line of this process and exit with its code."""
+    sys.excepthook = _show_bug
     code = main(sys.argv[1:])
     distributed.shut_down()
     signals.ignore_while_ending()
     sys.exit(code)
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show the traceback of a bug without secrets."""
+    print(presentable("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
 
 
 def main(words: Sequence[str]) -> int:
@@ -47,7 +62,7 @@ def main(words: Sequence[str]) -> int:
     try:
         answer = _answer(list(words))
         if distributed.is_main_process():
-            print(answer)
+            print(presentable(answer))
     except distributed.DistributedError as error:
         _report(f"error: {error}")
         return EXIT_USER_ERROR
@@ -70,10 +85,10 @@ def main(words: Sequence[str]) -> int:
 
 def _report_own_error(text: str, *, is_result: bool = False) -> int:
     if is_result and distributed.is_main_process():
-        print(mask(text))
+        print(presentable(text))
         return EXIT_USER_ERROR
     prefix = "" if distributed.is_main_process() else f"rank {distributed.rank()}: "
-    print(f"{prefix}error: {mask(text)}", file=sys.stderr)
+    print(f"{prefix}error: {presentable(text)}", file=sys.stderr)
     return EXIT_USER_ERROR
 
 

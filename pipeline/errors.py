@@ -1,9 +1,11 @@
-"""Errors for users. Their text says what is wrong and what to do, and never repeats a secret."""
+"""Errors for users, and texts for them: what is wrong and what to do, without secrets and hidden characters."""
 
 import difflib
 import errno
+import os
 import re
 import signal
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 _SECRET_NAME = re.compile(r"token(?!s)|secret|passw|pwd|key", re.IGNORECASE)
@@ -12,6 +14,13 @@ _SECRETS = re.compile(
     r"|(?P<other>AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|sk-|xox[abp]-)[A-Za-z0-9_-]{12,})"
 )
 _ASSIGNMENTS = re.compile(r"(?<![/\w-])(?P<name>[\w-]+)=(?P<value>[^\s'\"]+)")
+
+# Control and format characters, unpaired surrogates, and separators of lines. Joiners are part of emoji and of scripts.
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"
+_MAYBE_HIDDEN = re.compile(r"[^ -~\xa1-\u02ff]")
+
+_SHORTEST_SECRET = 8  # a shorter value of a variable can be a word such as "true"
 
 # What the user can do about an error of the system. Other errors of the system can be bugs of this program.
 _REMEDIES = {
@@ -36,7 +45,7 @@ class PipelineError(Exception):
     """A problem that the user can fix. It is shown without a traceback, and the exit code is 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(mask(message))
+        super().__init__(presentable(message))
 
 
 class BadImageError(PipelineError):
@@ -74,9 +83,33 @@ def is_secret(name: str) -> bool:
 
 
 def mask(text: str) -> str:
-    """Replace tokens, and the values after `token=`, `password=` and the like, by asterisks."""
+    """Replace tokens, values after `token=`, `password=` and the like, and secrets of the environment by asterisks."""
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and value in text and is_secret(name):
+            text = text.replace(value, "***")
     text = _ASSIGNMENTS.sub(lambda found: f"{found['name']}=***" if is_secret(found["name"]) else found[0], text)
     return _SECRETS.sub(lambda found: f"{found['hub']}_***" if found["hub"] else f"{found['other']}***", text)
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """Return a text with the number of each character that has no picture, such as an escape or a direction mark.
+
+    Args:
+        text: Any text; names of classes and files can be of strangers.
+        keep: Characters that stay as they are.
+    """
+    return _MAYBE_HIDDEN.sub(lambda found: found[0] if found[0] in keep else _symbol(found[0]), text)
+
+
+def _symbol(character: str) -> str:
+    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
+        return character
+    return f"⟨U+{ord(character):04X}⟩"  # fonts lack the pictures that Unicode has for some of them
+
+
+def presentable(text: str) -> str:
+    """Return lines for a terminal: without secrets, and with control characters as their numbers."""
+    return visible(mask(text), keep="\n\t")
 
 
 def mask_words(words: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors import SafetensorError
 
 from pipeline import cli
-from pipeline.errors import PipelineError, explain_outside_error, mask, mask_words
+from pipeline.errors import PipelineError, explain_outside_error, mask, mask_words, presentable
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -75,3 +75,10 @@ def test_a_path_that_is_too_long_is_one_line(vit_pipeline: Run, tmp_path: Path, 
         assert code == 2
         assert "Traceback" not in err
         assert err.startswith("error: ")
+
+
+def test_control_characters_and_secrets_of_the_environment_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "my_planted_token")
+    monkeypatch.setenv("A_KEY", "short")
+    assert presentable("a\x1b[31m my_planted_token short\n\tb\r") == "a⟨U+001B⟩[31m *** short\n\tb⟨U+000D⟩"
+    assert str(PipelineError("my_planted_token\x07")) == "***⟨U+0007⟩"

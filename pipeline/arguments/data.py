@@ -55,3 +55,16 @@ class DataArguments:
     bad_images: Literal["fail", "skip"] = flag(
         "fail", "What to do with images that cannot be read: fail before training, or skip them with a warning."
     )
+    max_bad_images: float = flag(
+        0.01,
+        "With --bad_images skip: fail if more than this fraction of a split cannot be read. One image may always be "
+        "skipped.",
+        minimum=0,
+        maximum=1,
+        neutral=True,
+    )
+    follow_paths: bool = flag(
+        False,
+        "Read images outside of the dataset's folder that its tables list. Only for tables that you trust.",
+        neutral=True,
+    )

@@ -37,7 +37,11 @@ class PredictArguments:
         None, "File that renames the classes of the model: LABEL,NAME lines, or one name per line."
     )
     top_k: int = flag(5, "Number of labels per image.", minimum=1)
-    output: str | None = flag(None, "Write FILE.csv, FILE.jsonl or FILE.parquet. Default: print a table.")
+    output: str | None = flag(
+        None,
+        "Write FILE.csv, FILE.jsonl or FILE.parquet. Default: print a table. In CSV, a text that begins with =, +, - "
+        "or @ gets an apostrophe in front.",
+    )
     errors: str | None = flag(None, "Write the skipped images with reasons to FILE.csv or FILE.jsonl.")
     bad_images: Literal["fail", "skip"] = flag(
         "skip", "What to do with images that cannot be read: skip them and list them at the end, or fail at the first."
@@ -94,4 +98,6 @@ class PushArguments:
     model: str | None = flag(None, "Run folder.")
     hub_model_id: str | None = flag(None, "Hub repository OWNER/NAME.")
     hub_private_repo: bool = flag(False, "Create the repository as private.")
-    hub_revision: str = flag("main", "Branch to push to.")
+    hub_revision: str = flag("main", "Branch to push to. It is created if it does not exist.")
+    create_pr: bool = flag(False, "Open a pull request in an existing repository.")
+    dry_run: bool = flag(False, "List the files and their sizes, and upload nothing.")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from pipeline.config.model_files import config_problems
 from pipeline.errors import did_you_mean, list_some
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -29,6 +30,11 @@ _TRACKERS = {
     **{name: (name,) for name in ("dvclive", "swanlab")},
     "tensorboard": ("tensorboard", "tensorboardX"),
 }
+
+
+def as_path(name: str | Path) -> Path:
+    """Return a path with the home folder in place of `~`. In `~x`, where there is no user x, the `~` stays."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111 (Path.expanduser raises a RuntimeError for such a name)
 
 
 def is_hub_id(name: str) -> bool:
@@ -48,7 +54,7 @@ def local_model(name: str) -> Path | None:
     """Return the folder of a shipped base model or of a local model, or None if there is no such folder."""
     if is_shipped(name):
         return ASSETS / name
-    folder = Path(name).expanduser()
+    folder = as_path(name)
     return folder if folder.is_dir() else None
 
 
@@ -66,6 +72,8 @@ def model_problems(name: str) -> Iterator[str]:
         )
     elif folder is None and constants.HF_HUB_OFFLINE and not _is_cached("model", name):
         yield not_cached("model", name)
+    elif folder is not None:
+        yield from config_problems(folder, name)
 
 
 def missing_config(name: str) -> str:
@@ -75,7 +83,7 @@ def missing_config(name: str) -> str:
 
 def dataset_problems(name: str) -> Iterator[str]:
     """Yield what is wrong with the name of a dataset."""
-    if name in BUILT_IN_DATASETS or Path(name).expanduser().exists():
+    if name in BUILT_IN_DATASETS or as_path(name).exists():
         return
     if not is_hub_id(name):
         yield missing_dataset(name)
@@ -102,14 +110,14 @@ def image_problems(names: Sequence[str | Path]) -> Iterator[str]:
     if not names:
         yield "no images given: pass image files, folders with images, or glob patterns"
     for name in names:
-        folder = Path(name).expanduser()
+        folder = as_path(name)
         if not any(any(files) for _, _, files in os.walk(folder)) if folder.is_dir() else not matching_files(name):
             yield missing_images(name)
 
 
 def matching_files(name: str | Path) -> list[Path]:
     """Return the files that a path or a glob pattern names."""
-    path = Path(name).expanduser()
+    path = as_path(name)
     if path.is_file():
         return [path]
     matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob rejects "..")
@@ -123,13 +131,13 @@ def missing_images(name: str | Path) -> str:
 
 def file_problems(name: str | None, *, flag: str) -> Iterator[str]:
     """Yield a line if a file that a flag names does not exist."""
-    if name is not None and not Path(name).expanduser().is_file():
+    if name is not None and not as_path(name).is_file():
         yield f"{flag} {name} does not exist: pass an existing file"
 
 
 def table_problems(name: str, *, flag: str, extensions: Sequence[str]) -> Iterator[str]:
     """Yield what is wrong with the name of a table that `predict` writes."""
-    path = Path(name).expanduser()
+    path = as_path(name)
     if path.suffix not in extensions:
         yield f"{flag} {name} has an unknown extension: use {', '.join(extensions)}"
     if path.is_dir():
@@ -140,7 +148,7 @@ def table_problems(name: str, *, flag: str, extensions: Sequence[str]) -> Iterat
 
 def folder_problems(name: str) -> Iterator[str]:
     """Yield what is wrong with `--output_dir`, if a part of its path is not a folder."""
-    path = Path(name).expanduser()
+    path = as_path(name)
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
             yield f"cannot write into {name} ({part} is a file): choose another --output_dir"
@@ -148,7 +156,7 @@ def folder_problems(name: str) -> Iterator[str]:
 
 def new_folder_problems(name: str, *, flag: str) -> Iterator[str]:
     """Yield what is wrong with an output folder that must be new or empty, and that this user must be able to write."""
-    path = Path(name).expanduser().absolute()
+    path = as_path(name).absolute()
     existing = next(part for part in (path, *path.parents) if part.exists())
     if not existing.is_dir():
         yield f"cannot write into {name} ({existing} is a file): choose another {flag}"
@@ -191,7 +199,7 @@ def run_problems(name: str) -> Iterator[str]:
 
 def evaluation_problems(name: str) -> Iterator[str]:
     """Yield what is wrong with the output folder of `evaluate`, such as a run folder."""
-    if (Path(name).expanduser() / RESULTS).exists():
+    if (as_path(name) / RESULTS).exists():
         yield f"{name} already holds metrics: choose another --output_dir"
 
 

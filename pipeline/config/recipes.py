@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.config.names import as_path
 from pipeline.errors import PipelineError, did_you_mean
 
 RECIPES = Path(__file__).parents[1] / "configs"
@@ -21,8 +22,8 @@ def recipe_path(name: str) -> Path:
     shipped = RECIPES / f"{name}.yaml"
     if shipped.is_file():
         return shipped
-    if Path(name).expanduser().is_file():
-        return Path(name).expanduser()
+    if as_path(name).is_file():
+        return as_path(name)
     names = sorted(shipped_recipes())
     raise PipelineError(f"unknown recipe or file {name!r}{did_you_mean(name, names)}: use {', '.join(names)}")
 

@@ -4,6 +4,7 @@ Owns the policy of `--bad_images` and the messages about unreadable images. `ima
 """
 
 import logging
+import math
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -79,7 +80,9 @@ _COLUMNS = datasets.Features(
 )
 
 
-def check_images(splits: Mapping[str, datasets.Dataset], *, policy: Literal["fail", "skip"]) -> CheckedSplits:
+def check_images(
+    splits: Mapping[str, datasets.Dataset], *, policy: Literal["fail", "skip"], max_bad: float = 1.0
+) -> CheckedSplits:
     """Read every image of all splits once and return the splits without unreadable images.
 
     Each rank reads its shard, so all ranks must call it.
@@ -88,17 +91,18 @@ def check_images(splits: Mapping[str, datasets.Dataset], *, policy: Literal["fai
         splits: Rows with `image` (`datasets.Image(decode=False)`) and `index`, by the name of the split. A stream is
             not read: its images are checked when they arrive.
         policy: `fail` raises an error if any image is bad, `skip` skips bad images with a warning.
+        max_bad: Under `skip`, the fraction of a split that may be bad. One image always may.
 
     Raises:
-        PipelineError: If an image is bad under `fail`, or all images of a split are bad under `skip`. It lists the
-            images of all splits.
+        PipelineError: If an image is bad under `fail`, or too many or all images of a split are bad under `skip`. It
+            lists the images of all splits.
     """
     found = {
         name: _check_split(split, split_name=name)
         for name, split in splits.items()
         if isinstance(split, datasets.Dataset)
     }
-    raise_problems(_problems(found, policy=policy))
+    raise_problems(_problems(found, policy=policy, max_bad=max_bad))
     checked = CheckedSplits(splits)
     for name, results in found.items():
         if bad := _bad_of(name, results):
@@ -122,7 +126,7 @@ def describe_skipped(skipped: Sequence[object]) -> str:
     return "\n  ".join([f"skipped {counted} that cannot be read:", *map(str, skipped)])
 
 
-def _problems(found: Mapping[str, list[_Checked]], *, policy: str) -> Iterator[str]:
+def _problems(found: Mapping[str, list[_Checked]], *, policy: str, max_bad: float) -> Iterator[str]:
     """Yield the bad images of each split that the policy rejects, then what to do."""
     remedy = None
     for name, results in found.items():
@@ -133,8 +137,16 @@ def _problems(found: Mapping[str, list[_Checked]], *, policy: str) -> Iterator[s
         elif bad and len(bad) == len(results):
             yield f"{_count(name, bad, len(results))}, so the split would be empty: {_list(bad)}"
             remedy = "fix the images or use other data"
+        elif len(bad) > max(1, max_bad * len(results)):
+            yield f"{_count(name, bad, len(results))}, more than --max_bad_images {max_bad:g}: {_list(bad)}"
+            remedy = f"fix or remove them, or pass --max_bad_images {_share(len(bad), len(results))}"
     if remedy:
         yield remedy
+
+
+def _share(bad: int, total: int) -> str:
+    """Return a fraction of two digits that is at least `bad` of `total`."""
+    return f"{math.ceil(100 * bad / total) / 100:g}"
 
 
 def _bad_of(split: str, results: list[_Checked]) -> list[Skipped]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import datasets
 import pyarrow.compute
 
+from pipeline.config.names import as_path
 from pipeline.data.bad_images import CheckedSplits
 from pipeline.data.labels.read import read_integers
 from pipeline.data.streaming import Stream
@@ -61,7 +62,7 @@ class LoadedSplits(CheckedSplits):
 def collect_notes(dataset: str) -> Iterator[list[str]]:
     """Collect the warnings of this package that are logged in the block, without the path of the dataset."""
     notes: list[str] = []
-    path = Path(dataset).expanduser()
+    path = as_path(dataset)
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: notes.append(_shorten(record.getMessage(), path))  # type: ignore[method-assign]
     package = logging.getLogger(__package__)
@@ -82,7 +83,7 @@ def _shorten(text: str, dataset: Path) -> str:
 
 def describe(splits: LoadedSplits, dataset_name: str | None, *, revision: str | None) -> dict[str, object]:
     """Return what `run.json` says about the data. No path of this machine is in it, because it is published."""
-    folder = Path(str(dataset_name)).expanduser().absolute()
+    folder = as_path(str(dataset_name)).absolute()
     skipped = [
         entry._replace(image=remove_absolute_path(entry.image.removeprefix(f"{folder}/")))._asdict()
         for entry in splits.skipped

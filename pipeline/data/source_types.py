@@ -11,7 +11,7 @@ from pathlib import Path
 import datasets
 
 from pipeline.arguments.data import DataArguments
-from pipeline.config.names import is_hub_id, missing_dataset
+from pipeline.config.names import as_path, is_hub_id, missing_dataset
 from pipeline.data.flowers102 import load_oxford_flowers
 from pipeline.data.folders.archives import find_archives, unpack_command
 from pipeline.data.folders.read import read_image_folder
@@ -24,7 +24,8 @@ from pipeline.data.tables.files import (
     has_class_folders,
     is_json_table,
 )
-from pipeline.data.tables.read import read_parquet_files, read_text_files
+from pipeline.data.tables.parquet import read_parquet_files
+from pipeline.data.tables.read import read_text_files
 from pipeline.errors import PipelineError, list_some
 from pipeline.hub import load_hub_dataset
 from pipeline.images.files import list_files
@@ -53,7 +54,7 @@ class SourceType:
 
 
 def _path(name: str) -> Path:
-    return Path(name).expanduser()
+    return as_path(name)
 
 
 def _column_names(args: DataArguments) -> dict[str, str | None]:
@@ -111,12 +112,12 @@ SOURCE_TYPES: dict[str, SourceType] = {
     ),
     "CSV": SourceType(
         matches=lambda name: find_extension(_path(name)) in (".csv", ".tsv"),
-        read=lambda name, args: read_text_files(_path(name), **_column_names(args)),
+        read=lambda name, args: read_text_files(_path(name), follow_paths=args.follow_paths, **_column_names(args)),
         follows_paths=True,
     ),
     "JSON": SourceType(
         matches=lambda name: find_extension(_path(name)) in (".json", ".jsonl", ".ndjson"),
-        read=lambda name, args: read_text_files(_path(name), **_column_names(args)),
+        read=lambda name, args: read_text_files(_path(name), follow_paths=args.follow_paths, **_column_names(args)),
         follows_paths=True,
     ),
     "class folders": SourceType(

@@ -210,7 +210,7 @@ def _limit_and_check(splits: Mapping[str, Any], *, args: DataArguments, source: 
     rendered = SOURCE_TYPES[source.source_type].rendered
     if rendered:
         return CheckedSplits(limited)
-    checked = check_images(limited, policy=args.bad_images)
+    checked = check_images(limited, policy=args.bad_images, max_bad=args.max_bad_images)
     for name, split in limited.items():
         if isinstance(split, datasets.Dataset) and len(checked[name]) < len(split):
             warn_of_lost_classes(name, before=split, after=checked[name])

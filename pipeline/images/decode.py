@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import io
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +34,8 @@ IMAGE_FORMATS: dict[str, tuple[str, ...]] = {
     "HEIF": (".heic", ".heif", ".hif"),  # with pillow-heif; without it, these files are found and rejected by name
 }
 IMAGE_EXTENSIONS = frozenset(extension for extensions in IMAGE_FORMATS.values() for extension in extensions)
+MAX_BYTES = 2**29
+"""Largest file that is read as an image."""
 # Longer side over shorter side. Such an image, resized to a shorter side of 256 pixels, takes 3 GB for a second.
 _MAX_ASPECT_RATIO = 5000
 
@@ -140,10 +144,28 @@ def _read_bytes(value: dict[str, Any] | str | Path | None) -> bytes:
         data, path = None, value
     if data is None and path is None:
         raise ValueError("no image in this row")
-    contents: bytes = Path(path).read_bytes() if data is None else data
+    contents: bytes = _read_file(path) if data is None else data
     if not contents:
         raise ValueError("empty")
+    if len(contents) > MAX_BYTES:
+        raise ValueError(f"has more than {MAX_BYTES >> 20} MB")
     return contents
+
+
+def _read_file(path: str | Path) -> bytes:
+    """Return the content of a regular file, but of a larger one than `MAX_BYTES` only a little more than that.
+
+    A device such as /dev/zero has no end, and a pipe may never have one.
+
+    Raises:
+        ValueError: If it is not a regular file.
+        OSError: If it cannot be read.
+    """
+    mode = os.stat(path).st_mode  # noqa: PTH116 (a Path takes longer to make than this call)
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a folder says what it is
+        raise ValueError("not a regular file")
+    with open(path, "rb") as stream:  # noqa: PTH123
+        return stream.read(MAX_BYTES + 1)
 
 
 def _reason(error: BaseException) -> str:

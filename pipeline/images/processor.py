@@ -111,9 +111,15 @@ def makes_one_size(processor: ImageProcessor, *, name: str) -> bool:
     """Return whether the processor gives a wide and a tall image the same size.
 
     Raises:
-        PipelineError: If the processor returns patches or tokens, not images.
+        PipelineError: If the processor fails, or returns patches or tokens, not images.
     """
-    outputs = [processor(images=[PIL.Image.new("RGB", size)], return_tensors="pt") for size in ((60, 40), (40, 60))]
+    try:
+        outputs = [processor(images=[PIL.Image.new("RGB", size)], return_tensors="pt") for size in ((60, 40), (40, 60))]
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise PipelineError(
+            f"preprocessor_config.json of {name} cannot be applied to an image ({reason}): download or copy it again"
+        ) from error
     shapes = [tuple(output["pixel_values"].shape) if "pixel_values" in output else () for output in outputs]
     if any(len(shape) != 4 for shape in shapes):
         raise PipelineError(f"the image processor of {name} does not return images: choose another model")

@@ -1,6 +1,7 @@
 """Model files of a folder: read with explained errors, loaded strictly, and written."""
 
 import contextlib
+import copy
 import logging
 import pickle
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
@@ -32,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 SAFE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+_MAX_WEIGHTS_PER_BYTE = 2  # of 4 bits
+_NEW_WEIGHTS = 50_000_000  # that a checkpoint may lack, such as a head
 
 # torch raises a plain RuntimeError for a truncated pickle. Its message contains one of these texts.
 _TRUNCATED_PICKLE = ("PytorchStreamReader", "corrupt file")
@@ -101,9 +106,34 @@ def read_config(folder: Path, *, name: str) -> PreTrainedConfig:
     if is_timm(config) and config.model_args:
         # timm 1.0.31 also writes the number of classes into model_args, and TimmWrapper would then pass it twice.
         config.model_args = {key: value for key, value in config.model_args.items() if key != "num_classes"}
+    if not is_timm(config):  # timm builds by name
+        _require_buildable(config, folder, name=name)
     # It describes the saved weights and `ImageClassifier.load` reads it. A network that is trained further loses it.
     vars(config).pop(uncertainty.KEY, None)
     return config
+
+
+def _require_buildable(config: PreTrainedConfig, folder: Path, *, name: str) -> None:
+    """Check that the network of a config can be built, and is not larger than its weights, without allocating it.
+
+    Raises:
+        PipelineError: If it cannot be built, or has more weights than the files can hold.
+    """
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            network = AutoModelForImageClassification.from_config(copy.deepcopy(config), trust_remote_code=False)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise PipelineError(
+            f"config.json of {name} describes a network that cannot be built ({type(error).__name__}: "
+            f"{_one_line(error)[:150]}): use another model"
+        ) from error
+    size = sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
+    count = sum(weight.numel() for weight in network.parameters())
+    if size and count > _MAX_WEIGHTS_PER_BYTE * size + _NEW_WEIGHTS:
+        raise PipelineError(
+            f"config.json of {name} describes a network of {count:,} weights, and its files have {size:,} bytes only: "
+            "use the config.json of these weights"
+        )
 
 
 def is_timm(config: PreTrainedConfig) -> bool:
@@ -209,7 +239,7 @@ def explain_load_errors(name: str) -> Iterator[None]:
         yield
     except ImportError as error:  # its message already says which package to install
         raise PipelineError(f"{name}: {_one_line(error).partition(' Please note')[0]}") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, StrictDataclassError) as error:
         raise PipelineError(f"cannot load {name} as an image classifier: {_one_line(error)[:200]}") from error
 
 

@@ -19,7 +19,7 @@ from pipeline import hub
 from pipeline.data.bad_images import describe_skipped
 from pipeline.errors import PipelineError
 from pipeline.images.processor import ImageProcessor, input_size, makes_one_size
-from pipeline.models import checkpoint, prediction
+from pipeline.models import checkpoint, prediction, resolution
 from pipeline.models.head import head_names, linear_head, no_linear_head
 from pipeline.models.inference import LoaderOptions, stream_inference
 from pipeline.models.uncertainty import Uncertainty
@@ -54,7 +54,8 @@ class ImageClassifier:
             revision: Branch, tag or commit of a Hub model.
 
         Raises:
-            PipelineError: If the model is missing, is not an image classifier, or lacks any weight.
+            PipelineError: If the model is missing, is not an image classifier, lacks any weight, or does not support
+                the images of its image processor.
         """
         name = str(name)
         folder = hub.find_model(name, revision=revision)
@@ -74,6 +75,7 @@ class ImageClassifier:
             raise PipelineError(
                 f"{name} has no trained head: fine-tune it first with `train --model_name_or_path {name}`"
             )
+        resolution.check_input(model, processor, name=name)
         network: Any = model  # the decorated `to` of transformers has lost its type
         uncertainty = Uncertainty.read(folder, name=name, classes=len(config.id2label or {}))
         return cls(network.to(pick_device()).eval(), processor, uncertainty)

@@ -9,7 +9,7 @@ import PIL.Image
 import torch
 from torch.utils.data import Dataset
 
-from pipeline.config.names import matching_files, missing_images
+from pipeline.config.names import as_path, matching_files, missing_images
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.images.decode import IMAGE_EXTENSIONS, open_image
 from pipeline.images.depth import GrayscaleDepth
@@ -60,7 +60,7 @@ def find_images(images: Source | Iterable[Source]) -> list[tuple[str | int, Sour
 
 def _find_files(name: str | Path) -> list[Path]:
     """Return the image files that a file, a folder (with all below it) or a glob pattern names, sorted."""
-    path = Path(name).expanduser()
+    path = as_path(name)
     if path.is_dir():
         found = [file for file in list_files(path) if file.suffix.lower() in IMAGE_EXTENSIONS]
     else:

@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pipeline.config.names import ASSETS, is_hub_id
+from pipeline.errors import visible
 from pipeline.reporting import summary
 from pipeline.runs.files import read_json, remove_absolute_path, write_text
 from pipeline.runs.folder import CARD, RESULTS, TRAINER_STATE, RunFolder
@@ -23,14 +24,20 @@ _POLICY_NAMES = {"trivial": "TrivialAugmentWide", "rand": "RandAugment", "auto":
 
 
 def write(folder: Path, *, repo_id: str | None = None) -> None:
-    """Write the model card of a run to README.md.
+    """Write the model card of a run to README.md, see `render`.
+
+    Raises:
+        PipelineError: If the file cannot be written.
+    """
+    write_text(folder / CARD, render(folder, repo_id=repo_id))
+
+
+def render(folder: Path, *, repo_id: str | None = None) -> str:
+    """Return the model card of a run.
 
     Args:
         folder: Run folder with results, Trainer state, recipe and record.
         repo_id: Hub repository for the code example. Default: the name of the folder.
-
-    Raises:
-        PipelineError: If the file cannot be written.
     """
     run = RunFolder(folder)
     results = read_json(folder / RESULTS)
@@ -50,15 +57,21 @@ def write(folder: Path, *, repo_id: str | None = None) -> None:
         metadata,
         template_path=str(TEMPLATE),
         title=escape(repo_id.partition("/")[2] if repo_id else folder.name),
-        repo=repo_id or folder.name,
+        repo=re.sub(r"[^\w./ -]", "_", repo_id or folder.name),  # it stands in code
         **_template_values(folder, results, record, recipe),
     )
-    write_text(folder / CARD, str(card))
+    return str(card)
 
 
 def escape(text: str) -> str:
     """Escape Markdown and HTML in a text of the user, such as a class name, so that it is shown literally."""
-    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|~])", r"\\\1", visible(" ".join(text.split())))
+
+
+def as_code(text: str) -> str:
+    """Return a name of a user as code, in which Markdown and HTML are shown literally."""
+    shown = visible(" ".join(text.split()))
+    return escape(shown) if "`" in shown else f"`{shown}`"
 
 
 def _template_values(
@@ -67,7 +80,7 @@ def _template_values(
     model = read_json(folder / "config.json")
     hardest_prefix = "test" if "test_per_class" in results else "eval"
     method = "a linear probe on" if summary.is_linear_probe(recipe, results) else "fine-tuned from"
-    origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} `{model_name(recipe)}`"
+    origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} {as_code(model_name(recipe))}"
     return {
         "architecture": model["architectures"][0],
         "origin": origin,

@@ -2,8 +2,6 @@
 
 import base64
 import io
-import re
-import unicodedata
 from typing import Any
 
 import jinja2
@@ -11,22 +9,7 @@ import PIL.Image
 from markupsafe import Markup, escape
 
 from pipeline.config.names import ASSETS
-
-# Control and format characters, unpaired surrogates, and separators of lines. Joiners are part of emoji and of scripts.
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_JOINERS = "\u200c\u200d"
-_MAYBE_HIDDEN = re.compile(r"[^ -~\xa1-\u02ff]")
-
-
-def visible(text: str) -> str:
-    """Return a text with the number of each character that has no picture, such as an escape or a direction mark."""
-    return _MAYBE_HIDDEN.sub(lambda found: _symbol(found[0]), text)
-
-
-def _symbol(character: str) -> str:
-    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
-        return character
-    return f"⟨U+{ord(character):04X}⟩"  # fonts lack the pictures that Unicode has for some of them
+from pipeline.errors import visible
 
 
 def finalize(value: Any) -> Any:

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.config.names import as_path
 from pipeline.reporting import summary
 from pipeline.runs.files import explain_unreadable, read_json
 from pipeline.runs.folder import PREDICTIONS, RESULTS, TRAINER_STATE, RunFolder, require_finished
@@ -40,7 +41,7 @@ class Run:
         Raises:
             PipelineError: If the folder does not contain a finished run.
         """
-        self.folder = Path(folder).expanduser()
+        self.folder = as_path(folder)
         require_finished(self.folder)
 
     @cached_property

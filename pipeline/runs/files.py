@@ -14,6 +14,7 @@ import psutil
 import xxhash
 import yaml
 
+from pipeline.config.names import as_path
 from pipeline.errors import PipelineError
 
 
@@ -27,7 +28,7 @@ def remove_absolute_path(text: str) -> str:
         The path relative to the current folder if it is below it, otherwise its last part.
     """
     flag, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
-    path = Path(value).expanduser()
+    path = as_path(value)
     if not path.is_absolute():
         return text
     below = path.is_relative_to(Path.cwd())
@@ -36,7 +37,7 @@ def remove_absolute_path(text: str) -> str:
 
 def dataset_folder(dataset_name: str | None) -> str:
     """Return the absolute path of a dataset's folder; its name is a folder, a file in the folder, or anything else."""
-    path = Path(dataset_name or "").expanduser()
+    path = as_path(dataset_name or "")
     return os.path.abspath(path.parent if path.is_file() else path)  # noqa: PTH100 (keeps links)
 
 
@@ -54,7 +55,7 @@ def path_in_dataset(path: str, folder: str) -> str:
 
 def absolute_if_local(name: str) -> str:
     """Return the absolute path of an existing file or folder, and any other name (such as a Hub id) as it is."""
-    path = Path(name).expanduser()
+    path = as_path(name)
     return os.path.abspath(path) if path.exists() else name  # noqa: PTH100 (keeps links)
 
 

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, visible
 from pipeline.runs.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
 
+_FORMULA = tuple("=+-@")
 LIST = "list"
 """The type of a column whose values are lists of texts. In a CSV file they are JSON."""
 
@@ -57,6 +58,18 @@ def growing_table(path: Path | None, columns: Mapping[str, str], *, flag: str) -
         table.close()
 
 
+def harmless(cell: Any) -> Any:
+    """Return a cell of a CSV file that no spreadsheet runs as a formula and no terminal as a command.
+
+    A text that begins with =, +, - or @ gets an apostrophe in front, as spreadsheets write such a text, and control
+    characters become their numbers. Numbers are not changed.
+    """
+    if not isinstance(cell, str):
+        return cell
+    text = visible(cell, keep="\n\t")
+    return f"'{text}" if text.lstrip()[:1] in _FORMULA and text.strip() else text
+
+
 class _TableFile:
     def __init__(self, path: Path, columns: Mapping[str, str], *, flag: str) -> None:
         self.path, self.columns, self.flag = path, columns, flag
@@ -89,7 +102,7 @@ class _TableFile:
             objects = (dict(zip(self.columns, row, strict=True)) for row in rows)
             self._write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in objects))
         else:
-            self._write(_csv_lines(rows))
+            self._write(_csv_lines(rows, safe=self.path.suffix == ".csv"))
         self.num_rows += len(rows)
 
     def _write(self, lines: str) -> None:
@@ -156,8 +169,10 @@ class _TableFile:
             ) from error
 
 
-def _csv_lines(rows: Sequence[Sequence[Any]]) -> str:
+def _csv_lines(rows: Sequence[Sequence[Any]], *, safe: bool = False) -> str:
     lines = io.StringIO()
     texts = ([json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in row] for row in rows)
+    if safe:
+        texts = ([harmless(cell) for cell in row] for row in texts)
     csv.writer(lines, lineterminator="\n").writerows(texts)
     return lines.getvalue()

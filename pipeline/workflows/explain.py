@@ -13,7 +13,7 @@ import pandas as pd
 from pipeline import config, distributed
 from pipeline.arguments.verbs import ExplainArguments
 from pipeline.config import CommandLine
-from pipeline.config.names import class_problems
+from pipeline.config.names import as_path, class_problems
 from pipeline.data.bad_images import describe_skipped
 from pipeline.errors import PipelineError, raise_problems
 from pipeline.evaluation.explanations.explain import Explainer, Explanation
@@ -81,7 +81,7 @@ def run(line: CommandLine) -> str:
 
 def _explain(args: ExplainArguments, images: Sequence[str]) -> list[Row]:
     """Write the files of each batch as soon as it is explained, and report unreadable images at the end."""
-    folder = Path(str(args.output)).expanduser()
+    folder = as_path(str(args.output))
     with distributed.fail_together():
         distributed.on_main_process(lambda: check_writable(folder))
         named = prediction.find_images([*images, *([args.tour] if args.tour else [])])

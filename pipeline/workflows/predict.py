@@ -15,7 +15,7 @@ from pipeline.arguments.verbs import PredictArguments
 from pipeline.config import CommandLine
 from pipeline.data.bad_images import describe_skipped
 from pipeline.data.labels.class_names import rename_model
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, visible
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.models.prediction import COLUMNS, Ranked, find_images, ranked_rows
@@ -132,6 +132,7 @@ def _bad_of(batch: Ranked) -> list[tuple[str | int, str]]:
 
 def _as_text(table: pd.DataFrame) -> str:
     """Return one paragraph per image: its path, one label and probability per line, and what the model says of it."""
+    table = table.assign(label=[visible(name) for name in table["label"]])  # a line break would look like another row
     width = max(map(len, table["label"]))
     blocks = []
     for image, rows in table.groupby("image", sort=False):
@@ -139,7 +140,7 @@ def _as_text(table: pd.DataFrame) -> str:
         calibrated = rows.get("calibrated_probability", rows["probability"])
         if not calibrated.equals(rows["probability"]):  # the temperature is not 1
             lines = [f"{line}   calibrated {100 * p:6.2f}%" for line, p in zip(lines, calibrated, strict=True)]
-        blocks.append("\n".join([str(image), *lines, *_notes(rows.iloc[0])]))
+        blocks.append("\n".join([visible(str(image)), *lines, *_notes(rows.iloc[0])]))
     return "\n".join(blocks)
 
 
@@ -148,7 +149,7 @@ def _notes(row: "pd.Series[Any]") -> Iterator[str]:
     if "prediction_set" in row:
         names = row["prediction_set"]
         more = f", and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-        yield f"  prediction set: {', '.join(names[:_MAX_NAMES])}{more}"
+        yield f"  prediction set: {', '.join(map(visible, names[:_MAX_NAMES]))}{more}"
     if row.get("abstain", False):
         yield "  abstain: the confidence is too low to answer"
     if row.get("unknown", False):

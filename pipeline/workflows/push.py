@@ -6,31 +6,48 @@ from pipeline import config, distributed, hub
 from pipeline.arguments.verbs import PushArguments
 from pipeline.config import CommandLine
 from pipeline.reporting import card
-from pipeline.runs.folder import require_intact
+from pipeline.runs.folder import CARD, require_intact
 from pipeline.runs.lock import lock
+from pipeline.runs.publish import published_contents
 
 ARGUMENTS = (PushArguments,)
 
 
-def push(model: str | Path, hub_model_id: str, *, private: bool = False, revision: str = "main") -> str:
-    """Upload a finished run, and return the address of its repository.
+def push(
+    model: str | Path,
+    hub_model_id: str,
+    *,
+    private: bool = False,
+    revision: str = "main",
+    create_pr: bool = False,
+    dry_run: bool = False,
+) -> str:
+    """Upload a finished run, and return the address of its repository or pull request.
 
     Args:
         model: Run folder.
         hub_model_id: Hub repository OWNER/NAME; created if it does not exist.
         private: Whether a new repository is private.
-        revision: Branch to push to.
+        revision: Branch to push to; created if it does not exist.
+        create_pr: Whether to open a pull request in an existing repository.
+        dry_run: Whether to return the files and their sizes as text and upload nothing. It needs no network.
 
     Raises:
         PipelineError: If the run is not finished, a file of it is damaged, another command is writing into its folder,
-            there is no valid token, or the Hub cannot be reached.
+            there is no valid token, the Hub cannot be reached, or a file in the repository differs from that of the run
+            after the push.
     """
     folder = Path(model)
     require_intact(folder)
-    hub.check_may_push(hub_model_id)  # before the card names a repository that the run may never reach
+    if dry_run:
+        return _list_files(folder, hub_model_id)
+    # Before the card names a repository that the run may never reach.
+    hub.check_may_push(hub_model_id, create_pr=create_pr)
     with lock(folder):
         card.write(folder, repo_id=hub_model_id)
-        return hub.push_run(folder, hub_model_id, private=private, revision=revision)
+        pushed = hub.push_run(folder, hub_model_id, private=private, revision=revision, create_pr=create_pr)
+        hub.check_pushed(folder, pushed)
+        return pushed.url
 
 
 def run(line: CommandLine) -> str:
@@ -38,5 +55,22 @@ def run(line: CommandLine) -> str:
     (args,) = config.parse(line, ARGUMENTS)
     if not distributed.is_main_process():
         return ""
-    address = push(args.model, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision)
-    return f"pushed to {address}"
+    answer = push(
+        args.model,
+        args.hub_model_id,
+        private=args.hub_private_repo,
+        revision=args.hub_revision,
+        create_pr=args.create_pr,
+        dry_run=args.dry_run,
+    )
+    return answer if args.dry_run else f"pushed to {answer}"
+
+
+def _list_files(folder: Path, repo_id: str) -> str:
+    """Return the files that a push would upload, with their sizes in bytes."""
+    contents = published_contents(folder) | {CARD: card.render(folder, repo_id=repo_id).encode()}
+    sizes = {
+        n: content.stat().st_size if isinstance(content, Path) else len(content) for n, content in contents.items()
+    }
+    lines = [f"  {size:>13,}  {name}" for name, size in sizes.items()]
+    return "\n".join([f"would push {len(sizes)} files ({sum(sizes.values()):,} bytes) to {repo_id}:", *lines])

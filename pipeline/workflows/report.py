@@ -5,6 +5,7 @@ from pathlib import Path
 from pipeline import config, distributed
 from pipeline.arguments.verbs import ReportArguments
 from pipeline.config import CommandLine
+from pipeline.config.names import as_path
 from pipeline.reporting import report as page
 from pipeline.runs.folder import require_finished
 from pipeline.runs.lock import lock
@@ -22,7 +23,7 @@ def report(model: str | Path) -> Path:
         PipelineError: If the run is not finished, another command is writing into its folder, or a file of the run is
             missing, damaged or that of another run.
     """
-    folder = Path(model).expanduser()
+    folder = as_path(model)
     require_finished(folder)
     with lock(folder):
         return page.write(folder)

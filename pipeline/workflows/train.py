@@ -41,6 +41,7 @@ from pipeline.selection.steps import selection_steps
 from pipeline.training.compatibility import reject_unsupported
 from pipeline.training.fit import fit
 from pipeline.training.images import load_images
+from pipeline.training.rehearsal import rehearse
 from pipeline.training.trial import try_settings
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,9 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
         if _is_finished(run):
             logger.info("%s was finished before; showing its results", run.folder)
         else:
+            if settings.strategy.strategy != "head":
+                with distributed.fail_together():
+                    rehearse(settings.trainer)
             splits, data = _load_splits(run, settings)
             if owns_process:  # after the splits are loaded, or their temporary memory would be kept too
                 keep_freed_memory()
@@ -260,8 +264,13 @@ def _finish(run: RunFolder, settings: Settings) -> Run:
     args = settings.trainer
     if args.push_to_hub and args.hub_model_id and distributed.is_main_process():
         card.write(run.folder, repo_id=args.hub_model_id)
-        address = hub.push_run(
-            run.folder, args.hub_model_id, private=args.hub_private_repo, revision=args.hub_revision or "main"
-        )
-        logger.info("pushed to %s", address)
+        revision = args.hub_revision or "main"
+        try:
+            pushed = hub.push_run(run.folder, args.hub_model_id, private=args.hub_private_repo, revision=revision)
+            hub.check_pushed(run.folder, pushed)
+        except PipelineError as error:
+            logger.warning("%s", Run(run.folder))  # the results, which the error would hide
+            command = f"push --model {run.folder} --hub_model_id {args.hub_model_id}"
+            raise PipelineError(f"{error}\nthe run in {run.folder} is finished: push it with `{command}`") from error
+        logger.info("pushed to %s", pushed.url)
     return Run(run.folder)

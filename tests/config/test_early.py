@@ -13,7 +13,7 @@ from pipeline import config
 from pipeline.arguments.flags import flags_of
 from pipeline.arguments.inherited import REJECTED
 from pipeline.arguments.strategy import StrategyArguments
-from pipeline.config.names import BUILT_IN_DATASETS, TABLE_EXTENSIONS
+from pipeline.config.names import BUILT_IN_DATASETS, TABLE_EXTENSIONS, as_path
 from pipeline.config.parse import read_groups
 from pipeline.data.source_types import SOURCE_TYPES
 from pipeline.errors import PipelineError
@@ -219,3 +219,10 @@ def test_a_secret_is_never_repeated(words: list[str]) -> None:
         config.check(line)
     assert "PLANTED" not in str(caught.value)
     assert "PLANTED" not in " ".join(line.words)
+
+
+def test_a_tilde_without_such_a_user_is_part_of_the_name() -> None:
+    assert as_path("~") == Path.home()
+    assert as_path("~nobody-of-this-name/a") == Path("~nobody-of-this-name/a")
+    for word in ("--dataset_name=~nobody-of-this-name", "--config=~nobody-of-this-name"):
+        assert "~nobody-of-this-name" in "".join(problems("train", word))

@@ -168,3 +168,15 @@ def test_the_result_for_a_stored_split_is_cached(tmp_path: Path) -> None:
     assert written
     check_images({"train": datasets.load_from_disk(tmp_path / "split")}, policy="fail")
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "split").glob("cache-*.arrow")} == written
+
+
+def test_more_than_the_accepted_fraction_is_not_skipped() -> None:
+    good, bad = value(encode(noise())), value(b"bad")
+    splits = {"train": split_of([bad, *[good] * 9, bad]), "validation": split_of([bad, good])}
+    assert len(check_images(splits, policy="skip", max_bad=0.2)["train"]) == 9
+    with pytest.raises(
+        PipelineError, match=r"train: 2 of 11 images cannot be read, more than --max_bad_images 0.1: "
+    ) as e:
+        check_images(splits, policy="skip", max_bad=0.1)
+    assert "pass --max_bad_images 0.19" in str(e.value)
+    assert "validation" not in str(e.value)  # one image may always be skipped

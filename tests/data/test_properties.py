@@ -102,7 +102,7 @@ def test_every_image_below_a_folder_is_accounted_for(
 ) -> None:
     with folder() as root:
         write_tree(root, tree)
-        arguments: Any = {"bad_images": bad_images, "min_images_per_class": minimum}
+        arguments: Any = {"bad_images": bad_images, "max_bad_images": 1.0, "min_images_per_class": minimum}
         splits = load(root, **arguments)
         if splits is None:
             return
@@ -212,7 +212,7 @@ def write_tables(root: Path, drawn: tuple[Any, ...]) -> list[tuple[str, str | No
 def test_every_row_of_a_table_is_accounted_for(drawn: tuple[Any, ...]) -> None:
     with folder() as root:
         expected = write_tables(root, drawn)
-        arguments: Any = {"bad_images": "skip", "min_images_per_class": 1}
+        arguments: Any = {"bad_images": "skip", "max_bad_images": 1.0, "min_images_per_class": 1}
         splits = load(root, **arguments)
         if splits is None:
             return

@@ -135,7 +135,7 @@ def test_bad_images_are_skipped_and_an_empty_stream_raises_an_error(tmp_path: Pa
 
 @pytest.fixture
 def hub_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Replace the Hub client. The test changes the returned dict; `tests/test_hub.py` streams from a real server."""
+    """Replace the Hub client. The test changes the returned dict; `tests/hub` streams from a real server."""
     description: dict[str, Any] = {"splits": ("train", "validation"), "sizes": {"train": NUM_IMAGES}}
 
     def open_dataset(*_: Any) -> hub.StreamedDataset:

@@ -1,6 +1,6 @@
 """A fake Hugging Face Hub on the loopback interface, for tests that use the real client libraries without network.
 
-It stores models and datasets in memory, with one branch each. It returns status 501 for unknown requests. The client
+It stores models and datasets in memory. It returns status 501 for unknown requests. The client
 libraries read HF_ENDPOINT when they are imported, so tests run them in a subprocess with ``hub.env(...)``.
 """
 
@@ -45,15 +45,17 @@ class Repo:
 
     private: bool = False
     commits: dict[str, dict[str, File]] = field(default_factory=lambda: {"0" * 40: {}})
+    branches: dict[str, str] = field(default_factory=lambda: {"main": "0" * 40})
 
     @property
     def head(self) -> str:
-        return next(reversed(self.commits))
+        return self.branches["main"]
 
-    def commit(self, files: dict[str, File]) -> str:
-        content = (self.head, sorted((path, file.oid) for path, file in files.items()))
+    def commit(self, files: dict[str, File], branch: str = "main", parent: str = "") -> str:
+        parent = parent or self.branches[branch]
+        content = (parent, sorted((path, file.oid) for path, file in files.items()))
         commit = hashlib.sha1(repr(content).encode()).hexdigest()
-        self.commits[commit] = files
+        self.commits[commit], self.branches[branch] = files, commit
         return commit
 
 
@@ -92,7 +94,9 @@ class FakeHub:
         self.leaked_tokens: list[tuple[str, str]] = []  # method and path of requests to the storage host
         self.repos: dict[str, Repo] = {}  # by their path on the Hub
         self.storage: dict[str, bytes] = {}  # by SHA-256
-        self._faults: list[tuple[str, str, Reply | None]] = []  # None: drop the connection
+        self.role = "write"  # of the token
+        self.corrupted = ""  # the path of a file of which a commit changes the last byte
+        self.faults: list[tuple[str, str, Reply | None, bool]] = []  # no reply: the connection is dropped
         self._lock = threading.Lock()
         self._servers = [
             ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self, routes))
@@ -135,16 +139,29 @@ class FakeHub:
             self.storage[file.sha256] = data
             repo.commit({**repo.commits[repo.head], path: file})
 
-    def files(self, kind: Kind, repo_id: str) -> dict[str, bytes]:
+    def files(self, kind: Kind, repo_id: str, branch: str = "main") -> dict[str, bytes]:
         repo = self.repos[page(kind, repo_id)]
-        return {path: file.data for path, file in repo.commits[repo.head].items()}
+        return {path: file.data for path, file in repo.commits[repo.branches[branch]].items()}
 
     def fail(
-        self, method: str, pattern: str, status: int = 503, times: int = 1, code: str = "", drop: bool = False
-    ) -> None:
-        """Reject or drop the next requests whose path matches the pattern. `code` is an error code, as GatedRepo."""
-        reply = None if drop else HubError(status, "injected fault", code).reply
-        self._faults += [(method, pattern, reply)] * times
+        self, method: str, pattern: str, status: int = 503, times: int = 1, code: str = "", drop: bool = False,
+        page: bytes = b"", late: bool = False, **headers: str,
+    ) -> None:  # fmt: skip
+        """Reject or drop the next requests whose path matches the pattern.
+
+        `code` is an error code, as GatedRepo. `page` is returned as the content, as a proxy does. With `late`, the
+        request is carried out before. A header is written with `_` for `-`.
+        """
+        reply = HubError(status, "injected fault", code).reply
+        reply = replace(reply, headers=reply.headers | {name.replace("_", "-"): text for name, text in headers.items()})
+        reply = replace(reply, content=page) if page else reply
+        self.faults += [(method, pattern, None if drop else reply, late)] * times
+
+    def reset(self) -> None:
+        """Forget all repositories, faults and requests."""
+        for kept in (self.repos, self.storage, self.faults, self.requests):
+            kept.clear()
+        self.role, self.corrupted = "write", ""
 
     def find(self, request: Request) -> tuple[Repo, str, dict[str, File]]:
         """Return the repository, the commit and the files for a request."""
@@ -152,7 +169,7 @@ class FakeHub:
         if repo is None or (repo.private and not request.token):
             raise HubError(404 if request.token else 401, "Repository not found", "RepoNotFound")
         revision = request.args.get("revision", "main")
-        commit = repo.head if revision == "main" else revision
+        commit = repo.branches.get(revision, revision)
         if commit not in repo.commits:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return repo, commit, repo.commits[commit]
@@ -162,10 +179,11 @@ class FakeHub:
         path, query = urlsplit(url).path, parse_qsl(urlsplit(url).query)
         request = Request({}, {name for name, value in query if value in ("1", "true", "True")}, token, body)
         with self._lock:
-            fault = next((f for f in self._faults if f[0] == method and re.search(f[1], path)), None)
+            fault = next((f for f in self.faults if f[0] == method and re.search(f[1], path)), None)
             if fault:
-                self._faults.remove(fault)
-            reply = fault[2] if fault else self._reply(routes, method, path, request)
+                self.faults.remove(fault)
+            reply = self._reply(routes, method, path, request) if fault is None or fault[3] else None
+            reply = fault[2] if fault else reply
             self.requests.append((method, path, reply.status if reply else 0))
             if token and routes is STORAGE_ROUTES:
                 self.leaked_tokens.append((method, path))
@@ -209,7 +227,7 @@ def listing(files: dict[str, File]) -> dict[str, Json]:
 
 
 def whoami(hub: FakeHub, _: Request) -> Reply:
-    token = {"accessToken": {"displayName": "fake", "role": "write"}}
+    token = {"accessToken": {"displayName": "fake", "role": hub.role}}
     return Reply(200, {"type": "user", "name": hub.user, "orgs": [], "auth": token})
 
 
@@ -245,8 +263,26 @@ def paths_info(hub: FakeHub, request: Request) -> Reply:
 
 
 def refs(hub: FakeHub, request: Request) -> Reply:
-    branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": hub.find(request)[1]}
-    return Reply(200, {"branches": [branch], "tags": [], "converts": []})
+    branches = [
+        {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit}
+        for name, commit in hub.find(request)[0].branches.items()
+    ]
+    return Reply(200, {"branches": branches, "tags": [], "converts": []})
+
+
+def add_branch(hub: FakeHub, request: Request) -> Reply:
+    repo, commit, _ = hub.find(replace(request, args=request.args | {"revision": "main"}))
+    if request.args["revision"] in repo.branches:
+        raise HubError(409, "Reference already exists")
+    repo.branches[request.args["revision"]] = commit
+    return Reply(201)
+
+
+def check_access(hub: FakeHub, request: Request) -> Reply:
+    hub.find(request)
+    if "write" in request.args["kind"] and (hub.role == "read" or not request.args["page"].startswith(hub.user)):
+        raise HubError(403, "you have no right to write")
+    return Reply()
 
 
 def preupload(hub: FakeHub, request: Request) -> Reply:
@@ -275,9 +311,16 @@ def add_commit(hub: FakeHub, request: Request) -> Reply:
                 files[path] = File(hub.storage[oid], lfs=True)
             case _:
                 raise HubError(400, f"unknown operation, or no such LFS object: {operation}")
-    new = repo.commit(files)
-    url = f"{hub.url}/{request.args['page']}/commit/{new}"
-    return Reply(200, {"success": True, "commitOid": new, "commitUrl": url})
+    if hub.corrupted in files:
+        old = files[hub.corrupted]
+        files[hub.corrupted] = File(old.data[:-1] + bytes([old.data[-1] ^ 1]), lfs=old.lfs is not None)
+    is_pull_request = "create_pr" in request.flags
+    branch = f"refs/pr/{len(repo.branches)}" if is_pull_request else request.args["revision"]
+    new = repo.commit(files, branch, parent)
+    address = f"{hub.url}/{request.args['page']}"
+    pull_request = f"{address}/discussions/{branch.rpartition('/')[2]}" if is_pull_request else None
+    commit = {"success": True, "commitOid": new, "commitUrl": f"{address}/commit/{new}"}
+    return Reply(200, commit | {"pullRequestUrl": pull_request})
 
 
 def lfs_batch(hub: FakeHub, request: Request) -> Reply:
@@ -339,6 +382,8 @@ HUB_ROUTES = [
     Route("GET", f"{_API}/tree/{_REVISION}(?:/(?P<path>.+))?", tree),
     Route("POST", f"{_API}/paths-info/{_REVISION}", paths_info),
     Route("GET", f"{_API}/refs", refs),
+    Route("POST", f"{_API}/branch/{_REVISION}", add_branch, needs_token=True),
+    Route("GET", rf"{_API}/auth-check(?P<kind>(?:/write)?)", check_access, needs_token=True),
     Route("GET", _API, repo_info),  # This must follow the routes above: it matches their paths too.
     Route("POST", f"{_API}/preupload/{_REVISION}", preupload, needs_token=True),
     Route("POST", f"{_API}/commit/{_REVISION}", add_commit, needs_token=True),

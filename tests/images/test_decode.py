@@ -1,6 +1,8 @@
 """open_image reads every listed format exactly as `transformers.pipeline` does."""
 
 import io
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import PIL.Image
 import pytest
 from transformers.image_utils import load_image
 
+from pipeline.errors import BadImageError
 from pipeline.images.decode import IMAGE_FORMATS, open_image
 from pipeline.images.pixels import to_rgb
 from tests.images.hazards import ORIENTATION, encode, noise
@@ -64,3 +67,21 @@ def test_bytes_take_precedence_over_the_path(tmp_path: Path) -> None:
     noise(size=(7, 7)).save(other)
     assert open_image(value(encode(noise()), str(other)), name="image").size == (40, 24)
     assert open_image(value(None, str(other)), name="image").size == (7, 7)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no devices")
+def test_what_is_not_a_regular_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for name in ("zero.jpg", "pipe.jpg"):
+        with pytest.raises(BadImageError, match=rf"^{name}: not a regular file$"):
+            open_image(tmp_path / name, name=name)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.images.decode.MAX_BYTES", 2**20)
+    with (tmp_path / "a.jpg").open("wb") as stream:
+        stream.truncate(2**40)  # it has no blocks on the disk
+    for value in (tmp_path / "a.jpg", {"bytes": bytes(2**20 + 1), "path": None}):
+        with pytest.raises(BadImageError, match=r"^a\.jpg: has more than 1 MB$"):
+            open_image(value, name="a.jpg")

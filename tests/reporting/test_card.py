@@ -290,3 +290,18 @@ def test_the_card_shows_what_was_decided_about_the_data(run: Path) -> None:
     del record["data"]["source"]  # a run of an earlier version
     write_json(run / RECORD, record)
     assert "## Data" not in write(run).text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("google/vit-base", "`google/vit-base`"),
+        ("x<script>alert(1)</script>", "`x<script>alert(1)</script>`"),
+        ("x` <img src=//evil>", "x\\` \\<img src=//evil\\>"),
+        ("x\x1b[31m", "`x⟨U+001B⟩[31m`"),
+        ("a\n\n# b", "`a # b`"),
+    ],
+)
+def test_the_name_of_a_base_model_is_shown_literally(name: str, shown: str) -> None:
+    assert card.as_code(name) == shown
+    assert "\x1b" not in card.escape(name)

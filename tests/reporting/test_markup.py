@@ -3,7 +3,8 @@
 import pytest
 from markupsafe import Markup
 
-from pipeline.reporting.markup import data_uri, element, finalize, shorten, visible
+from pipeline.errors import visible
+from pipeline.reporting.markup import data_uri, element, finalize, shorten
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A table on disk grows by whole lines, and replaces the file only when it is complete."""
 
 import contextlib
+import csv
 import json
 import logging
 from pathlib import Path
@@ -119,3 +120,31 @@ def test_columns_can_be_added_until_the_first_rows(tmp_path: Path, extension: st
     assert list(rows.columns) == ["image", "known", "names"]
     assert rows["known"].tolist() == [True, False]
     assert [decode(value) for value in rows["names"]] == [["red", 'the "blue", ü'], []]
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("rose", "rose"),
+        ("=1+1", "'=1+1"),
+        ("+49", "'+49"),
+        ("-photo.jpg", "'-photo.jpg"),
+        ("@eaDir/1.jpg", "'@eaDir/1.jpg"),
+        (" \t=cmd|' /C calc'!A0", "' \t=cmd|' /C calc'!A0"),
+        ("a=b", "a=b"),
+        (-0.5, "-0.5"),
+        (True, "True"),
+        ("\x1b[31mred", "⟨U+001B⟩[31mred"),
+        ("", ""),
+    ],
+)
+def test_a_cell_of_a_csv_file_is_no_formula_and_no_command(cell: object, written: str, tmp_path: Path) -> None:
+    columns = {"image": "string", "label": "string"}
+    for extension in (".csv", ".jsonl", ".parquet"):
+        with growing_table(tmp_path / f"t{extension}", columns, flag="--output") as append:
+            append([["1.png", cell]])
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        assert list(csv.reader(stream))[1] == ["1.png", written]
+    assert json.loads((tmp_path / "t.jsonl").read_text())["label"] == cell
+    if isinstance(cell, str) and cell:
+        assert pd.read_parquet(tmp_path / "t.parquet")["label"].tolist() == [cell]

@@ -11,9 +11,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from pipeline.config.names import as_path
 from pipeline.data.labels.spelling import count_images, find_nearest, list_few, say_nearest
 from pipeline.errors import PipelineError, list_some, raise_problems
 
@@ -114,7 +114,7 @@ def read_class_names(file: str) -> ClassNames:
     Raises:
         PipelineError: If the file cannot be read, or is in no such format.
     """
-    path = Path(file).expanduser()
+    path = as_path(file)
     try:
         text = path.read_text(encoding="utf-8-sig")
         extension = path.suffix.lower()

@@ -1,10 +1,9 @@
-"""Tables in a local folder or file: read their rows by split, with the paths of the image files.
+"""CSV and JSON files in a local folder or file: read their rows by split, with the paths of the image files.
 
 Owns which row belongs to which split. `files` chooses the tables, `text` parses them and `image_paths` finds the
 images.
 """
 
-import glob
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,24 +11,24 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
-import pyarrow.dataset
-import pyarrow.parquet
 
-from pipeline.data.columns import find_image_column, find_path_column
+from pipeline.data.columns import find_path_column
 from pipeline.data.splits import canonical_split, find_split_word
 from pipeline.data.tables.files import find_tables
 from pipeline.data.tables.image_paths import ImageFolder
 from pipeline.data.tables.one_hot import join_one_hot_columns
 from pipeline.data.tables.text import read_rows
 from pipeline.errors import PipelineError, list_some
-from pipeline.progress import progress_on_terminal_only, show_life
+from pipeline.progress import show_life
 
 logger = logging.getLogger(__name__)
 
 _SPLIT_COLUMNS = ("split", "splits", "subset", "set", "partition", "data_split", "dataset_split", "phase", "ml_use")
 
 
-def read_text_files(source: Path, *, image_column: str | None, label_column: str | None) -> dict[str, datasets.Dataset]:
+def read_text_files(
+    source: Path, *, image_column: str | None, label_column: str | None, follow_paths: bool = False
+) -> dict[str, datasets.Dataset]:
     """Read the rows of CSV files (every column as text) or JSON files.
 
     This includes what `datasets` calls an image folder with metadata: ``metadata.csv`` or ``metadata.jsonl`` with a
@@ -39,12 +38,14 @@ def read_text_files(source: Path, *, image_column: str | None, label_column: str
         source: A folder or a file.
         image_column: The value of `--image_column_name`; None finds the column.
         label_column: The value of `--label_column_name`; None finds the column, or one 0/1 column per class.
+        follow_paths: Whether images outside of the folder may be read.
 
     Returns:
         Splits whose image column contains paths. Relative paths are resolved against the folder of the table.
 
     Raises:
-        PipelineError: If a file is not a valid table, or its image column is missing or contains URLs.
+        PipelineError: If a file is not a valid table, or its image column is missing, contains URLs, or leaves the
+            folder.
     """
     parts: dict[str, list[datasets.Dataset]] = defaultdict(list)
     folders: dict[Path, ImageFolder] = {}
@@ -63,58 +64,22 @@ def read_text_files(source: Path, *, image_column: str | None, label_column: str
                     split_names = _read_split_folders(paths, folder, default=name)
                 for split_name, part in _group(_with_paths(rows, image, paths), split_names or name).items():
                     parts[split_name].append(_to_dataset(part, image))
-    ImageFolder(source if source.is_dir() else source.parent).warn_of_unlisted(listed, table_folders=folders)
+    root = ImageFolder(source if source.is_dir() else source.parent)
+    if not follow_paths:
+        _require_inside(listed, root)
+    root.warn_of_unlisted(listed, table_folders=folders)
     splits = {name: _concatenate(tables, source=source) for name, tables in parts.items()}
     return join_one_hot_columns(splits, image=image, label=label_column)
 
 
-def read_parquet_files(
-    source: Path, *, image_column: str | None, label_column: str | None
-) -> dict[str, datasets.Dataset]:
-    """Read the rows of Parquet files by split, memory-mapped from the cache of `datasets`.
-
-    Args:
-        source: A folder or a file.
-        image_column: The value of `--image_column_name`; None finds the column.
-        label_column: The value of `--label_column_name`; None finds the column, or one 0/1 column per class.
-
-    Raises:
-        PipelineError: If a file cannot be read, or the files of a split have different columns.
-    """
-    splits = {}
-    found: list[Path] = []
-    scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)  # True keeps complete files in memory
-    for name, files in find_tables(source).items():
-        patterns = [glob.escape(str(file.absolute())) for file in files]
-        found += files
-        for file in files:
-            _check_schema(file, split=name)
-        try:
-            # Each split is loaded separately, so that a test split can lack the label column.
-            with progress_on_terminal_only():
-                splits[name] = datasets.load_dataset(
-                    "parquet", data_files=patterns, split="train", fragment_scan_options=scan_options
-                )
-        except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
-            raise PipelineError(
-                f"{source}: the Parquet files of {name} cannot be read: {reason}: write or download them again"
-            ) from error
-    folder = ImageFolder(source if source.is_dir() else source.parent)
-    folder.warn_of_unlisted([], table_folders=[file.parent for file in found])
-    image = find_image_column(next(iter(splits.values())).features, requested=image_column)
-    return join_one_hot_columns(splits, image=image, label=label_column)
-
-
-def _check_schema(file: Path, *, split: str) -> None:
-    """Raise an error if the columns of a Parquet file cannot be read."""
-    try:
-        datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, pa.ArrowException) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+def _require_inside(paths: Sequence[str | None], root: ImageFolder) -> None:
+    """Raise an error if a table lists an existing file outside of the folder: it may be a file of its reader."""
+    outside = [path for path in paths if path and root.relative(path) is None and root.exists(path)]
+    if outside:
         raise PipelineError(
-            f"{file}: the Parquet files of {split} cannot be read: {reason}: write or download them again"
-        ) from error
+            f"{len(outside)} images that the tables list are outside of {root.folder} (first: {outside[0]}): pass the "
+            "folder that contains tables and images as --dataset_name, or add --follow_paths if you trust the tables"
+        )
 
 
 def _read_text(file: Path, *, image_column: str | None) -> tuple[pa.Table, str]:

@@ -9,9 +9,9 @@ import PIL.Image
 from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
+from pipeline.errors import visible
 from pipeline.evaluation.explanations.explain import ClassMap, Explanation
 from pipeline.reporting.explanation.colors import enlarged, heat, tiled
-from pipeline.reporting.markup import visible
 
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")  # wherever the system has them
 

@@ -141,7 +141,7 @@ def test_csv_paths_are_relative_to_the_folder_of_the_file(tmp_path: Path) -> Non
     )
     write_csv(tmp_path / "set" / "test.csv", "file_name", "pictures/2.png")
     write_csv(tmp_path / "set" / "dev.csv", "file_name,species", "pictures/2.png,rose", "pictures/2.png,aster")
-    splits = load(tmp_path / "set")
+    splits = load(tmp_path / "set", follow_paths=True)
     assert_format(splits, "train", "validation")
     assert label_names_of(splits["train"]) == ["rose", "aster", "rose"]
     assert [image["path"] for image in splits["train"]["image"]] == [
@@ -179,6 +179,28 @@ def test_empty_or_latin1_csv_file_raises_an_error(tmp_path: Path) -> None:
         (tmp_path / "train.csv").write_bytes(contents)
         with pytest.raises(PipelineError, match=r"train\.csv is not a valid CSV table"):
             load(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["../outside/1.png", "{root}/outside/1.png"])
+def test_images_outside_of_the_folder_are_read_only_if_asked_for(form: str, tmp_path: Path) -> None:
+    save_images(tmp_path / "outside", "1.png")
+    save_images(tmp_path / "set", *(f"{i}.png" for i in range(8)))
+    rows = [f"{i}.png,{'ab'[i % 2]}" for i in range(8)]
+    write_csv(tmp_path / "set" / "train.csv", "image,label", *rows, f"{form.format(root=tmp_path)},a")
+    with pytest.raises(
+        PipelineError, match=r"1 images that the tables list are outside of .*/set \(first: .*1\.png\): "
+    ):
+        load(tmp_path / "set")
+    splits = load(tmp_path / "set", follow_paths=True)
+    assert len(splits["train"]) + len(splits["validation"]) == 9
+
+
+def test_a_link_in_the_folder_may_lead_out_of_it(tmp_path: Path) -> None:
+    save_images(tmp_path / "outside", *(f"{i}.png" for i in range(8)))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "images").symlink_to(tmp_path / "outside")
+    write_csv(tmp_path / "set" / "train.csv", "image,label", *(f"images/{i}.png,{'ab'[i % 2]}" for i in range(8)))
+    assert len(load(tmp_path / "set")["train"]) == 6
 
 
 # --- metadata files next to the images, as in the image folders of `datasets`

@@ -171,6 +171,14 @@ def test_the_repository_has_exactly_the_published_files(hub: FakeHub, pushed: tu
     assert hub.leaked_tokens == []
 
 
+def test_the_token_is_in_no_file_and_in_no_line(hub: FakeHub, pushed: tuple[Path, dict[str, int], str]) -> None:
+    run, _, stderr = pushed
+    assert hub.token not in stderr
+    files = [file for file in run.parent.rglob("*") if file.is_file()]
+    assert len(files) > 50
+    assert [file for file in files if hub.token.encode() in file.read_bytes()] == []
+
+
 def test_the_card_names_repository_base_model_dataset_and_results(
     hub: FakeHub, pushed: tuple[Path, dict[str, int], str]
 ) -> None:
