@@ -15,6 +15,7 @@ from pipeline.runs.publish import public_recipe
 
 TEMPLATE = ASSETS / "model_card.md"
 MAX_HARDEST = 10
+MAX_SLICES = 5
 MAX_CURVE_ROWS = 12
 
 # Value of --augmentation -> class name in torchvision.transforms.v2. `images.augmentation` imports the classes, which
@@ -80,6 +81,10 @@ def _template_values(
         "confidence": list(summary.confidence_sentences(results)),
         "hardest_split": summary.SPLITS[hardest_prefix],
         "hardest": _hardest_classes(results[f"{hardest_prefix}_per_class"]),
+        "slices": [
+            escape(sentence)
+            for sentence in summary.slice_sentences(summary.slices_of(results, summary.SPLITS[hardest_prefix]))
+        ][:MAX_SLICES],
         "training": _training(folder / TRAINER_STATE),
         "probe": _probe(results),
         "speed": _describe_speed(record.get("speed")),

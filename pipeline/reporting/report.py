@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from pipeline.config.names import ASSETS
 from pipeline.evaluation.examples import Scored
-from pipeline.reporting import curves, facts
+from pipeline.reporting import curves, facts, summary
 from pipeline.reporting.confidence_charts import confidence_figures
 from pipeline.reporting.confusion_chart import confusion_chart
 from pipeline.reporting.markup import render_template
@@ -45,6 +45,7 @@ def render(files: RunFiles) -> str:
     scored = Scored.of(files.headline)
     mistakes = Mistakes(files, scored)
     matrix, shown = confusion_chart(scored.matrix, files.class_names)
+    slices = summary.slices_of(files.results, files.headline.split)
     confident, uncertain = mistakes.galleries()
     return render_template(
         TEMPLATE,
@@ -66,6 +67,8 @@ def render(files: RunFiles) -> str:
         matrix=matrix,
         matrix_classes=shown,
         pairs=mistakes.pair_cards(),
+        slices=sorted(slices, key=lambda each: (not each["is_worse"], each["kind"])),
+        worse=summary.slice_sentences(slices),
         confident=confident,
         uncertain=uncertain,
         confidence=list(confidence_figures(files, scored)),

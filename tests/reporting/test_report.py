@@ -21,6 +21,7 @@ from pipeline.runs.files import read_json, write_json
 from pipeline.runs.folder import PREDICTIONS, RECIPE, RECORD, REPORT, RESULTS, THUMBNAILS, TRAINER_STATE, RunFolder
 from tests.reporting.made_runs import make_run, random_predictions
 from tests.reporting.pages import Page
+from tests.reporting.test_card import WORSE
 
 CURVE = [{"images_per_class": n, "images": n * 4, "accuracy": a} for n, a in ((1, 0.2), (5, 0.4), (10, 0.5))]
 PROBE = {"probe_eval_accuracy": 0.45, "probe_C": 1.0, "knn_eval_accuracy": 0.4, "knn_k": 5, "learning_curve": CURVE}
@@ -108,6 +109,20 @@ def test_the_choices_of_auto_are_shown(copied: Path) -> None:
     assert "the settings above 4 50.0% 10 no flips (chosen) --hflip 0.0 --crop_scale 0.7 4 62.5% 10" in text
     sentence = describe_trials(RunFolder(copied).record)
     assert sentence.startswith("Validation chose the settings among 2 candidates, in 2 trials: no flips.")
+
+
+def test_slices_on_which_the_model_is_worse_come_first_and_the_others_are_listed(copied: Path) -> None:
+    assert "Slices are missing" in page_of(copied)[1].text_of("slices")
+    results = read_json(copied / RESULTS)
+    even = WORSE | {"kind": "brightness", "name": "0% to 9%", "p_value": 0.25, "is_worse": False}
+    write_json(copied / RESULTS, results | {"test_slices": [even]})
+    assert "worse on none of 1 slices of the test split" in page_of(copied)[1].text_of("slices")
+    write_json(copied / RESULTS, results | {"test_slices": [even, WORSE]})
+    _, page = page_of(copied)
+    text = page.text_of("slices")
+    assert "The model is significantly worse on images in folder <b>x_1: 20.00% [10.0, 30.0] of 40 images" in text
+    assert "corrected for 2 slices (Holm)" in text
+    assert "folder <b>x_1 worse 40 20.0% [10, 30] 70.0% < 0.001 brightness 0% to 9% 40" in text
 
 
 def test_charts_and_their_numbers_are_those_of_the_run(run: Path) -> None:
