@@ -17,6 +17,7 @@ from pipeline.reporting.confidence_charts import confidence_figures
 from pipeline.reporting.confusion_chart import confusion_chart
 from pipeline.reporting.markup import render_template
 from pipeline.reporting.mistakes import MAX_ROWS, Mistakes
+from pipeline.reporting.plots.write import write_plots
 from pipeline.reporting.run_files import RunFiles
 from pipeline.runs.files import write_text
 from pipeline.runs.folder import REPORT
@@ -25,7 +26,7 @@ TEMPLATE = "report.html"
 
 
 def write(folder: Path) -> Path:
-    """Write the report of a finished run to `report.html`, and return the path.
+    """Write the report of a finished run to `report.html` and its plots to `figures/`, and return the path of the page.
 
     Args:
         folder: Run folder.
@@ -34,8 +35,9 @@ def write(folder: Path) -> Path:
         PipelineError: If the run is not finished, a file is missing, damaged or that of another run, or the report
             cannot be written.
     """
-    page = render(RunFiles.read(folder))
-    write_text(folder / REPORT, page)
+    files = RunFiles.read(folder)
+    write_text(folder / REPORT, render(files))
+    write_plots(files)
     return folder / REPORT
 
 

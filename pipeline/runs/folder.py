@@ -40,6 +40,12 @@ PUBLISHED = (
 """The files that a push uploads."""
 OPTIONAL = (UNCERTAINTY, REPORT, THUMBNAILS, TRAINER_STATE)
 """The published files that a run may lack: flags skip the first three, and a linear probe has no Trainer."""
+PLOTS = (
+    "confusion-matrix", "learning-curve", "loss", "prediction-sets", "reliability", "risk-and-coverage",
+    "unknown-images", "validation-accuracy",
+)  # fmt: skip
+"""Names of the plots in `figures/`, each as SVG and PNG. They are published if matplotlib was there to draw them."""
+FIGURES = tuple(f"figures/{name}.{kind}" for name in PLOTS for kind in ("png", "svg"))
 ADAPTER = "adapter"
 ADAPTER_FILES = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors")
 """Pushed as well, if `--keep_adapter` wrote them."""
