@@ -1,16 +1,15 @@
 """`fit`: run or resume the Trainer, and load its best weights."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 from transformers import TrainerState
 
 from pipeline import distributed
 from pipeline.arguments.settings import Settings
 from pipeline.errors import PipelineError, Terminated
+from pipeline.images.train_images import PreparedImages
 from pipeline.models.classifier import ImageClassifier
 from pipeline.performance import batch_size
 from pipeline.performance.throughput import Clock
@@ -26,24 +25,22 @@ logger = logging.getLogger(__name__)
 
 def fit(
     classifier: ImageClassifier,
-    splits: datasets.DatasetDict,
+    images: PreparedImages,
     *,
     folder: Path,
     settings: Settings,
     clock: Clock | None = None,
-    on_decisions: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
-    """Train on `train`, choose the best checkpoint on `validation`, and leave its weights in the classifier.
+    """Train, choose the best checkpoint on the validation images, and leave its weights in the classifier.
 
     Training resumes from the newest complete checkpoint in the folder, if there is one.
 
     Args:
         classifier: Its network is trained in place.
-        splits: Rows with `image`, `label` and `index`.
+        images: The training and the validation images.
         folder: Where the checkpoints go.
         settings: All settings of the training.
         clock: Already started if more than this call counts as training time.
-        on_decisions: Gets what the machine decided (`image_cache`) before the first step.
 
     Returns:
         `train_loss`, `train_runtime` and others, of the call that reached the end; and `speed`, for `run.json`.
@@ -54,9 +51,7 @@ def fit(
     """
     stop, clock = callbacks.StopOnSignal(), clock or Clock()
     attention = classifier.model.config._attn_implementation
-    trainer = build_trainer(classifier, splits, folder=folder, settings=settings, clock=clock, extra_callbacks=[stop])
-    if on_decisions:
-        on_decisions(trainer.components.decisions)
+    trainer = build_trainer(classifier, images, folder=folder, settings=settings, clock=clock, extra_callbacks=[stop])
     args = trainer.args
     with batch_size.out_of_memory_explained(
         global_batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,

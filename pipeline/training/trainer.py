@@ -3,7 +3,7 @@
 import contextlib
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +44,6 @@ class Components:
         flops: FLOPs of training on one image of a height and width in pixels.
         matmul_rate: FLOPs per second of large matrix products, over all processes.
         sampler: The order of the training images. None: each once per epoch, shuffled by the Trainer.
-        decisions: What the machine decided about this training, for `run.json`.
     """
 
     settings: Settings
@@ -55,7 +54,6 @@ class Components:
     flops: Callable[[tuple[int, int]], int]
     matmul_rate: float
     sampler: BalancedSampler | None = None
-    decisions: dict[str, Any] = field(default_factory=dict)
 
 
 class StrictTrainer(Trainer):
@@ -103,7 +101,7 @@ class StrictTrainer(Trainer):
             "pin_memory": args.dataloader_pin_memory and args.device.type != "cpu",
             "prefetch_factor": args.dataloader_prefetch_factor,
         }
-        if (loader := images.loader(**options)) is not None:
+        if (loader := images.loader(batch_size=args.train_batch_size, **options)) is not None:
             return loader
         if self.components.sampler is None:
             return super().get_train_dataloader()
