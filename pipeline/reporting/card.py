@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from pipeline.config.names import ASSETS, is_hub_id
 from pipeline.reporting import summary
 from pipeline.runs.files import read_json, remove_absolute_path, write_text
-from pipeline.runs.folder import CARD, RESULTS, TRAINER_STATE, RunFolder
+from pipeline.runs.folder import CARD, PLOTS, RESULTS, TRAINER_STATE, RunFolder
 from pipeline.runs.publish import public_recipe
 
 TEMPLATE = ASSETS / "model_card.md"
@@ -85,6 +85,7 @@ def _template_values(
             escape(sentence)
             for sentence in summary.slice_sentences(summary.slices_of(results, summary.SPLITS[hardest_prefix]))
         ][:MAX_SLICES],
+        "plots": [name for name in PLOTS if (folder / "figures" / f"{name}.png").exists()],
         "training": _training(folder / TRAINER_STATE),
         "probe": _probe(results),
         "speed": _describe_speed(record.get("speed")),

@@ -86,12 +86,12 @@ def slices_of(results: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
 
 
 def slice_sentences(slices: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence about each slice on which the model is significantly worse."""
+    """Return a sentence about each slice on which the model is significantly worse, the most significant first."""
     return [
         f"The model is significantly worse on images {'in' if each['kind'] == 'folder' else 'with'} {each['kind']} "
         f"{each['name']}: {format_accuracy(each, 'accuracy')} of {each['images']} images are classified correctly, "
         f"compared with {format_percent(each['others_accuracy'])} of the other images."
-        for each in slices
+        for each in sorted(slices, key=lambda each: float(each["p_value"]))
         if each["is_worse"]
     ]
 

@@ -14,11 +14,23 @@ from pipeline.config.names import ASSETS
 from pipeline.errors import PipelineError
 from pipeline.evaluation.confusion import class_rows
 from pipeline.evaluation.examples import Scored
+from pipeline.evaluation.explanations.gallery import Gallery, ShownMap, write_gallery
 from pipeline.evaluation.predictions import Predictions, write_predictions
+from pipeline.evaluation.thumbnails import read_thumbnails
 from pipeline.reporting import report
 from pipeline.reporting.card import describe_trials
 from pipeline.runs.files import read_json, write_json
-from pipeline.runs.folder import PREDICTIONS, RECIPE, RECORD, REPORT, RESULTS, THUMBNAILS, TRAINER_STATE, RunFolder
+from pipeline.runs.folder import (
+    PREDICTIONS,
+    RECIPE,
+    RECORD,
+    RELEVANCE,
+    REPORT,
+    RESULTS,
+    THUMBNAILS,
+    TRAINER_STATE,
+    RunFolder,
+)
 from tests.reporting.made_runs import make_run, random_predictions
 from tests.reporting.pages import Page
 from tests.reporting.test_card import WORSE
@@ -123,6 +135,30 @@ def test_slices_on_which_the_model_is_worse_come_first_and_the_others_are_listed
     assert "The model is significantly worse on images in folder <b>x_1: 20.00% [10.0, 30.0] of 40 images" in text
     assert "corrected for 2 slices (Holm)" in text
     assert "folder <b>x_1 worse 40 20.0% [10, 30] 70.0% < 0.001 brightness 0% to 9% 40" in text
+
+
+def test_relevance_maps_come_with_their_trust(copied: Path) -> None:
+    assert "map" not in page_of(copied)[1].text_of("pictures")
+    scored = Scored.of(random_predictions("test", 200, 4, skill=1.5))
+    rows, ids = scored.confident_mistakes()[:3], scored.predictions.ids
+    jpeg = next(iter(read_thumbnails(copied / THUMBNAILS).values()))
+    maps = {
+        ("test", ids[row]): ShownMap(jpeg, np.eye(4, dtype=np.float32), trusted)
+        for row, trusted in zip(rows, (True, False, None), strict=True)
+    }
+    write_gallery(copied / RELEVANCE, Gallery("LeGrad", "", maps))
+    _, page = page_of(copied)
+    text = page.text_of("pictures")
+    assert "found its prediction (LeGrad)" in text
+    for row, verdict in zip(rows, ("map trusted", "map not trusted", "map not compared"), strict=True):
+        assert re.search(rf"{re.escape(ids[row])} {verdict}", text)
+        alt = f"relevance map for {NAMES[scored.predicted[row]]}"
+        assert alt in {image.attributes["alt"] for image in page.all("img")}
+    write_gallery(copied / RELEVANCE, Gallery("", "explain does not support <b>", {}))
+    assert "Relevance maps are missing: explain does not support <b>." in page_of(copied)[1].text_of("pictures")
+    write_gallery(copied / RELEVANCE, Gallery("LeGrad", "", {("test", "other.jpg"): maps["test", ids[rows[0]]]}))
+    with pytest.raises(PipelineError, match=r"relevance\.parquet shows images that predictions\.parquet does not list"):
+        report.write(copied)
 
 
 def test_charts_and_their_numbers_are_those_of_the_run(run: Path) -> None:
@@ -314,6 +350,7 @@ def without_data(folder: Path) -> None:
         (lambda folder: cut(folder / RESULTS), r"all_results\.json cannot be read \("),
         (lambda folder: cut(folder / PREDICTIONS), r"predictions\.parquet cannot be read \("),
         (lambda folder: cut(folder / THUMBNAILS), r"thumbnails\.parquet cannot be read \("),
+        (lambda folder: (folder / RELEVANCE).write_bytes(b"PAR1"), r"relevance\.parquet cannot be read \("),
         (lambda folder: cut(folder / TRAINER_STATE), r"trainer_state\.json cannot be read \("),
         (lambda folder: (folder / RECIPE).write_text("a: ]"), r"recipe\.yaml cannot be read \("),
         (without_data, r"run\.json has no data: copy the file"),

@@ -56,7 +56,7 @@ class Slice:
 
 
 def find_slices(predictions: Predictions) -> list[Slice]:
-    """Return all slices that were tried, in the order of their p-values.
+    """Return all slices that were tried.
 
     Slices have one file type or one folder, similar sizes or brightness (four of about equal size), or one of five
     aspect ratios. Each slice, and the rest of the split, has at least `MIN_IMAGES` images. A folder of images of one
@@ -76,7 +76,7 @@ def find_slices(predictions: Predictions) -> list[Slice]:
         others = float(correct[~rows].mean())
         numbers = (right / images, float(low), float(high), others, float(p_value))
         found.append(Slice(kind, name, images, *numbers, is_worse=bool(p_value < SIGNIFICANCE)))
-    return sorted(found, key=lambda each: each.p_value)
+    return found
 
 
 def holm(p_values: list[float]) -> NDArray[np.float64]:
