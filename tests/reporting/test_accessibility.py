@@ -1,7 +1,7 @@
 """axe-core finds no serious fault in the report and in the tour: light and dark, on a phone and on a desktop.
 
-axe-core is not part of the project: the environment variable `VIT_PIPELINE_AXE` names its `axe.min.js`, or npm downloads
-it into a temporary folder. Without either, and without Chromium, the tests are skipped.
+axe-core is not part of the project: the environment variable `VIT_PIPELINE_AXE` names its `axe.min.js`, or npm
+downloads it into a temporary folder. Without either, and without Chromium, the tests are skipped.
 """
 
 import json
