@@ -33,10 +33,12 @@ def main() -> None:
     parser.add_argument("--random_maps", type=int, default=3)
     parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
-    config = ViTConfig(num_labels=102, **(SMALL if args.small else {}))
+    shape: dict[str, Any] = {"num_labels": 102} | (SMALL if args.small else {})
+    config: Any = ViTConfig(**shape)
     side = config.image_size
     model: Any = ViTForImageClassification(config).eval()
-    classifier = ImageClassifier(model, ViTImageProcessor(size={"height": side, "width": side}))
+    processor: Any = ViTImageProcessor(size={"height": side, "width": side})
+    classifier = ImageClassifier(model, processor)
     pixels = torch.randn(args.images, 3, side, side)
     batches = [
         {"pixel_values": part, "names": ["image"] * len(part), "problems": [None] * len(part)}

@@ -7,6 +7,7 @@ characters that the font lacks are shown as their numbers.
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from pipeline.evaluation.confusion import Counts
 from pipeline.reporting.charts import Axis, Chart, Series
@@ -24,14 +26,14 @@ from pipeline.reporting.markup import shorten, visible
 
 BLUE, VERMILION, GRAY, INK = "#0072b2", "#d55e00", "#5f6770", "#1a1d21"
 _FONT = "DejaVu Sans"  # matplotlib ships it, so plots look the same everywhere
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": _FONT, "font.size": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GRAY,
     "xtick.color": GRAY, "ytick.color": GRAY, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dfe3e7",
     "grid.linewidth": 0.7, "axes.axisbelow": True, "legend.frameon": False, "lines.linewidth": 1.8,
     "svg.hashsalt": "vit-pipeline", "text.parse_math": False, "axes.unicode_minus": False,
 }  # fmt: skip
-_LINES = {  # style of a series -> how it is drawn
+_LINES: dict[str, dict[str, Any]] = {  # style of a series -> how it is drawn
     "main": {"color": BLUE, "marker": "o"},
     "other": {"color": VERMILION, "marker": "s"},
     "reference": {"color": GRAY, "linestyle": (0, (4, 3)), "linewidth": 1.1},
@@ -120,7 +122,7 @@ def _set_axis(axes: Axes, name: str, axis: Axis) -> None:
     ticks = list(axis.ticks)
     if axis.log:
         getattr(axes, f"set_{name}scale")("log")
-        getattr(axes, f"{name}axis").set_minor_locator(mpl.ticker.NullLocator())
+        getattr(axes, f"{name}axis").set_minor_locator(NullLocator())
     else:
         getattr(axes, f"set_{name}lim")(axis.low - margin, axis.high + margin)
     shown = ticks[:: -(-len(ticks) // 12)]
