@@ -67,7 +67,7 @@ def _template_values(
 ) -> dict[str, Any]:
     model = read_json(folder / "config.json")
     hardest_prefix = "test" if "test_per_class" in results else "eval"
-    method = "a linear probe on" if summary.is_linear_probe(recipe, results) else "fine-tuned from"
+    method = "as a linear probe on" if summary.is_linear_probe(recipe, results) else "fine-tuned from"
     origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} `{model_name(recipe)}`"
     return {
         "architecture": model["architectures"][0],
