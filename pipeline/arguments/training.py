@@ -113,7 +113,10 @@ class TrainingFlags:
         choices=(*TRACKERS, "none", "all"),
     )
     report: Literal["yes", "no"] = flag(
-        "yes", "Whether to write report.html and thumbnails.parquet into the run folder.", neutral=True, recipe="never"
+        "yes",
+        "Whether to write report.html, its pictures and figures/ into the run folder.",
+        neutral=True,
+        recipe="never",
     )
     uncertainty: Literal["yes", "no"] = flag(
         "yes",

@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 import pyarrow.compute
 
-from pipeline.config.names import as_path
+from pipeline.config.names import as_path, is_hub_id
 from pipeline.data.bad_images import CheckedSplits
 from pipeline.data.labels.read import read_integers
 from pipeline.data.streaming import Stream
@@ -90,7 +90,7 @@ def describe(splits: LoadedSplits, dataset_name: str | None, *, revision: str | 
     ]
     return {
         "name": remove_absolute_path(str(dataset_name)),
-        "revision": revision,
+        "revision": revision if is_hub_id(str(dataset_name)) else None,  # other sources have no revisions
         "fingerprint": fingerprint(splits),
         "classes": len(splits["train"].features["label"].names),
         "samples": {name: len(split) for name, split in splits.items()},

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from pipeline.evaluation.confusion import Counts, Pair, confused_pairs, confusion_matrix
 from pipeline.evaluation.predictions import Predictions
 
-MAX_GALLERY = 24  # images in each gallery
+MAX_GALLERY = 12  # images in each gallery
 MAX_PAIRS = 12
 
 

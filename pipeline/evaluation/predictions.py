@@ -1,5 +1,6 @@
 """`Predictions`: the labels and logits of one scored split, and the file that holds them."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.evaluation.slices.properties import ImageProperties
 from pipeline.runs.files import atomic_write
+
+_PROPERTIES = tuple(field.name for field in dataclasses.fields(ImageProperties))
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Predictions:
         labels: True classes, shape (images,).
         logits: Shape (images, classes), float32.
         ood_scores: Out-of-distribution scores, shape (images,); None if the model stores no such score.
+        properties: Size, file type and brightness of the images; None in files of earlier versions.
     """
 
     split: str
@@ -31,6 +36,7 @@ class Predictions:
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
     ood_scores: NDArray[np.float32] | None = None
+    properties: ImageProperties | None = None
 
     @property
     def accuracy(self) -> float:
@@ -41,7 +47,8 @@ class Predictions:
 def write_predictions(path: Path, predictions: Sequence[Predictions], class_names: Sequence[str]) -> None:
     """Write every prediction as Parquet: `split`, `id`, `label`, `logits` (float32); class names in the metadata.
 
-    If all splits have out-of-distribution scores, the column `ood_score` (float32) follows.
+    If all splits have out-of-distribution scores, the column `ood_score` (float32) follows. If all have properties of
+    the images, `width`, `height`, `format` and `brightness` follow.
 
     Raises:
         PipelineError: If the file cannot be written.
@@ -56,6 +63,8 @@ def write_predictions(path: Path, predictions: Sequence[Predictions], class_name
         }
         if p.ood_scores is not None:
             columns["ood_score"] = pa.array(p.ood_scores)
+        if p.properties is not None:
+            columns |= {name: pa.array(getattr(p.properties, name)) for name in _PROPERTIES}
         tables.append(pa.table(columns))
     table = pa.concat_tables(tables).replace_schema_metadata({"class_names": json.dumps(list(class_names))})
     with atomic_write(path) as temporary:
@@ -70,6 +79,8 @@ def read_predictions(path: Path) -> tuple[list[Predictions], list[str]]:
     logits = table.column("logits").combine_chunks().flatten().to_numpy().reshape(len(table), -1)
     splits = np.asarray(column["split"])
     ood = table.column("ood_score").to_numpy() if "ood_score" in table.column_names else None
+    has_properties = set(_PROPERTIES) <= set(table.column_names)
+    properties = [table.column(name).to_numpy() for name in _PROPERTIES if has_properties]
     return [
         Predictions(
             split,
@@ -77,6 +88,7 @@ def read_predictions(path: Path) -> tuple[list[Predictions], list[str]]:
             np.asarray(column["label"], dtype=np.int64)[splits == split],
             logits[splits == split],
             None if ood is None else ood[splits == split],
+            ImageProperties(*(column[splits == split] for column in properties)) if properties else None,
         )
         for split in dict.fromkeys(column["split"])
     ], names

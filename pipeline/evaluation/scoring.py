@@ -1,5 +1,6 @@
 """An `ImageClassifier` and a split -> predictions -> metrics."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from pipeline.data.labels.read import read_integers
 from pipeline.evaluation import metrics
 from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.slices.find import find_slices
+from pipeline.evaluation.slices.measure import MeasuringTransform, collate_measured, columns_of
+from pipeline.evaluation.slices.properties import ImageProperties
 from pipeline.evaluation.uncertainty.metrics import uncertainty_metrics
-from pipeline.images.transforms import EvalTransform
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions, run_inference
 from pipeline.models.uncertainty import Uncertainty
@@ -53,8 +56,9 @@ def score(
         logits, features = classifier.logits_and_features(batch["pixel_values"])
         return logits, ood.scores(features)
 
-    columns = _columns(classifier, split, forward, options, name=name)
-    return Predictions(name, row_ids(split, dataset_name), read_integers(split), *columns)
+    (logits, *scores), properties = _columns(classifier, split, forward, options, name=name)
+    ood_scores = scores[0] if scores else None
+    return Predictions(name, row_ids(split, dataset_name), read_integers(split), logits, ood_scores, properties)
 
 
 def score_with_features(
@@ -73,8 +77,9 @@ def score_with_features(
     def forward(batch: dict[str, Any]) -> tuple[Array, ...]:
         return classifier.logits_and_features(batch["pixel_values"])
 
-    logits, features = _columns(classifier, split, forward, options, name=name)
-    return Predictions(name, row_ids(split, dataset_name), read_integers(split), logits), features
+    (logits, features), properties = _columns(classifier, split, forward, options, name=name)
+    ids, labels = row_ids(split, dataset_name), read_integers(split)
+    return Predictions(name, ids, labels, logits, properties=properties), features
 
 
 def _columns(
@@ -84,11 +89,20 @@ def _columns(
     options: LoaderOptions,
     *,
     name: str,
-) -> list[Array]:
-    """Return the arrays that `forward` returns for each batch, joined over the batches."""
-    rows = split.with_transform(EvalTransform(classifier.processor))
-    batches = run_inference(classifier.model, rows, forward, options, description=f"score {name}")
-    return [np.concatenate(column) for column in zip(*batches, strict=True)]
+) -> tuple[list[Array], ImageProperties]:
+    """Return the arrays that `forward` returns for each batch, joined over the batches, and the images' properties."""
+
+    def measure(batch: dict[str, Any]) -> tuple[tuple[Array, ...], tuple[NDArray[Any], ...]]:
+        return forward(batch), columns_of(batch)
+
+    rows = split.with_transform(MeasuringTransform(classifier.processor))
+    batches = run_inference(
+        classifier.model, rows, measure, options, description=f"score {name}", collate_fn=collate_measured
+    )
+    computed, measured = (
+        [np.concatenate(column) for column in zip(*parts, strict=True)] for parts in zip(*batches, strict=True)
+    )
+    return computed, ImageProperties(*measured)
 
 
 def row_ids(split: datasets.Dataset, dataset_name: str | None) -> list[str]:
@@ -121,6 +135,8 @@ def all_metrics(
 ) -> dict[str, Any]:
     """Return the metrics of all splits as in `all_results.json`: `eval_*` for validation, `test_*` for test.
 
+    They are those of `metrics.split_metrics`, and `slices`: the fields of `slices.find.Slice` of each slice.
+
     Args:
         predictions: The splits.
         class_names: Names of the classes, in the order of the logits.
@@ -132,6 +148,7 @@ def all_metrics(
     results: dict[str, Any] = {}
     for p in predictions:
         found = metrics.split_metrics(p.logits, p.labels, class_names, name=f"{p.split} split")
+        found["slices"] = [dataclasses.asdict(each) for each in find_slices(p)]
         if uncertainty is not None:
             found |= uncertainty_metrics(p, uncertainty)
         results |= {f"{PREFIXES.get(p.split, p.split)}_{key}": value for key, value in found.items()}

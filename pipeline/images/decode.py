@@ -94,9 +94,17 @@ def check_image(value: dict[str, Any] | str | Path | None, *, name: str) -> Chec
 
 def image_size(value: dict[str, Any] | str | Path | None) -> tuple[int, int]:
     """Return width and height in pixels as they are stored, from the header of an image that was checked before."""
+    return _open_header(value).size
+
+
+def image_format(value: dict[str, Any] | str | Path | None) -> str:
+    """Return the name of the format, such as `JPEG`, from the header of an image that was checked before."""
+    return str(_open_header(value).format)
+
+
+def _open_header(value: dict[str, Any] | str | Path | None) -> PIL.Image.Image:
     with warnings.catch_warnings(action="ignore"):
-        size: tuple[int, int] = PIL.Image.open(io.BytesIO(_read_bytes(value)), formats=supported_formats()).size
-    return size
+        return PIL.Image.open(io.BytesIO(_read_bytes(value)), formats=supported_formats())
 
 
 @contextlib.contextmanager

@@ -11,11 +11,12 @@ from pipeline.config.names import ASSETS, is_hub_id
 from pipeline.errors import visible
 from pipeline.reporting import summary
 from pipeline.runs.files import read_json, remove_absolute_path, write_text
-from pipeline.runs.folder import CARD, RESULTS, TRAINER_STATE, RunFolder
+from pipeline.runs.folder import CARD, PLOTS, RESULTS, TRAINER_STATE, RunFolder
 from pipeline.runs.publish import public_recipe
 
 TEMPLATE = ASSETS / "model_card.md"
 MAX_HARDEST = 10
+MAX_SLICES = 5
 MAX_CURVE_ROWS = 12
 
 # Value of --augmentation -> class name in torchvision.transforms.v2. `images.augmentation` imports the classes, which
@@ -79,7 +80,7 @@ def _template_values(
 ) -> dict[str, Any]:
     model = read_json(folder / "config.json")
     hardest_prefix = "test" if "test_per_class" in results else "eval"
-    method = "a linear probe on" if summary.is_linear_probe(recipe, results) else "fine-tuned from"
+    method = "as a linear probe on" if summary.is_linear_probe(recipe, results) else "fine-tuned from"
     origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} {as_code(model_name(recipe))}"
     return {
         "architecture": model["architectures"][0],
@@ -93,6 +94,11 @@ def _template_values(
         "confidence": list(summary.confidence_sentences(results)),
         "hardest_split": summary.SPLITS[hardest_prefix],
         "hardest": _hardest_classes(results[f"{hardest_prefix}_per_class"]),
+        "slices": [
+            escape(sentence)
+            for sentence in summary.slice_sentences(summary.slices_of(results, summary.SPLITS[hardest_prefix]))
+        ][:MAX_SLICES],
+        "plots": [name for name in PLOTS if (folder / "figures" / f"{name}.png").exists()],
         "training": _training(folder / TRAINER_STATE),
         "probe": _probe(results),
         "speed": _describe_speed(record.get("speed")),

@@ -60,6 +60,40 @@ class Series:
     intervals: Sequence[Point] = ()
 
 
+@dataclass(frozen=True)
+class Chart:
+    """A chart of lines and points.
+
+    Attributes:
+        title: What it shows, for screen readers.
+        x: Horizontal axis.
+        y: Vertical axis.
+        series: The values. Later series are drawn above earlier ones.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    series: Sequence[Series]
+
+    def svg(self) -> Markup:
+        """Return the chart as SVG."""
+
+        def at(point: Point) -> Point:
+            across, up = self.x.place(point[0]), self.y.place(point[1])
+            return (
+                round(_LEFT + across * (WIDTH - _LEFT - _RIGHT), 1),
+                round(HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM), 1),
+            )
+
+        parts = [element("g", *_grid(self.x, self.y, at), class_="grid")]
+        parts += [part for each in self.series for part in _draw(each, at)]
+        parts += _legend([each for each in self.series if each.name])
+        return element(
+            "svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=self.title, class_="chart"
+        )
+
+
 def linear_axis(label: str, values: Sequence[float], *, write: Callable[[float], str] = "{:g}".format) -> Axis:
     """Return an axis from zero, or from below the smallest value if it is negative, to above the largest value."""
     low, high = min(0.0, *values), max(values)
@@ -77,29 +111,6 @@ def fraction_axis(label: str) -> Axis:
 def log_axis(label: str, values: Sequence[float]) -> Axis:
     """Return a logarithmic axis whose ticks are the values."""
     return Axis(label, min(values), max(values), values, "{:g}".format, log=True)
-
-
-def chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
-    """Return a chart of lines and points.
-
-    Args:
-        title: What it shows, for screen readers.
-        x: Horizontal axis.
-        y: Vertical axis.
-        series: The values. Later series are drawn above earlier ones.
-    """
-
-    def at(point: Point) -> Point:
-        across, up = x.place(point[0]), y.place(point[1])
-        return (
-            round(_LEFT + across * (WIDTH - _LEFT - _RIGHT), 1),
-            round(HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM), 1),
-        )
-
-    parts = [element("g", *_grid(x, y, at), class_="grid")]
-    parts += [part for each in series for part in _draw(each, at)]
-    parts += _legend([each for each in series if each.name])
-    return element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=title, class_="chart")
 
 
 def interval_bar(value: float | None, low: float, high: float) -> Markup:

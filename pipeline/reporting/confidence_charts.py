@@ -11,7 +11,7 @@ from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.uncertainty.conformal import chunks
 from pipeline.evaluation.uncertainty.metrics import set_sizes, uncertainty_metrics
 from pipeline.models.uncertainty import OutOfDistribution, Uncertainty
-from pipeline.reporting.charts import Axis, Series, chart, fraction_axis, linear_axis
+from pipeline.reporting.charts import Axis, Chart, Series, fraction_axis, linear_axis
 from pipeline.reporting.curves import Figure, thin
 from pipeline.reporting.run_files import RunFiles
 
@@ -62,7 +62,7 @@ def reliability_figure(scored: Scored, stored: Uncertainty | None = None) -> Fig
         )
     return Figure(
         "Reliability",
-        chart(
+        Chart(
             "Accuracy of the predictions by their confidence", fraction_axis("confidence"), fraction_axis(""), series
         ),
         caption,
@@ -91,7 +91,7 @@ def _sets_figure(predictions: Predictions, stored: Uncertainty, results: Mapping
     name, coverage, interval, mean, _ = rows[0]
     return Figure(
         "Prediction sets",
-        chart(
+        Chart(
             "Share of the images by the size of their prediction set",
             linear_axis("at most this many classes in the set", [0, largest]),
             fraction_axis(""),
@@ -112,7 +112,7 @@ def _unknown_figure(predictions: Predictions, stored: OutOfDistribution, results
     share, low, high = (results[f"unknown{end}"] for end in ("", "_low", "_high"))
     return Figure(
         "Unknown images",
-        chart(
+        Chart(
             "Share of the images by their out-of-distribution score",
             linear_axis("score of at most", [stored.threshold, float(ranked[-1])]),
             fraction_axis(""),
@@ -161,7 +161,7 @@ def risk_figure(scored: Scored, answers: str = "") -> Figure:
     wrong = Axis("", 0, 100 * top, [25 * top * quarter for quarter in range(5)], "{:.3g}%".format)
     return Figure(
         "Risk and coverage",
-        chart(
+        Chart(
             "Error rate of the most confident predictions by their share of the images",
             fraction_axis("share of the images that are answered"),
             wrong,

@@ -22,9 +22,7 @@ def confusion_chart(matrix: Counts, class_names: Sequence[str]) -> tuple[Markup,
     Rows are true classes, columns are predicted classes. The opacity of a cell is the fraction of the images of its
     row, so that rare and frequent classes look the same.
     """
-    mistakes = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
-    shown = np.sort(np.argsort(-mistakes, kind="stable")[:MAX_CLASSES])
-    order = shown[order_by_confusion(matrix[np.ix_(shown, shown)])].tolist()
+    order = order_classes(matrix)
     ordered = matrix[np.ix_(order, order)]
     images = np.maximum(matrix.sum(axis=1)[order], 1)
     side = max(9, min(36, 900 // len(order)))
@@ -50,6 +48,14 @@ def confusion_chart(matrix: Counts, class_names: Sequence[str]) -> tuple[Markup,
         font_size=size * 0.92,
     )
     return svg, len(order)
+
+
+def order_classes(matrix: Counts) -> list[int]:
+    """Return the classes that are shown, in an order in which those that are confused are neighbors."""
+    mistakes = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
+    shown = np.sort(np.argsort(-mistakes, kind="stable")[:MAX_CLASSES])
+    order: list[int] = shown[order_by_confusion(matrix[np.ix_(shown, shown)])].tolist()
+    return order
 
 
 def _labels(names: Sequence[str], side: int) -> list[Markup]:

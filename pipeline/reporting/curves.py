@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from markupsafe import Markup
 
-from pipeline.reporting.charts import Point, Series, chart, fraction_axis, linear_axis, log_axis
+from pipeline.reporting.charts import Chart, Point, Series, fraction_axis, linear_axis, log_axis
 from pipeline.reporting.run_files import RunFiles
 
 _MAX_POINTS = 200  # of a line
@@ -18,14 +17,14 @@ class Figure:
 
     Attributes:
         title: What it shows.
-        image: The chart.
+        chart: The chart.
         caption: What the reader sees in it.
         columns: Header of the table.
         rows: Cells of the table.
     """
 
     title: str
-    image: Markup
+    chart: Chart
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -47,7 +46,7 @@ def training_figures(files: RunFiles) -> Iterator[Figure]:
         values = [value for _, value in [*losses, *scores]]
         yield Figure(
             "Loss",
-            chart(
+            Chart(
                 "Training and validation loss by epoch", linear_axis("epoch", epochs), linear_axis("", values), series
             ),
             "Cross-entropy in nats. The training loss includes augmentation and label smoothing, if they were on.",
@@ -58,7 +57,7 @@ def training_figures(files: RunFiles) -> Iterator[Figure]:
         best = max(accuracies, key=lambda point: point[1])
         yield Figure(
             "Validation accuracy",
-            chart(
+            Chart(
                 "Validation accuracy by epoch",
                 linear_axis("epoch", epochs),
                 fraction_axis(""),
@@ -79,7 +78,7 @@ def learning_curve_figure(files: RunFiles) -> Figure | None:
     (fewer, before), (most, after) = points[-2:]
     return Figure(
         "Learning curve",
-        chart(
+        Chart(
             "Validation accuracy of the linear probe by training images per class",
             log_axis("training images per class", [count for count, _ in points]),
             fraction_axis(""),

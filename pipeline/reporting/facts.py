@@ -202,6 +202,7 @@ def phases(files: RunFiles) -> list[tuple[str, float, float]]:
         "building and saving the model" if is_probe(files) else "training and saving the model": max(rest, 0.0),
         "scoring the saved model": timings.get("score", 0.0),
         "calibration, prediction sets and unknown images": timings.get("uncertainty", 0.0),
+        "relevance maps of the report": timings.get("explain", 0.0),
     }
     total = sum(seconds.values()) or 1.0
     return [(phase, each, each / total) for phase, each in seconds.items() if each]

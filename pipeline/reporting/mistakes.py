@@ -1,14 +1,18 @@
 """What the model confuses: the table of classes, confused pairs, and galleries, with thumbnails where there are any."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import PIL.Image
 from markupsafe import Markup
 
 from pipeline.evaluation.confusion import ClassRow, class_rows
 from pipeline.evaluation.examples import Scored
+from pipeline.evaluation.explanations.gallery import ShownMap
 from pipeline.reporting.charts import interval_bar
+from pipeline.reporting.explanation.colors import heat
 from pipeline.reporting.markup import data_uri
 from pipeline.reporting.run_files import RunFiles
 
@@ -27,6 +31,8 @@ class Picture:
         prediction: Name of the predicted class.
         confidence: Probability of the predicted class, as text.
         correct: Whether the prediction is correct.
+        relevance: Address of the relevance map of the predicted class, None if there is none.
+        trust: How the map compares with random maps, as text.
     """
 
     image: str | None
@@ -35,6 +41,8 @@ class Picture:
     prediction: str
     confidence: str
     correct: bool
+    relevance: str | None
+    trust: str
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ class Mistakes:
         """Store the predictions and thumbnails of a run."""
         self.scored, self.names = scored, files.class_names
         self._thumbnails = files.thumbnails or {}
+        self._maps = files.gallery.maps if files.gallery else {}
 
     def class_cells(self) -> list[ClassCells]:
         """Return the classes with images or predictions, lowest accuracy first."""
@@ -118,6 +127,7 @@ class Mistakes:
         return data_uri(self._thumbnails.get((predictions.split, predictions.ids[row])))
 
     def _picture(self, row: int) -> Picture:
+        shown = self._maps.get((self.scored.predictions.split, self.scored.predictions.ids[row]))
         return Picture(
             image=self._image(row),
             id=self.scored.predictions.ids[row],
@@ -125,7 +135,21 @@ class Mistakes:
             prediction=self.names[self.scored.predicted[row]],
             confidence=_percent(float(self.scored.confidence[row])),
             correct=bool(self.scored.correct[row]),
+            relevance=None if shown is None else _overlay(shown),
+            trust="" if shown is None else _TRUST[shown.trusted],
         )
+
+
+_TRUST = {True: "map trusted", False: "map not trusted", None: "map not compared"}
+
+
+def _overlay(shown: ShownMap) -> str | None:
+    """Return the address of the relevance map over the image."""
+    with PIL.Image.open(io.BytesIO(shown.jpeg)) as image:
+        picture = heat(np.asarray(image), shown.relevance, image.size)
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=80, optimize=True)
+    return data_uri(content.getvalue())
 
 
 def _percent(probability: float) -> str:

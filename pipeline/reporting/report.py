@@ -12,11 +12,12 @@ from markupsafe import Markup
 
 from pipeline.config.names import ASSETS
 from pipeline.evaluation.examples import Scored
-from pipeline.reporting import curves, facts
+from pipeline.reporting import curves, facts, summary
 from pipeline.reporting.confidence_charts import confidence_figures
 from pipeline.reporting.confusion_chart import confusion_chart
 from pipeline.reporting.markup import render_template
 from pipeline.reporting.mistakes import MAX_ROWS, Mistakes
+from pipeline.reporting.plots.write import write_plots
 from pipeline.reporting.run_files import RunFiles
 from pipeline.runs.files import write_text
 from pipeline.runs.folder import REPORT
@@ -25,7 +26,7 @@ TEMPLATE = "report.html"
 
 
 def write(folder: Path) -> Path:
-    """Write the report of a finished run to `report.html`, and return the path.
+    """Write the report of a finished run to `report.html` and its plots to `figures/`, and return the path of the page.
 
     Args:
         folder: Run folder.
@@ -34,8 +35,9 @@ def write(folder: Path) -> Path:
         PipelineError: If the run is not finished, a file is missing, damaged or that of another run, or the report
             cannot be written.
     """
-    page = render(RunFiles.read(folder))
-    write_text(folder / REPORT, page)
+    files = RunFiles.read(folder)
+    write_text(folder / REPORT, render(files))
+    write_plots(files)
     return folder / REPORT
 
 
@@ -45,6 +47,7 @@ def render(files: RunFiles) -> str:
     scored = Scored.of(files.headline)
     mistakes = Mistakes(files, scored)
     matrix, shown = confusion_chart(scored.matrix, files.class_names)
+    slices = summary.slices_of(files.results, files.headline.split)
     confident, uncertain = mistakes.galleries()
     return render_template(
         TEMPLATE,
@@ -66,6 +69,9 @@ def render(files: RunFiles) -> str:
         matrix=matrix,
         matrix_classes=shown,
         pairs=mistakes.pair_cards(),
+        slices=sorted(slices, key=lambda each: not each["is_worse"]),
+        worse=summary.slice_sentences(slices),
+        relevance=files.gallery,
         confident=confident,
         uncertain=uncertain,
         confidence=list(confidence_figures(files, scored)),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import yaml
 
 from pipeline.errors import PipelineError, raise_problems
+from pipeline.evaluation.explanations.gallery import Gallery, read_gallery
 from pipeline.evaluation.predictions import Predictions, read_predictions
 from pipeline.evaluation.scoring import PREFIXES
 from pipeline.evaluation.thumbnails import headline_split, read_thumbnails
@@ -20,6 +21,7 @@ from pipeline.runs.folder import (
     PREDICTIONS,
     RECIPE,
     RECORD,
+    RELEVANCE,
     RESULTS,
     THUMBNAILS,
     TRAINER_STATE,
@@ -47,6 +49,7 @@ class RunFiles:
         class_names: Names of the classes, in the order of the logits.
         thumbnails: JPEG of each (split, id), None if the run has no such file.
         uncertainty: What the model stores of its confidence, None if the run has no such file.
+        gallery: Relevance maps, None if the run has no such file.
     """
 
     folder: Path
@@ -58,6 +61,7 @@ class RunFiles:
     class_names: list[str]
     thumbnails: dict[tuple[str, str], bytes] | None
     uncertainty: Uncertainty | None = None
+    gallery: Gallery | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "RunFiles":
@@ -81,11 +85,15 @@ class RunFiles:
             state = read_json(folder / TRAINER_STATE) if (folder / TRAINER_STATE).exists() else None
         with _explain(folder / THUMBNAILS):
             thumbnails = read_thumbnails(folder / THUMBNAILS) if (folder / THUMBNAILS).exists() else None
+        with _explain(folder / RELEVANCE):
+            gallery = read_gallery(folder / RELEVANCE) if (folder / RELEVANCE).exists() else None
         uncertainty = None
         if (folder / UNCERTAINTY).exists():
             with _explain(folder / "config.json"):
                 uncertainty = Uncertainty.read(folder, name=str(folder), classes=len(class_names))
-        files = cls(folder, run.record, recipe, results, state, predictions, class_names, thumbnails, uncertainty)
+        files = cls(
+            folder, run.record, recipe, results, state, predictions, class_names, thumbnails, uncertainty, gallery
+        )
         raise_problems(files._contradictions())
         return files
 
@@ -107,8 +115,10 @@ class RunFiles:
         wrong = list(self._wrong_predictions())
         yield from wrong
         known = {(each.split, image) for each in self.predictions for image in each.ids}
-        if not wrong and self.thumbnails and not self.thumbnails.keys() <= known:
-            yield f"{self.folder / THUMBNAILS} shows images that {PREDICTIONS} does not list: {_RESTORE}"
+        shown = {THUMBNAILS: self.thumbnails or {}, RELEVANCE: self.gallery.maps if self.gallery else {}}
+        for name, pictures in shown.items():
+            if not wrong and not pictures.keys() <= known:
+                yield f"{self.folder / name} shows images that {PREDICTIONS} does not list: {_RESTORE}"
 
     def _wrong_predictions(self) -> Iterator[str]:
         path, classes = self.folder / PREDICTIONS, self.record["data"]["classes"]

@@ -1,6 +1,6 @@
 """Metrics of a run or an evaluation as text."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,23 @@ def confidence_sentences(results: Mapping[str, Any]) -> Iterator[str]:
     if "unknown" in found:
         share = format_percent(found["unknown"])
         yield f"The model calls {share} {where} unknown, because they are unlike the training images."
+
+
+def slices_of(results: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
+    """Return the slices of a split, see `slices.find.Slice`; empty for runs of earlier versions."""
+    prefix = next((prefix for prefix, name in SPLITS.items() if name == split), split)
+    return list(results.get(f"{prefix}_slices", []))
+
+
+def slice_sentences(slices: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence about each slice on which the model is significantly worse, the most significant first."""
+    return [
+        f"The model is significantly worse on images {'in' if each['kind'] == 'folder' else 'with'} {each['kind']} "
+        f"{each['name']}: {format_accuracy(each, 'accuracy')} of {each['images']} images are classified correctly, "
+        f"compared with {format_percent(each['others_accuracy'])} of the other images."
+        for each in sorted(slices, key=lambda each: float(each["p_value"]))
+        if each["is_worse"]
+    ]
 
 
 def is_linear_probe(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> bool:

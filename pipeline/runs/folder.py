@@ -35,15 +35,22 @@ TRAINER_STATE = "trainer_state.json"
 CARD = "README.md"
 REPORT = "report.html"
 THUMBNAILS = "thumbnails.parquet"
+RELEVANCE = "relevance.parquet"
 UNCERTAINTY = "uncertainty.safetensors"
 MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 """The files that `pipeline("image-classification", model=...)` needs."""
 PUBLISHED = (
-    *MODEL_FILES, UNCERTAINTY, CARD, REPORT, RESULTS, PREDICTIONS, THUMBNAILS, TRAINER_STATE, RECIPE, RECORD
+    *MODEL_FILES, UNCERTAINTY, CARD, REPORT, RESULTS, PREDICTIONS, THUMBNAILS, RELEVANCE, TRAINER_STATE, RECIPE, RECORD
 )  # fmt: skip
 """The files that a push uploads."""
-OPTIONAL = (UNCERTAINTY, REPORT, THUMBNAILS, TRAINER_STATE)
-"""The published files that a run may lack: flags skip the first three, and a linear probe has no Trainer."""
+OPTIONAL = (UNCERTAINTY, REPORT, THUMBNAILS, RELEVANCE, TRAINER_STATE)
+"""The published files that a run may lack: flags skip the first four, and a linear probe has no Trainer."""
+PLOTS = (
+    "confusion-matrix", "learning-curve", "loss", "prediction-sets", "reliability", "risk-and-coverage",
+    "unknown-images", "validation-accuracy",
+)  # fmt: skip
+"""Names of the plots in `figures/`, each as SVG and PNG. They are published if matplotlib was there to draw them."""
+FIGURES = tuple(f"figures/{name}.{kind}" for name in PLOTS for kind in ("png", "svg"))
 ADAPTER = "adapter"
 ADAPTER_FILES = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors")
 """Pushed as well, if `--keep_adapter` wrote them."""

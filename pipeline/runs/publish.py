@@ -10,15 +10,16 @@ import yaml
 
 from pipeline.errors import raise_problems
 from pipeline.runs.files import dataset_folder, path_in_dataset, remove_absolute_path
-from pipeline.runs.folder import ADAPTER_FILES, OPTIONAL, PREDICTIONS, PUBLISHED, RECIPE, RunFolder
+from pipeline.runs.folder import ADAPTER_FILES, FIGURES, OPTIONAL, PREDICTIONS, PUBLISHED, RECIPE, RunFolder
 
 _HEADER_SIZE = 8  # a safetensors file begins with the size of its header, a little-endian integer of 8 bytes
 
 
 def published_files(folder: Path) -> list[str]:
     """Return the names of the files of a finished run that a push uploads."""
-    optional = (*OPTIONAL, *ADAPTER_FILES)
-    return [name for name in (*PUBLISHED, *ADAPTER_FILES) if name not in optional or (folder / name).exists()]
+    optional = (*OPTIONAL, *FIGURES, *ADAPTER_FILES)
+    names = (*PUBLISHED, *FIGURES, *ADAPTER_FILES)
+    return [name for name in names if name not in optional or (folder / name).exists()]
 
 
 def published_contents(folder: Path) -> dict[str, Path | bytes]:

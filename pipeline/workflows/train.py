@@ -15,6 +15,7 @@ from pipeline.data.bad_images import Skipped, describe_skipped
 from pipeline.data.report import LoadedSplits
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
+from pipeline.evaluation.explanations.gallery import Gallery, explain_gallery, write_gallery
 from pipeline.evaluation.predictions import Predictions, write_predictions
 from pipeline.evaluation.thumbnails import write_thumbnails
 from pipeline.images.depth import GrayscaleDepth, set_depth
@@ -28,6 +29,7 @@ from pipeline.probing.confidence import score_validation
 from pipeline.probing.linear import install_head
 from pipeline.reporting import card
 from pipeline.reporting import report as report_page
+from pipeline.reporting.plots.trackers import log_confusion
 from pipeline.reporting.run import Run
 from pipeline.runs import folder as run_folder
 from pipeline.runs.files import write_json
@@ -238,7 +240,13 @@ def _score(run: RunFolder, splits: LoadedSplits, settings: Settings, results: di
         ]
     distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
     if settings.trainer.report == "yes":
-        distributed.on_main_process(lambda: _write_report(run, predictions, splits, classifier))
+        seconds = distributed.broadcast(run.record)["timings"]["score"]
+        with run.timed("explain"):
+            speed = sum(len(each.ids) for each in predictions) / max(seconds, 1e-3)
+            gallery = explain_gallery(classifier, predictions, splits, images_per_second=speed)
+        distributed.on_main_process(
+            lambda: _write_report(run, predictions, splits, classifier, gallery, trackers=settings.trainer.report_to)
+        )
 
 
 def _write_results(
@@ -252,11 +260,20 @@ def _write_results(
 
 
 def _write_report(
-    run: RunFolder, predictions: Sequence[Predictions], splits: LoadedSplits, classifier: ImageClassifier
+    run: RunFolder,
+    predictions: Sequence[Predictions],
+    splits: LoadedSplits,
+    classifier: ImageClassifier,
+    gallery: Gallery,
+    *,
+    trackers: Sequence[str],
 ) -> None:
-    """Write thumbnails and report. The run is finished before, so it is not lost if they cannot be written."""
+    """Write report, pictures and plots. The run is finished before, so it is not lost if they cannot be written."""
     write_thumbnails(run.folder / run_folder.THUMBNAILS, predictions, splits, GrayscaleDepth.of(classifier.processor))
+    write_gallery(run.folder / run_folder.RELEVANCE, gallery)
     report_page.write(run.folder)
+    card.write(run.folder)  # again, with the plots
+    log_confusion(run.folder, trackers)
 
 
 def _finish(run: RunFolder, settings: Settings) -> Run:

@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from pipeline.data.report import DataReport, collect_notes
+from pipeline.data.report import DataReport, collect_notes, describe
 from tests.data.conftest import load, save_class_folders, save_images, write_csv
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
@@ -52,3 +52,9 @@ def test_notes_do_not_name_folders_outside_the_dataset() -> None:
         logger.warning("skipping /home/me/My photos/x.jpg and photos/a.jpg: 1/2 and and/or")
     logger.warning("later")
     assert notes == ["skipping My photos/x.jpg and photos/a.jpg: 1/2 and and/or"]
+
+
+def test_only_data_of_the_hub_have_a_revision(tmp_path: Path) -> None:
+    splits = load(save_class_folders(tmp_path / "photos" / "train", {"rose": 3, "aster": 3}).parent)
+    assert describe(splits, str(tmp_path / "photos"), revision="main")["revision"] is None
+    assert describe(splits, "owner/photos", revision="main")["revision"] == "main"

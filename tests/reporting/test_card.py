@@ -19,6 +19,11 @@ from pipeline.reporting.card import MAX_CURVE_ROWS, MAX_HARDEST, escape
 from pipeline.runs.files import read_json, write_json, write_text
 from pipeline.runs.folder import CARD, RECIPE, RECORD, RESULTS, TRAINER_STATE, RunFolder
 
+WORSE = {
+    "kind": "folder", "name": "<b>x_1", "images": 40, "accuracy": 0.2, "accuracy_low": 0.1, "accuracy_high": 0.3,
+    "others_accuracy": 0.7, "p_value": 0.0004, "is_worse": True,
+}  # fmt: skip
+
 
 @pytest.fixture
 def run(finished_run: Path, tmp_path: Path) -> Path:
@@ -305,3 +310,16 @@ def test_the_card_shows_what_was_decided_about_the_data(run: Path) -> None:
 def test_the_name_of_a_base_model_is_shown_literally(name: str, shown: str) -> None:
     assert card.as_code(name) == shown
     assert "\x1b" not in card.escape(name)
+
+
+def test_slices_on_which_the_model_is_worse_are_named(run: Path) -> None:
+    assert "## Weaknesses" not in write(run).text
+    results = read_json(run / RESULTS)
+    results["test_slices"] = [WORSE, WORSE | {"kind": "brightness", "name": "0% to 9%", "is_worse": False}]
+    write_json(run / RESULTS, results)
+    weaknesses = write(run).text.partition("## Weaknesses")[2].partition("## ")[0]
+    (line,) = (line for line in weaknesses.splitlines() if line)
+    assert line == (
+        r"- The model is significantly worse on images in folder \<b\>x\_1: 20.00% \[10.0, 30.0\] of 40 images are "
+        "classified correctly, compared with 70.00% of the other images."
+    )

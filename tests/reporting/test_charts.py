@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.confusion import confusion_matrix, order_by_confusion
-from pipeline.reporting.charts import Series, chart, fraction_axis, interval_bar, linear_axis, log_axis
+from pipeline.reporting.charts import Chart, Series, fraction_axis, interval_bar, linear_axis, log_axis
 from pipeline.reporting.confusion_chart import MAX_CLASSES, confusion_chart
 
 
@@ -36,7 +36,7 @@ def test_a_chart_draws_each_series_in_order() -> None:
         Series("validation", [(0, 0.0), (10, 1.0)], dots=True, intervals=[(0, 0.2), (0.8, 1)]),
         Series("<one>", [(5, 0.5)], "other"),
     ]
-    svg = ET.fromstring(chart("A & B", linear_axis("epoch", [10]), fraction_axis(""), series))
+    svg = ET.fromstring(Chart("A & B", linear_axis("epoch", [10]), fraction_axis(""), series).svg())
     assert svg.get("role") == "img"
     assert svg.get("aria-label") == "A & B"
     dots = [(float(dot.get("cx", "")), float(dot.get("cy", ""))) for dot in svg.iter("circle")]

@@ -14,13 +14,26 @@ from pipeline.config.names import ASSETS
 from pipeline.errors import PipelineError
 from pipeline.evaluation.confusion import class_rows
 from pipeline.evaluation.examples import Scored
+from pipeline.evaluation.explanations.gallery import Gallery, ShownMap, write_gallery
 from pipeline.evaluation.predictions import Predictions, write_predictions
+from pipeline.evaluation.thumbnails import read_thumbnails
 from pipeline.reporting import report
 from pipeline.reporting.card import describe_trials
 from pipeline.runs.files import read_json, write_json
-from pipeline.runs.folder import PREDICTIONS, RECIPE, RECORD, REPORT, RESULTS, THUMBNAILS, TRAINER_STATE, RunFolder
+from pipeline.runs.folder import (
+    PREDICTIONS,
+    RECIPE,
+    RECORD,
+    RELEVANCE,
+    REPORT,
+    RESULTS,
+    THUMBNAILS,
+    TRAINER_STATE,
+    RunFolder,
+)
 from tests.reporting.made_runs import make_run, random_predictions
 from tests.reporting.pages import Page
+from tests.reporting.test_card import WORSE
 
 CURVE = [{"images_per_class": n, "images": n * 4, "accuracy": a} for n, a in ((1, 0.2), (5, 0.4), (10, 0.5))]
 PROBE = {"probe_eval_accuracy": 0.45, "probe_C": 1.0, "knn_eval_accuracy": 0.4, "knn_k": 5, "learning_curve": CURVE}
@@ -108,6 +121,44 @@ def test_the_choices_of_auto_are_shown(copied: Path) -> None:
     assert "the settings above 4 50.0% 10 no flips (chosen) --hflip 0.0 --crop_scale 0.7 4 62.5% 10" in text
     sentence = describe_trials(RunFolder(copied).record)
     assert sentence.startswith("Validation chose the settings among 2 candidates, in 2 trials: no flips.")
+
+
+def test_slices_on_which_the_model_is_worse_come_first_and_the_others_are_listed(copied: Path) -> None:
+    assert "Slices are missing" in page_of(copied)[1].text_of("slices")
+    results = read_json(copied / RESULTS)
+    even = WORSE | {"kind": "brightness", "name": "0% to 9%", "p_value": 0.25, "is_worse": False}
+    write_json(copied / RESULTS, results | {"test_slices": [even]})
+    assert "worse on none of 1 slices of the test split" in page_of(copied)[1].text_of("slices")
+    write_json(copied / RESULTS, results | {"test_slices": [even, WORSE]})
+    _, page = page_of(copied)
+    text = page.text_of("slices")
+    assert "The model is significantly worse on images in folder <b>x_1: 20.00% [10.0, 30.0] of 40 images" in text
+    assert "corrected for 2 slices (Holm)" in text
+    assert "folder <b>x_1 worse 40 20.0% [10, 30] 70.0% < 0.001 brightness 0% to 9% 40" in text
+
+
+def test_relevance_maps_come_with_their_trust(copied: Path) -> None:
+    assert "map" not in page_of(copied)[1].text_of("pictures")
+    scored = Scored.of(random_predictions("test", 200, 4, skill=1.5))
+    rows, ids = scored.confident_mistakes()[:3], scored.predictions.ids
+    jpeg = next(iter(read_thumbnails(copied / THUMBNAILS).values()))
+    maps = {
+        ("test", ids[row]): ShownMap(jpeg, np.eye(4, dtype=np.float32), trusted)
+        for row, trusted in zip(rows, (True, False, None), strict=True)
+    }
+    write_gallery(copied / RELEVANCE, Gallery("LeGrad", "", maps))
+    _, page = page_of(copied)
+    text = page.text_of("pictures")
+    assert "found its prediction (LeGrad)" in text
+    for row, verdict in zip(rows, ("map trusted", "map not trusted", "map not compared"), strict=True):
+        assert re.search(rf"{re.escape(ids[row])} {verdict}", text)
+        alt = f"relevance map for {NAMES[scored.predicted[row]]}"
+        assert alt in {image.attributes["alt"] for image in page.all("img")}
+    write_gallery(copied / RELEVANCE, Gallery("", "explain does not support <b>", {}))
+    assert "Relevance maps are missing: explain does not support <b>." in page_of(copied)[1].text_of("pictures")
+    write_gallery(copied / RELEVANCE, Gallery("LeGrad", "", {("test", "other.jpg"): maps["test", ids[rows[0]]]}))
+    with pytest.raises(PipelineError, match=r"relevance\.parquet shows images that predictions\.parquet does not list"):
+        report.write(copied)
 
 
 def test_charts_and_their_numbers_are_those_of_the_run(run: Path) -> None:
@@ -299,6 +350,7 @@ def without_data(folder: Path) -> None:
         (lambda folder: cut(folder / RESULTS), r"all_results\.json cannot be read \("),
         (lambda folder: cut(folder / PREDICTIONS), r"predictions\.parquet cannot be read \("),
         (lambda folder: cut(folder / THUMBNAILS), r"thumbnails\.parquet cannot be read \("),
+        (lambda folder: (folder / RELEVANCE).write_bytes(b"PAR1"), r"relevance\.parquet cannot be read \("),
         (lambda folder: cut(folder / TRAINER_STATE), r"trainer_state\.json cannot be read \("),
         (lambda folder: (folder / RECIPE).write_text("a: ]"), r"recipe\.yaml cannot be read \("),
         (without_data, r"run\.json has no data: copy the file"),

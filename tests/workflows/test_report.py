@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import report
+from pipeline.evaluation.explanations.gallery import read_gallery
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.evaluation.thumbnails import read_thumbnails
-from pipeline.runs.folder import CARD, PREDICTIONS, REPORT, RESULTS, THUMBNAILS
+from pipeline.runs.folder import CARD, PREDICTIONS, RELEVANCE, REPORT, RESULTS, THUMBNAILS
 from pipeline.runs.lock import lock
 from pipeline.runs.publish import published_contents
 
@@ -31,7 +32,12 @@ def test_train_writes_thumbnails_of_test_and_the_report(finished_run: Path) -> N
     assert len(stored) >= 3
     page = (finished_run / REPORT).read_text(encoding="utf-8")
     assert "of 18 test images are classified correctly" in page
-    assert page.count("data:image/jpeg;base64,") >= len(stored)
+    gallery = read_gallery(finished_run / RELEVANCE)
+    assert {split for split, _ in gallery.maps} == {"test"}
+    assert page.count("data:image/jpeg;base64,") >= len(stored) + len(gallery.maps)
+    assert page.count("map trusted") + page.count("map not trusted") + page.count("map not compared") >= len(
+        gallery.maps
+    )
     assert str(finished_run.parent) not in page
     published_contents(finished_run)
 
@@ -55,7 +61,7 @@ def test_a_run_without_report_has_all_other_files_and_can_get_one(
     folder = tmp_path / "run"
     code, _, err = vit_pipeline("train", *probe_flags, "--report=no", f"--output_dir={folder}")
     assert code == 0, err
-    assert not {REPORT, THUMBNAILS} & {path.name for path in folder.iterdir()}
+    assert not {REPORT, THUMBNAILS, RELEVANCE} & {path.name for path in folder.iterdir()}
     assert {CARD, RESULTS} < {path.name for path in folder.iterdir()}
     assert vit_pipeline("train", *probe_flags, f"--output_dir={folder}")[0] == 0  # the flag does not make another run
     assert vit_pipeline("report", f"--model={folder}")[0] == 0

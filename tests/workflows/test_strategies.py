@@ -14,6 +14,7 @@ from pipeline.runs.folder import (
     ADAPTER,
     ADAPTER_FILES,
     CARD,
+    FIGURES,
     PREDICTIONS,
     PUBLISHED,
     RESULTS,
@@ -39,7 +40,7 @@ def test_the_head_strategy_leaves_a_complete_run(
     folder = tmp_path / "head"
     code, out, err = vit_pipeline("train", *probe_flags, f"--output_dir={folder}")
     assert code == 0, err
-    assert {path.name for path in folder.iterdir()} == set(published_files(folder))
+    assert {path.name for path in folder.iterdir()} == {name.partition("/")[0] for name in published_files(folder)}
     assert set(PUBLISHED) - set(published_files(folder)) == {TRAINER_STATE}
     results = read_json(folder / RESULTS)
     assert results["eval_accuracy"] == results["probe_eval_accuracy"] > 0.8
@@ -222,7 +223,7 @@ def test_lora_leaves_a_complete_run_and_its_adapter(vit_pipeline: Run, fast: lis
     folder = tmp_path / "lora"
     code, _, err = vit_pipeline("train", *fast, "--strategy=lora", "--keep_adapter", f"--output_dir={folder}")
     assert code == 0, err
-    assert set(published_files(folder)) == {*PUBLISHED, *ADAPTER_FILES}
+    assert set(published_files(folder)) - set(FIGURES) == {*PUBLISHED, *ADAPTER_FILES}
     assert {path.name for path in (folder / ADAPTER).iterdir()} == {name.partition("/")[2] for name in ADAPTER_FILES}
 
 

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import re
@@ -21,7 +22,8 @@ from pipeline.evaluation.predictions import read_predictions
 from pipeline.reporting.run import Run as FinishedRun
 from pipeline.runs.checkpoints import newest_complete_checkpoint
 from pipeline.runs.files import read_json
-from pipeline.runs.folder import CARD, PREDICTIONS, PUBLISHED, RECIPE, RECORD, RESULTS, TRAINER_STATE
+from pipeline.runs.folder import CARD, FIGURES, PREDICTIONS, PUBLISHED, RECIPE, RECORD, RESULTS, TRAINER_STATE
+from pipeline.runs.publish import published_files
 from tests.conftest import SHARED
 from tests.runs.damage import DAMAGE
 
@@ -30,7 +32,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 def test_a_run_writes_exactly_the_documented_files(finished_run: Path) -> None:
     kept = {path.name for path in finished_run.iterdir() if not path.name.startswith("checkpoint-")}
-    assert kept == set(PUBLISHED)
+    assert kept - {"figures"} == set(PUBLISHED)
+    assert ("figures" in kept) == (importlib.util.find_spec("matplotlib") is not None)
+    assert set(published_files(finished_run)) - set(FIGURES) == set(PUBLISHED)
     assert len(list(finished_run.glob("checkpoint-*"))) == 1
 
 
@@ -214,6 +218,8 @@ def test_a_tracker_gets_the_metrics(train_flags: list[str], tmp_path: Path, monk
     assert cli.main(["train", *flags]) == 0
     events = EventAccumulator(str(tmp_path / "events")).Reload()
     assert "eval/accuracy" in events.Tags()["scalars"]
+    if importlib.util.find_spec("matplotlib") is not None:
+        assert events.Tags()["images"] == ["confusion_matrix"]
 
 
 @pytest.mark.skipif(not (SHARED / "vit-tiny-imagenet-32px").is_dir(), reason="needs the shared photographs and ViT")

@@ -5,7 +5,6 @@ import torch
 from pipeline.errors import PipelineError
 from pipeline.evaluation.explanations.layercam import LayerCam
 from pipeline.evaluation.explanations.legrad import LeGrad
-from pipeline.evaluation.explanations.recording import record
 from pipeline.evaluation.explanations.relevance import Method
 from pipeline.models.checkpoint import is_timm
 from pipeline.models.classifier import ImageClassifier
@@ -13,14 +12,14 @@ from pipeline.models.resolution import patch_size
 
 
 def find_method(classifier: ImageClassifier) -> Method:
-    """Return the method that explains a network. One blank image shows what its blocks return.
+    """Return the method that explains a network. One image of noise shows what its blocks return.
 
     Raises:
         PipelineError: If the network has neither global attention that transformers computes nor feature maps.
     """
     model, size = classifier.model, classifier.input_size
-    recorded = record(model, torch.zeros(1, 3, *size, device=model.device))
-    method = LeGrad.of(model, recorded, patch_grid(classifier)) or LayerCam.of(model, size)
+    noise = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(model.device)
+    method = LeGrad.of(model, noise, patch_grid(classifier)) or LayerCam.of(model, size)
     if method is None:
         raise PipelineError(
             f"explain does not support {family(classifier)}, whose attention maps cannot be read: "

@@ -60,9 +60,7 @@ def record(model: PreTrainedModel, pixel_values: Tensor) -> Recorded:
         scaling: float | None = None,
         **_: Any,
     ) -> tuple[Tensor, Tensor]:
-        scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        scores = scores if attention_mask is None else scores + attention_mask
-        weights = scores.softmax(dim=-1).detach().requires_grad_()
+        weights = _attention_weights(query, key, attention_mask, scaling)
         for values, tensor in zip(
             (recorded.attention, recorded.query, recorded.key, recorded.value),
             (weights, query, key, value),
@@ -85,6 +83,56 @@ def record(model: PreTrainedModel, pixel_values: Tensor) -> Recorded:
     return recorded
 
 
+def record_prefix(model: PreTrainedModel, pixel_values: Tensor, num_prefix_tokens: int) -> Recorded:
+    """Run the network once without autograd, and return what each block computed for its first tokens, ready for it.
+
+    The network runs at its own speed. Then each block runs again for the prefix tokens only, with the keys and values
+    of all tokens, which costs next to nothing.
+
+    Args:
+        model: A network in evaluation mode. It is left as it was.
+        pixel_values: (batch, 3, height, width), on the device of the network.
+        num_prefix_tokens: Tokens before the patches.
+
+    Returns:
+        `attention` (batch, heads, prefix tokens, tokens), `hidden` (batch, prefix tokens, hidden size) and `logits`.
+    """
+    passed, inputs = Recorded(), list[tuple[tuple[Any, ...], dict[str, Any]]]()
+
+    def attend(
+        _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None,
+        scaling: float | None = None, **_: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        passed.key.append(key)
+        passed.value.append(value)
+        output = nn.functional.scaled_dot_product_attention(query, key, value, attention_mask, scale=scaling)
+        return output.transpose(1, 2).contiguous(), None
+
+    def keep(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs.append((args, kwargs))
+
+    blocks = blocks_of(model)
+    with _attention(model, attend), contextlib.ExitStack() as hooks, torch.no_grad():
+        for block in blocks:
+            hooks.callback(block.register_forward_pre_hook(keep, with_kwargs=True).remove)
+        recorded = Recorded(logits=model(pixel_values=pixel_values).logits)
+
+    def attend_again(
+        _module: nn.Module, query: Tensor, _key: Tensor, _value: Tensor, attention_mask: Tensor | None = None,
+        scaling: float | None = None, **_: Any,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        place = len(recorded.attention)
+        mask = None if attention_mask is None else attention_mask[..., :num_prefix_tokens, :]
+        weights = _attention_weights(query, passed.key[place], mask, scaling)
+        recorded.attention.append(weights)
+        return (weights @ passed.value[place]).transpose(1, 2).contiguous(), weights
+
+    with _frozen(model), _attention(model, attend_again), torch.enable_grad():
+        for block, (args, kwargs) in zip(blocks, inputs, strict=True):
+            recorded.hidden.append(first(block(args[0][:, :num_prefix_tokens], *args[1:], **kwargs)))
+    return recorded
+
+
 @torch.enable_grad()
 def logits_after(model: PreTrainedModel, hidden: Sequence[Tensor], pixel_values: Tensor) -> Tensor:
     """Return the logits that the rest of the network (last norm, pooling, head) gives for the output of each block.
@@ -103,6 +151,12 @@ def logits_after(model: PreTrainedModel, hidden: Sequence[Tensor], pixel_values:
             replaced.enter_context(_returns(block, stacked))
         logits: Tensor = model(pixel_values=pixel_values[:1]).logits.view(len(hidden), len(pixel_values), -1)
     return logits
+
+
+def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """Return the attention weights as a leaf of autograd."""
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    return (scores if mask is None else scores + mask).softmax(dim=-1).detach().requires_grad_()
 
 
 def first(output: Any) -> Tensor:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.names import ASSETS
 from pipeline.evaluation.explanations.walk import TOP, Walk
-from pipeline.reporting.charts import Axis, Series, chart, fraction_axis
+from pipeline.reporting.charts import Axis, Chart, Series, fraction_axis
 from pipeline.reporting.explanation.colors import colored, enlarged, heat, scaled, tiled
 from pipeline.reporting.markup import png_uri, render_template
 
@@ -57,7 +57,7 @@ class Step:
     pictures: Sequence[Picture] = ()
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    chart: Markup | None = None
+    chart: Chart | None = None
     per_row: int | None = None
     has_scale: bool = False
 
@@ -286,7 +286,7 @@ def _layers(walk: Walk, shapes: _Shapes) -> Step:
                 f"{points[-1][1]:.1%}."
             ),
         ),
-        chart=chart(
+        chart=Chart(
             f"probability of {name} after each layer",
             axis,
             fraction_axis("probability"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.evaluation.explanations.legrad import LeGrad
 from pipeline.evaluation.explanations.methods import find_method
-from pipeline.evaluation.explanations.recording import logits_after, record
+from pipeline.evaluation.explanations.recording import logits_after, record, record_prefix
 from tests.evaluation.explanations.planting import LEGRAD, new_network
 
 
@@ -71,3 +71,21 @@ def test_the_attention_of_the_class_token_is_that_of_the_first_token() -> None:
     assert attention.shape == (2, 2, 2, 4, 4)  # layers, images, heads, rows, columns
     assert (attention.sum(dim=(-1, -2)) < 1).all()  # the rest goes to the class token
     assert find_method(new_network("siglip")).explain(pixels).attention is None
+
+
+@pytest.mark.parametrize("name", LEGRAD)
+def test_only_the_tokens_that_the_head_reads_are_differentiated(name: str) -> None:
+    classifier = new_network(name)
+    method = find_method(classifier)
+    assert isinstance(method, LeGrad)
+    assert method.reads_prefix == (name in ("vit", "deit", "deit distilled"))
+    if not method.reads_prefix:
+        return
+    model, pixels = classifier.model, torch.randn(2, 3, 32, 32)
+    recorded, full = record_prefix(model, pixels, method.num_prefix_tokens), record(model, pixels)
+    torch.testing.assert_close(recorded.logits, full.logits, rtol=1e-5, atol=1e-6)
+    for fewer, all_ in zip(recorded.hidden + recorded.attention, full.hidden + full.attention, strict=True):
+        torch.testing.assert_close(fewer, all_[..., : method.num_prefix_tokens, :], rtol=1e-4, atol=1e-5)
+    assert model.config._attn_implementation == "sdpa"
+    assert all(weight.requires_grad for weight in model.parameters())
+    assert not [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
