@@ -28,6 +28,7 @@ from pipeline.performance.machine import best_attention
 from pipeline.performance.matmul import matmul_rate
 from pipeline.performance.throughput import Clock
 from pipeline.training import callbacks
+from pipeline.training.margins import Margins
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 from pipeline.training.trainer import Components, StrictTrainer
@@ -63,6 +64,7 @@ def build_trainer(
         _find_batch_size(args, network, classifier.input_size, settings)
     images = cached or _streamed_images(splits, classifier, args, settings)
     _set_loading(args, on_device=images.cache == "device")
+    margins = _margins(splits["train"], settings)
     components = Components(
         settings=settings,
         images=images.train,
@@ -72,6 +74,7 @@ def build_trainer(
         normalize=Normalize(classifier.processor),
         clock=clock,
         flops=functools.cache(functools.partial(flops.training_flops, network)),
+        margins=margins,
         matmul_rate=matmul_rate(args.device, args.precision) * args.world_size,
     )
     trainer = StrictTrainer(
@@ -88,6 +91,7 @@ def build_trainer(
             callbacks.StopWhenDiverged(),
             callbacks.Progress(clock),
             *_stopping_callbacks(settings, clock),
+            *([margins] if margins else []),
             *extra_callbacks,
         ],
     )
@@ -181,6 +185,16 @@ def _sampler(train: datasets.Dataset | Stream, epoch: Tensor, settings: Settings
     if not settings.objective.balanced_sampling:
         return None
     return BalancedSampler(read_integers(train), seed=settings.trainer.seed, epoch=epoch)
+
+
+def _margins(train: datasets.Dataset | Stream, settings: Settings) -> Margins | None:
+    """Return what collects the logit margins, or None if they are not wanted or the images of a batch are mixed."""
+    if settings.trainer.audit == "no" or isinstance(train, Stream):
+        return None
+    if settings.images.mixup or settings.images.cutmix:
+        logger.info("logit margins are not collected, because --mixup or --cutmix mixes the labels of a batch")
+        return None
+    return Margins(len(train))
 
 
 def _decisions(images: PreparedImages) -> dict[str, Any]:

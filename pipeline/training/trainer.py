@@ -27,6 +27,7 @@ from pipeline.runs.checkpoints import TRAINING_WEIGHTS
 from pipeline.runs.files import remove_absolute_path
 from pipeline.runs.folder import ADAPTER
 from pipeline.training.averaging import MovingAverage, changing_tensors
+from pipeline.training.margins import ROWS, Margins, NumberedRows
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 
@@ -44,6 +45,7 @@ class Components:
         flops: FLOPs of training on one image of a height and width in pixels.
         matmul_rate: FLOPs per second of large matrix products, over all processes.
         sampler: The order of the training images. None: each once per epoch, shuffled by the Trainer.
+        margins: Collects the logit margins of the training images. None: they are not collected.
         decisions: What the machine decided about this training, for `run.json`.
     """
 
@@ -55,6 +57,7 @@ class Components:
     flops: Callable[[tuple[int, int]], int]
     matmul_rate: float
     sampler: BalancedSampler | None = None
+    margins: Margins | None = None
     decisions: dict[str, Any] = field(default_factory=dict)
 
 
@@ -75,7 +78,9 @@ class StrictTrainer(Trainer):
             trainer: The arguments of `transformers.Trainer`.
         """
         self.components = components
-        super().__init__(compute_loss_func=components.objective, train_dataset=components.images.dataset, **trainer)
+        images = components.images.dataset
+        dataset = NumberedRows(images) if components.margins else images
+        super().__init__(compute_loss_func=components.objective, train_dataset=dataset, **trainer)
         decay = components.settings.strategy.ema_decay
         self.average = MovingAverage(self.model, decay) if decay else None
         if self.average:
@@ -108,7 +113,7 @@ class StrictTrainer(Trainer):
         if self.components.sampler is None:
             return super().get_train_dataloader()
         balanced: DataLoader[Any] = DataLoader(
-            images.dataset,
+            cast(Any, self.train_dataset),
             batch_size=args.train_batch_size,
             sampler=self.components.sampler,
             collate_fn=collate,
@@ -138,12 +143,20 @@ class StrictTrainer(Trainer):
         clock.data_received(world_size * sum(images), world_size * sum(map(operator.mul, images, flops)))
         return batches, count
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Normalize the images and, during training, mix them; then compute the loss."""
-        inputs = inputs | {"pixel_values": self.components.normalize(inputs["pixel_values"])}
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """Normalize the images and, during training, mix them; then compute the loss, and collect the margins."""
+        rows = inputs.get(ROWS)
+        inputs = {key: value for key, value in inputs.items() if key != ROWS}
+        inputs["pixel_values"] = self.components.normalize(inputs["pixel_values"])
         if model.training:
             inputs = self.components.objective.mix(inputs)
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        labels = inputs["labels"]
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if rows is not None and self.components.margins is not None:
+            self.components.margins.add(rows, outputs.logits, labels)
+        return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the weights that would be saved."""
@@ -193,6 +206,8 @@ class StrictTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
+        if self.components.margins:
+            self.components.margins.restore(folder)
         if self._resume_weights():
             self._restore(folder)
         else:
@@ -207,6 +222,8 @@ class StrictTrainer(Trainer):
         cast(BaseImageProcessor, self.processing_class).save_pretrained(folder)
         if weights := self._resume_weights():
             save_file(weights, folder / TRAINING_WEIGHTS)
+        if self.components.margins:
+            self.components.margins.save(folder)
 
     @contextlib.contextmanager
     def _deployed_weights(self) -> Iterator[None]:

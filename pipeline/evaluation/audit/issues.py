@@ -1,0 +1,111 @@
+"""`issues.csv`: what is probably wrong with the data, one line a row and kind. `--drop_list` and `--relabel` read it."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.evaluation.audit.duplicates import Duplicate
+from pipeline.evaluation.audit.labels import Suspects
+from pipeline.runs.spreadsheet import write_csv
+
+LABEL, DUPLICATE, NEAR_DUPLICATE, LEAKAGE = "label", "duplicate", "near duplicate", "leakage"
+"""The kinds of issues. Leakage is a duplicate, exact or near, of an image in an earlier split."""
+
+MAX_SUSPECTS = 1000  # of a split
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One line.
+
+    Attributes:
+        split: Split of the row.
+        file: Its id, see `data.row_ids`.
+        issue: One of the kinds.
+        given_label: Name of its class.
+        likely_label: Name of the class that is more likely, or of the image that it repeats; empty if it is the same.
+        score: For a label, the fraction of the split that is less suspicious; for others, the similarity.
+        reason: What was found.
+        other_split: For a repeated image, the split of the earlier one.
+        other_file: For a repeated image, the id of the earlier one.
+        action: Empty. The user writes `drop` or `relabel`.
+    """
+
+    split: str
+    file: str
+    issue: str
+    given_label: str
+    likely_label: str
+    score: float
+    reason: str
+    other_split: str = ""
+    other_file: str = ""
+    action: str = ""
+
+
+COLUMNS = tuple(field.name for field in fields(Issue))
+
+
+@dataclass(frozen=True)
+class AuditedSplit:
+    """Ids and labels of a split.
+
+    Attributes:
+        ids: The id of each row.
+        labels: The name of the class of each row.
+    """
+
+    ids: Sequence[str]
+    labels: Sequence[str]
+
+
+def label_issues(name: str, split: AuditedSplit, suspects: Suspects, class_names: Sequence[str]) -> list[Issue]:
+    """Return the lines of the suspicious labels of a split, most suspicious first."""
+    columns = zip(suspects.rows, suspects.scores, suspects.likely, suspects.reasons, strict=True)
+    return [
+        Issue(name, split.ids[row], LABEL, split.labels[row], class_names[likely], score, reason)
+        for row, score, likely, reason in list(columns)[:MAX_SUSPECTS]
+    ]
+
+
+def duplicate_issues(splits: Mapping[str, AuditedSplit], duplicates: Sequence[Duplicate]) -> list[Issue]:
+    """Return the lines of the repeated images."""
+    found = []
+    for each in duplicates:
+        (name, row), (other_name, other_row) = each.row, each.of
+        split, other = splits[name], splits[other_name]
+        given, label = split.labels[row], other.labels[other_row]
+        kind = LEAKAGE if each.leaks else DUPLICATE if each.exact else NEAR_DUPLICATE
+        what = "same pixels as" if each.exact else "near duplicate of"
+        differs = f", which has the label {label}" if label != given else ""
+        reason = f"{what} {other_name} {other.ids[other_row]}{differs}"
+        likely = label if label != given else ""
+        score = round(each.similarity, 4)
+        found.append(
+            Issue(name, split.ids[row], kind, given, likely, score, reason, other_name, other.ids[other_row])
+        )
+    return found
+
+
+def write_issues(path: Path, issues: Sequence[Issue]) -> None:
+    """Write the table. No cell of it is run by a spreadsheet.
+
+    Raises:
+        PipelineError: If the file cannot be written.
+    """
+    write_csv(path, COLUMNS, map(astuple, issues))
+
+
+def read_issues(path: Path) -> list[Issue]:
+    """Read the table, with cells as they are written.
+
+    Raises:
+        PipelineError: If the table lacks a column.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if rows and (lacking := [name for name in COLUMNS if name not in rows[0] or rows[0][name] is None]):
+        raise PipelineError(f"{path} has no column {', '.join(lacking)}: write it again by training in a new folder")
+    return [Issue(**{name: row[name] for name in COLUMNS} | {"score": float(row["score"])}) for row in rows]
