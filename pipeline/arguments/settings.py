@@ -32,6 +32,9 @@ NEUTRAL = neutral_flags(*GROUPS)
 class Settings:
     """Every flag of a training, checked and resolved for this machine.
 
+    Attributes:
+        given: The names of the flags that the recipe or the user gave. `--auto` does not change them.
+
     Raises:
         PipelineError: On construction, naming every flag that is out of range or cannot be combined with another.
     """
@@ -43,10 +46,12 @@ class Settings:
     strategy: StrategyArguments = field(default_factory=StrategyArguments)
     selection: SelectionArguments = field(default_factory=SelectionArguments)
     trainer: FineTuningArguments = field(default_factory=FineTuningArguments)
+    given: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     def __post_init__(self) -> None:
         """Check the groups alone and in combination."""
-        checks.require_valid(*(getattr(self, f.name) for f in dataclasses.fields(self)))
+        groups = (self.model, self.data, self.images, self.objective, self.strategy, self.selection, self.trainer)
+        checks.require_valid(*groups)
 
     def resolved(self) -> dict[str, Any]:
         """Return the flags that `recipe.yaml` states, as plain values."""

@@ -245,7 +245,9 @@ def _read_table(file: Path, *, flag: str, action: str) -> Iterator[Correction]:
                 "each row that is meant"
             )
     for row in rows:
-        yield _correction(row, str(row_column), label_column if action == RELABEL else None, where=f"{flag} {file.name}")
+        yield _correction(
+            row, str(row_column), label_column if action == RELABEL else None, where=f"{flag} {file.name}"
+        )
 
 
 def _correction(row: Mapping[str, object], row_column: str, label_column: str | None, *, where: str) -> Correction:

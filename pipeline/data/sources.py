@@ -135,9 +135,7 @@ def load_split(
         rows[key] = to_rows(part, key, class_names=class_names, start=starts[key])
     if holds_out:
         rows = {name: _hold_out_validation(rows["train"], args)[name]}
-    of_these = {
-        flag: [line for line in lines if line.split in rows] for flag, lines in read_corrections(args).items()
-    }
+    of_these = {flag: [line for line in lines if line.split in rows] for flag, lines in read_corrections(args).items()}
     rows = apply_changes(rows, find_changes(rows, of_these, args.dataset_name, starts=starts))
     joined = rows[name] if name in rows else datasets.concatenate_datasets(list(rows.values()))
     return _limit_and_check({name: joined}, args=args, source=source)

@@ -67,18 +67,22 @@ class StreamShard(IterableDataset[dict[str, Any]]):
         Args:
             stream: The train split.
             transform: Turns a batch of rows into model inputs.
-            batch_size: Images per batch and rank.
+            batch_size: Images per batch and rank, until `loader` is called with another number.
             seed: The seed of the order.
             epoch: The current epoch, as a tensor in shared memory that the trainer updates.
         """
         self.stream, self.transform, self.batch_size = stream, transform, batch_size
         self.seed, self.epoch = seed, epoch
-        self.num_batches = -(-len(stream) // (batch_size * distributed.world_size()))
 
     @property
     def dataset(self) -> "StreamShard":
         """Return the dataset that the Trainer iterates over."""
         return self
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of this rank in an epoch."""
+        return -(-len(self.stream) // (self.batch_size * distributed.world_size()))
 
     def __len__(self) -> int:
         """Return the number of images of this rank in an epoch."""
@@ -91,12 +95,15 @@ class StreamShard(IterableDataset[dict[str, Any]]):
         rows = itertools.chain.from_iterable(self._one_pass(number) for number in itertools.count())
         return itertools.islice(rows, len(range(worker_id, self.num_batches, num_workers)) * self.batch_size)
 
-    def loader(self, *, num_workers: int, prefetch_factor: int | None, pin_memory: bool) -> DataLoader[Any]:
+    def loader(
+        self, *, batch_size: int, num_workers: int, prefetch_factor: int | None, pin_memory: bool
+    ) -> DataLoader[Any]:
         """Return a data loader with the batches of this rank. It has at most one worker per file or row group."""
+        self.batch_size = batch_size
         workers = min(num_workers, self._shuffled_rows(0).num_shards)
         return DataLoader(
             self,
-            self.batch_size,
+            batch_size,
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,

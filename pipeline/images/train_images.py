@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import datasets
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -32,7 +34,9 @@ class TrainImages(Protocol):
     def epoch(self) -> Tensor:
         """Return the epoch, an int64 scalar in shared memory; the caller sets it before each epoch."""
 
-    def loader(self, *, num_workers: int, pin_memory: bool, prefetch_factor: int | None) -> DataLoader[Any] | None:
+    def loader(
+        self, *, batch_size: int, num_workers: int, pin_memory: bool, prefetch_factor: int | None
+    ) -> DataLoader[Any] | None:
         """Return the batches of this rank, or None if the Trainer builds its own loader over `dataset`."""
 
 
@@ -49,7 +53,7 @@ class MapImages:
         self.dataset = split.with_transform(transform)
         self.epoch = transform.epoch
 
-    def loader(self, *, num_workers: int, pin_memory: bool, prefetch_factor: int | None) -> None:
+    def loader(self, *, batch_size: int, num_workers: int, pin_memory: bool, prefetch_factor: int | None) -> None:
         """Return None: the Trainer builds its own loader, which shuffles, shards and resumes."""
 
 
@@ -59,7 +63,7 @@ class DeviceMapImages:
     def __init__(self, dataset: AugmentedBatches | FixedBatches, epoch: Tensor) -> None:
         self.dataset, self.epoch = dataset, epoch
 
-    def loader(self, *, num_workers: int, pin_memory: bool, prefetch_factor: int | None) -> None:
+    def loader(self, *, batch_size: int, num_workers: int, pin_memory: bool, prefetch_factor: int | None) -> None:
         """Return None: the Trainer builds its own loader, so the order is that of `MapImages`, also after a resume."""
 
 
@@ -72,12 +76,19 @@ class PreparedImages:
         validation: A map-style dataset for the loader of the Trainer.
         cache: Where the images are cached.
         size: Bytes of the device cache.
+        labels: Labels of the training images, (images,) int64. None if they are streamed.
     """
 
     train: TrainImages
     validation: Any
     cache: ImageCache
     size: int = 0
+    labels: NDArray[np.int64] | None = None
+
+    @property
+    def decisions(self) -> dict[str, Any]:
+        """What the machine decided about the images, for `run.json`."""
+        return {"image_cache": self.cache, **({"image_cache_mb": round(self.size / 1e6, 3)} if self.size else {})}
 
 
 def prepare_images(

@@ -19,7 +19,6 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.audit.duplicates import Duplicate, Row, Scan, scan
 from pipeline.evaluation.audit.issues import (
-    LABEL,
     AuditedSplit,
     Issue,
     duplicate_issues,
@@ -156,4 +155,3 @@ def _label_issues(
         if len(audited[name].ids)
         for issue in label_issues(name, audited[name], find_suspects(found), names)
     ]
-

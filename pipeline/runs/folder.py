@@ -32,14 +32,15 @@ CARD = "README.md"
 REPORT = "report.html"
 THUMBNAILS = "thumbnails.parquet"
 UNCERTAINTY = "uncertainty.safetensors"
+ISSUES = "issues.csv"
 MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 """The files that `pipeline("image-classification", model=...)` needs."""
 PUBLISHED = (
-    *MODEL_FILES, UNCERTAINTY, CARD, REPORT, RESULTS, PREDICTIONS, THUMBNAILS, TRAINER_STATE, RECIPE, RECORD
+    *MODEL_FILES, UNCERTAINTY, CARD, REPORT, RESULTS, PREDICTIONS, THUMBNAILS, ISSUES, TRAINER_STATE, RECIPE, RECORD
 )  # fmt: skip
 """The files that a push uploads."""
-OPTIONAL = (UNCERTAINTY, REPORT, THUMBNAILS, TRAINER_STATE)
-"""The published files that a run may lack: flags skip the first three, and a linear probe has no Trainer."""
+OPTIONAL = (UNCERTAINTY, REPORT, THUMBNAILS, ISSUES, TRAINER_STATE)
+"""The published files that a run may lack: flags skip the first four, and a linear probe has no Trainer."""
 ADAPTER = "adapter"
 ADAPTER_FILES = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors")
 """Pushed as well, if `--keep_adapter` wrote them."""
@@ -100,20 +101,13 @@ def default_folder(*, recipe: str | None, dataset: str | None, seed: int) -> Pat
     return Path("outputs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', source)}-seed{seed}"
 
 
-def claim(
-    folder: Path,
-    *,
-    arguments: Mapping[str, Any],
-    neutral: frozenset[str] = frozenset(),
-    fingerprint: str | None = None,
-) -> RunFolder:
+def claim(folder: Path, *, arguments: Mapping[str, Any], neutral: frozenset[str] = frozenset()) -> RunFolder:
     """Check that this run may use the folder. Nothing is written.
 
     Args:
         folder: The run folder. It does not have to exist.
         arguments: The resolved settings, as `recipe.yaml` stores them.
         neutral: Names of settings that may differ from those of the run in the folder.
-        fingerprint: Fingerprint of the data. It is not checked if it is None.
 
     Returns:
         The run folder. Its record is empty if the run is new.
@@ -130,12 +124,20 @@ def claim(
             f"{folder} holds another run ({'; '.join(differing)})\n"
             f"choose another --output_dir{trained}; or remove that folder to start again"
         )
-    if fingerprint and fingerprint != run.record["data"]["fingerprint"]:
+    return run
+
+
+def check_data(run: RunFolder, *, fingerprint: str) -> None:
+    """Check that a run that was started before used the same data.
+
+    Raises:
+        PipelineError: If the data changed.
+    """
+    if run.record and fingerprint != run.record["data"]["fingerprint"]:
         raise PipelineError(
-            f"the data changed after the run in {folder} started\n"
+            f"the data changed after the run in {run.folder} started\n"
             "choose another --output_dir, or remove that folder to start again"
         )
-    return run
 
 
 def check_usable(folder: Path) -> RunFolder:

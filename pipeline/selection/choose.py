@@ -1,18 +1,18 @@
-"""Apply `--auto` to a command line: rules, probes and trials choose settings, or the choices of the run are kept."""
+"""Apply `--auto` to a call: rules, probes and trials choose settings."""
 
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipeline import config, distributed
-from pipeline.arguments.settings import GROUPS, Settings
+from pipeline.arguments.settings import Settings
 from pipeline.config import CommandLine
-from pipeline.data import sources
 from pipeline.data.report import LoadedSplits
 from pipeline.selection import auto, trials
 from pipeline.selection.candidates import Candidate, candidates
 from pipeline.selection.frozen import fit_probes
+from pipeline.selection.settings import read_settings
 from pipeline.selection.trials import Correct, Trial
 
 logger = logging.getLogger(__name__)
@@ -26,38 +26,31 @@ _MIN_VALIDATION = 50  # images; with fewer, the standard error of a difference i
 
 @dataclass(frozen=True)
 class Chosen:
-    """The result of `--auto`.
+    """The settings of a run, and how `--auto` came to them.
 
     Attributes:
-        line: The call, with what was chosen.
-        splits: The splits if they were loaded.
+        settings: The settings.
+        words: What `--auto` chose, as words; None without it.
         trials: All trials, for `run.json`.
     """
 
-    line: CommandLine
-    splits: LoadedSplits | None = None
-    trials: Sequence[Trial] = field(default_factory=list)
+    settings: Settings
+    words: Sequence[str] | None = None
+    trials: Sequence[Trial] = ()
 
 
-def choose_settings(line: CommandLine, settings: Settings, *, of_run: Sequence[str] | None, attempt: Try) -> Chosen:
-    """Return the call with settings that fit the images, the model, the machine, and the flags of the user.
+def choose_settings(line: CommandLine, splits: LoadedSplits, *, attempt: Try) -> Chosen:
+    """Return settings that fit the images, the model, the machine, and the flags of the user. All ranks must call it.
 
     Args:
         line: The call.
-        settings: Its settings without choices.
-        of_run: What was chosen when the run was started, or None for a new run. It is kept, because another
-            measurement of the speed could change it.
+        splits: `train` and `validation`, with columns `image`, `label` and `index`.
         attempt: Trains a candidate. All ranks call it.
 
     Raises:
         PipelineError: If the data or the model cannot be used.
     """
-    if of_run is not None:
-        logger.info("auto: keeping the choices of the run: %s", " ".join(of_run))
-        return Chosen(dataclasses.replace(line, chosen=of_run))
-    splits = sources.load_splits(settings.data)
-    facts = auto.gather(settings.model, settings.trainer, splits["train"])
-    facts = distributed.broadcast(facts)  # the machine of another rank may measure another speed
+    facts = _gather(read_settings(line), splits)
     choices = auto.choose(facts)
     values = {choice.flag: choice.value for choice in choices}
     kept = config.choices_that_fit(line, values)
@@ -69,20 +62,26 @@ def choose_settings(line: CommandLine, settings: Settings, *, of_run: Sequence[s
             logger.info("auto: %s: other strategies do not use all of your flags", word.replace("=", " "))
     line = dataclasses.replace(line, chosen=kept)
     line, tried = _try_candidates(line, facts, values, splits, attempt)
-    return Chosen(line, splits, tried)
+    return Chosen(read_settings(line), line.chosen, tried)
+
+
+def _gather(settings: Settings, splits: LoadedSplits) -> auto.Facts:
+    """Return the facts of rank 0, because the machine of another rank may measure another speed."""
+    with distributed.fail_together():
+        facts = auto.gather(settings.model, settings.trainer, splits["train"])
+        return distributed.broadcast(facts)
 
 
 def _try_candidates(
     line: CommandLine, facts: auto.Facts, values: Mapping[str, object], splits: LoadedSplits, attempt: Try
 ) -> tuple[CommandLine, Sequence[Trial]]:
     """Return the call with the settings that are best in the trials, and the trials."""
-    settings = _settings(line)
-    if (reason := _why_not(line, settings, splits)) is not None:
+    settings = read_settings(line)
+    if (reason := _why_not(settings, splits)) is not None:
         if reason:
             logger.info("auto: no trials: %s", reason)
         return line, []
-    is_fixed = "image_size" in line.given
-    probes = [] if facts.from_scratch else fit_probes(splits, settings, size_is_fixed=is_fixed)
+    probes = [] if facts.from_scratch else fit_probes(splits, settings)
     usable = [each for each in candidates(facts, values, probes) if (_with(line, values, each)) is not None]
     epochs = trials.trial_epochs(int(settings.trainer.num_train_epochs))
     hours, limit = facts.hours(epochs), settings.trainer.max_hours
@@ -97,7 +96,7 @@ def _try_candidates(
     def measure(candidate: Candidate, length: int) -> Correct:
         changed = _with(line, values, candidate)
         assert changed is not None
-        return attempt(_settings(changed), splits, length)
+        return attempt(read_settings(changed), splits, length)
 
     best, tried = trials.compare(usable, epochs, measure, budget_seconds=3600 * budget)
     logger.info("auto: %d trials chose %s", len(tried), _describe(best))
@@ -106,11 +105,11 @@ def _try_candidates(
     return changed, tried
 
 
-def _why_not(line: CommandLine, settings: Settings, splits: LoadedSplits) -> str | None:
+def _why_not(settings: Settings, splits: LoadedSplits) -> str | None:
     """Return why nothing is tried; empty if that needs no log line, and None if trials make sense."""
     if settings.strategy.strategy == "head":
         return ""
-    if fixed := sorted(_FIXED & line.given):
+    if fixed := sorted(_FIXED & settings.given):
         return f"--{fixed[0]} fixes the length of the training"
     if distributed.world_size() > distributed.local_world_size():
         return "the processes are on several machines"
@@ -118,10 +117,6 @@ def _why_not(line: CommandLine, settings: Settings, splits: LoadedSplits) -> str
     if images < _MIN_VALIDATION:
         return f"{images} validation images cannot tell settings apart"
     return None
-
-
-def _settings(line: CommandLine) -> Settings:
-    return Settings(*config.parse(line, GROUPS))
 
 
 def _with(line: CommandLine, values: Mapping[str, object], candidate: Candidate) -> CommandLine | None:

@@ -59,17 +59,15 @@ class FrozenProbe:
         return self.probe.chosen["accuracy"]
 
 
-def fit_probes(
-    splits: LoadedSplits, settings: Settings, *, size_is_fixed: bool, only_higher: bool = False
-) -> list[FrozenProbe]:
+def fit_probes(splits: LoadedSplits, settings: Settings, *, only_higher: bool = False) -> list[FrozenProbe]:
     """Fit a linear probe at the resolution of the checkpoint, and at affordable higher ones. All ranks must call it.
 
-    Features are cached on disk, so a second call only fits the probes.
+    If the user gave `--image_size`, only that resolution is used. Features are cached on disk, so a second call only
+    fits the probes.
 
     Args:
         splits: `train` and `validation`, with columns `image`, `label` and `index`.
         settings: Model, precision, batch size and data workers.
-        size_is_fixed: Whether only the resolution of the settings may be used, not the checkpoint's and higher ones.
         only_higher: Whether the first of these resolutions is skipped.
 
     Returns:
@@ -79,7 +77,7 @@ def fit_probes(
         BadImageError: If an image cannot be read.
     """
     found: list[FrozenProbe] = []
-    # Without a size of the user, the settings may state the one that --auto chose for the training.
+    size_is_fixed = "image_size" in settings.given  # otherwise, the settings may state one that --auto chose
     sizes = [settings.model.image_size if size_is_fixed else None]
     for place, size in enumerate(sizes):  # the higher ones are appended when the network is known
         try:
@@ -93,23 +91,20 @@ def fit_probes(
     return found
 
 
-def propose(
-    classifier: ImageClassifier, splits: LoadedSplits, settings: Settings, *, size_is_fixed: bool
-) -> Proposal | None:
+def propose(classifier: ImageClassifier, splits: LoadedSplits, settings: Settings) -> Proposal | None:
     """Propose the linear probe of the checkpoint that is the most accurate one on validation; None without any.
 
     Args:
         classifier: The trained model.
         splits: `train` and `validation`, with columns `image`, `label` and `index`.
         settings: All settings of the training.
-        size_is_fixed: Whether only the resolution of the settings may be used.
 
     Raises:
         BadImageError: If an image cannot be read.
     """
     # With --strategy head, the trained model is the probe at the resolution of the settings.
     is_probe = settings.strategy.strategy == "head"
-    if not (probes := fit_probes(splits, settings, size_is_fixed=size_is_fixed, only_higher=is_probe)):
+    if not (probes := fit_probes(splits, settings, only_higher=is_probe)):
         return None
     before = score(classifier, splits["validation"], LoaderOptions.of(settings.trainer), name="validation").accuracy
     best = max(probes, key=lambda each: each.accuracy)

@@ -1,26 +1,24 @@
-"""A classifier, its images and the settings -> a `StrictTrainer` that is ready to train."""
+"""A classifier, images and settings -> a `StrictTrainer` that is ready to train."""
 
 import copy
 import functools
-from collections import Counter
+import logging
 from pathlib import Path
 from typing import Any, cast
 
-import datasets
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import BaseImageProcessor, EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pipeline.arguments.settings import Settings
 from pipeline.arguments.trainer import FineTuningArguments
-from pipeline.data.labels.read import read_integers
-from pipeline.data.streaming import Stream, StreamShard
 from pipeline.evaluation.metrics import Accuracy, compute
 from pipeline.images.processor import Normalize
-from pipeline.images.train_images import PreparedImages, prepare_images
-from pipeline.images.transforms import EvalTransform, TrainTransform, collate
+from pipeline.images.train_images import PreparedImages
+from pipeline.images.transforms import collate
 from pipeline.models import layers, lora, patch_dropout
 from pipeline.models.classifier import ImageClassifier
 from pipeline.performance import batch_size, flops
@@ -33,10 +31,12 @@ from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 from pipeline.training.trainer import Components, StrictTrainer
 
+logger = logging.getLogger(__name__)
+
 
 def build_trainer(
     classifier: ImageClassifier,
-    splits: datasets.DatasetDict,
+    images: PreparedImages,
     *,
     folder: Path,
     settings: Settings,
@@ -47,7 +47,7 @@ def build_trainer(
 
     Args:
         classifier: Its network is prepared in place: frozen, or given adapters, as the settings say.
-        splits: `train` and `validation`, with columns `image`, `label` and `index`.
+        images: The training and the validation images.
         folder: Where the checkpoints go.
         settings: All settings of the training.
         clock: Measures the training.
@@ -58,19 +58,15 @@ def build_trainer(
     """
     network = _prepare(classifier.model, classifier.input_size, settings)
     args = _trainer_arguments(settings, folder)
-    # Before the search for a batch size, which gets the memory that a device cache leaves.
-    cached = _cached_images(splits, classifier, settings)
     if args.auto_find_batch_size:
         _find_batch_size(args, network, classifier.input_size, settings)
-    images = cached or _streamed_images(splits, classifier, args, settings)
     _set_loading(args, on_device=images.cache == "device")
-    margins = _margins(splits["train"], settings)
+    margins = _margins(images, settings)
     components = Components(
         settings=settings,
         images=images.train,
-        sampler=_sampler(splits["train"], images.train.epoch, settings),
-        decisions=_decisions(images),
-        objective=_objective(splits["train"], settings),
+        sampler=_sampler(images, settings),
+        objective=_objective(images.labels, len(classifier.class_names), settings),
         normalize=Normalize(classifier.processor),
         clock=clock,
         flops=functools.cache(functools.partial(flops.training_flops, network)),
@@ -132,42 +128,15 @@ def freeze_unused_parameters(model: PreTrainedModel, size: tuple[int, int]) -> N
         weight.requires_grad_(shadow_weight.grad is not None)
 
 
-def _objective(train: datasets.Dataset | Stream, settings: Settings) -> Objective:
-    classes = range(len(train.features["label"].names))
-    # Only class weights need the counts, and a stream rejects class weights.
-    counts = Counter(classes) if isinstance(train, Stream) else Counter(read_integers(train).tolist())
+def _objective(labels: NDArray[np.int64] | None, num_classes: int, settings: Settings) -> Objective:
+    # Only class weights need the counts, and a stream, whose labels are unknown, rejects class weights.
+    counts = np.ones(num_classes, int) if labels is None else np.bincount(labels, minlength=num_classes)
     return Objective(
         settings.images,
         settings.objective,
-        class_counts=[counts[number] for number in classes],
+        class_counts=counts.tolist(),
         label_smoothing=settings.trainer.label_smoothing_factor,
     )
-
-
-def _cached_images(
-    splits: datasets.DatasetDict, classifier: ImageClassifier, settings: Settings
-) -> PreparedImages | None:
-    """Return the images with their cache, or None if the training images are streamed."""
-    if isinstance(splits["train"], Stream):
-        return None
-    args = settings.trainer
-    return prepare_images(
-        splits["train"],
-        splits["validation"],
-        TrainTransform(classifier.processor, settings.images, seed=args.seed),
-        settings.images,
-        device=args.device,
-        epochs=args.num_train_epochs,
-    )
-
-
-def _streamed_images(
-    splits: datasets.DatasetDict, classifier: ImageClassifier, args: FineTuningArguments, settings: Settings
-) -> PreparedImages:
-    transform = TrainTransform(classifier.processor, settings.images, seed=args.seed)
-    stream: Any = splits["train"]
-    shard = StreamShard(stream, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
-    return PreparedImages(shard, splits["validation"].with_transform(EvalTransform(classifier.processor)), "none")
 
 
 def _set_loading(args: FineTuningArguments, *, on_device: bool) -> None:
@@ -181,26 +150,20 @@ def _set_loading(args: FineTuningArguments, *, on_device: bool) -> None:
     args.accelerator_config = uploads
 
 
-def _sampler(train: datasets.Dataset | Stream, epoch: Tensor, settings: Settings) -> BalancedSampler | None:
-    if not settings.objective.balanced_sampling:
+def _sampler(images: PreparedImages, settings: Settings) -> BalancedSampler | None:
+    if images.labels is None or not settings.objective.balanced_sampling:
         return None
-    return BalancedSampler(read_integers(train), seed=settings.trainer.seed, epoch=epoch)
+    return BalancedSampler(images.labels, seed=settings.trainer.seed, epoch=images.train.epoch)
 
 
-def _margins(train: datasets.Dataset | Stream, settings: Settings) -> Margins | None:
+def _margins(images: PreparedImages, settings: Settings) -> Margins | None:
     """Return what collects the logit margins, or None if they are not wanted or the images of a batch are mixed."""
-    if settings.trainer.audit == "no" or isinstance(train, Stream):
+    if images.labels is None or settings.trainer.audit == "no":
         return None
     if settings.images.mixup or settings.images.cutmix:
         logger.info("logit margins are not collected, because --mixup or --cutmix mixes the labels of a batch")
         return None
-    return Margins(len(train))
-
-
-def _decisions(images: PreparedImages) -> dict[str, Any]:
-    """Return what the machine decided about the images, for `run.json`."""
-    size = {"image_cache_mb": round(images.size / 1e6, 3)} if images.size else {}
-    return {"image_cache": images.cache, **size}
+    return Margins(len(images.labels))
 
 
 def _stopping_callbacks(settings: Settings, clock: Clock) -> list[TrainerCallback]:

@@ -1,16 +1,15 @@
 """`fit`: run or resume the Trainer, and load its best weights."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 from transformers import TrainerState
 
 from pipeline import distributed
 from pipeline.arguments.settings import Settings
 from pipeline.errors import PipelineError, Terminated
+from pipeline.images.train_images import PreparedImages
 from pipeline.models.classifier import ImageClassifier
 from pipeline.performance import batch_size
 from pipeline.performance.throughput import Clock
@@ -26,27 +25,26 @@ logger = logging.getLogger(__name__)
 
 def fit(
     classifier: ImageClassifier,
-    splits: datasets.DatasetDict,
+    images: PreparedImages,
     *,
     folder: Path,
     settings: Settings,
     clock: Clock | None = None,
-    on_decisions: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
-    """Train on `train`, choose the best checkpoint on `validation`, and leave its weights in the classifier.
+    """Train, choose the best checkpoint on the validation images, and leave its weights in the classifier.
 
     Training resumes from the newest complete checkpoint in the folder, if there is one.
 
     Args:
         classifier: Its network is trained in place.
-        splits: Rows with `image`, `label` and `index`.
+        images: The training and the validation images.
         folder: Where the checkpoints go.
         settings: All settings of the training.
         clock: Already started if more than this call counts as training time.
-        on_decisions: Gets what the machine decided (`image_cache`) before the first step.
 
     Returns:
-        `train_loss`, `train_runtime` and others, of the call that reached the end; and `speed`, for `run.json`.
+        `train_loss`, `train_runtime` and others, of the call that reached the end; `speed`, for `run.json`; and
+        `margins`, the `Evidence` about the training labels, if it was collected.
 
     Raises:
         PipelineError: If the loss is not finite, or the device runs out of memory.
@@ -54,9 +52,7 @@ def fit(
     """
     stop, clock = callbacks.StopOnSignal(), clock or Clock()
     attention = classifier.model.config._attn_implementation
-    trainer = build_trainer(classifier, splits, folder=folder, settings=settings, clock=clock, extra_callbacks=[stop])
-    if on_decisions:
-        on_decisions(trainer.components.decisions)
+    trainer = build_trainer(classifier, images, folder=folder, settings=settings, clock=clock, extra_callbacks=[stop])
     args = trainer.args
     with batch_size.out_of_memory_explained(
         global_batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
@@ -75,6 +71,8 @@ def fit(
         speed = clock.total.speed(trainer.components.matmul_rate)
         metrics["speed"] = speed.metrics() | {"data_wait": round(clock.total.data_wait, 4)}
         logger.info("%s, data wait %.1f%%", speed, 100 * clock.total.data_wait)
+    if trainer.components.margins and (evidence := trainer.components.margins.evidence()):
+        metrics["margins"] = evidence
     # The Trainer's total_flos is wrong for images.
     return {key: value for key, value in metrics.items() if key not in ("total_flos", "elapsed")}
 
@@ -86,6 +84,8 @@ def _train(trainer: StrictTrainer, folder: Path, stop: callbacks.StopOnSignal) -
     if checkpoint is not None and (end := _final_state(folder, checkpoint)) is not None:
         trainer.state = TrainerState.load_from_json(str(end))
         logger.info("training was complete at step %d; loading the best checkpoint", trainer.state.global_step)
+        if trainer.components.margins:
+            trainer.components.margins.restore(checkpoint)
         trainer.load_best_weights()
         return {k: v for row in trainer.state.log_history for k, v in row.items() if k.startswith("train_")}
     if checkpoint is not None:

@@ -3,7 +3,7 @@
 import contextlib
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,7 +46,6 @@ class Components:
         matmul_rate: FLOPs per second of large matrix products, over all processes.
         sampler: The order of the training images. None: each once per epoch, shuffled by the Trainer.
         margins: Collects the logit margins of the training images. None: they are not collected.
-        decisions: What the machine decided about this training, for `run.json`.
     """
 
     settings: Settings
@@ -58,7 +57,6 @@ class Components:
     matmul_rate: float
     sampler: BalancedSampler | None = None
     margins: Margins | None = None
-    decisions: dict[str, Any] = field(default_factory=dict)
 
 
 class StrictTrainer(Trainer):
@@ -108,7 +106,7 @@ class StrictTrainer(Trainer):
             "pin_memory": args.dataloader_pin_memory and args.device.type != "cpu",
             "prefetch_factor": args.dataloader_prefetch_factor,
         }
-        if (loader := images.loader(**options)) is not None:
+        if (loader := images.loader(batch_size=args.train_batch_size, **options)) is not None:
             return loader
         if self.components.sampler is None:
             return super().get_train_dataloader()
@@ -143,9 +141,7 @@ class StrictTrainer(Trainer):
         clock.data_received(world_size * sum(images), world_size * sum(map(operator.mul, images, flops)))
         return batches, count
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
-    ) -> Any:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
         """Normalize the images and, during training, mix them; then compute the loss, and collect the margins."""
         rows = inputs.get(ROWS)
         inputs = {key: value for key, value in inputs.items() if key != ROWS}

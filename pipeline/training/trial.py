@@ -34,6 +34,7 @@ from pipeline.selection.improve import improve
 from pipeline.selection.trials import Correct
 from pipeline.training.compatibility import reject_unsupported
 from pipeline.training.fit import fit
+from pipeline.training.images import load_images
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ def try_settings(settings: Settings, splits: LoadedSplits, epochs: int) -> Corre
 def _shortened(settings: Settings, epochs: int) -> Settings:
     args = copy.copy(settings.trainer)
     args.num_train_epochs, args.max_hours, args.report_to, args.disable_tqdm = epochs, None, [], True
+    args.audit = "no"
     return dataclasses.replace(settings, trainer=args)
 
 
@@ -83,9 +85,10 @@ def _train(classifier: ImageClassifier, splits: LoadedSplits, settings: Settings
     """Train as `train` does: from a probe if the settings say so, and with a refitted head."""
     if settings.model.head_init == "probe":
         install_head(classifier, fit_training_probe(classifier, splits, settings.trainer))
+    images = load_images(splits, classifier.processor, settings)
     with _temporary_folder() as folder:
         try:
-            fit(classifier, splits, folder=folder, settings=settings)
+            fit(classifier, images, folder=folder, settings=settings)
         except Terminated as stop:
             raise Terminated("a trial of --auto was stopped: repeat the command, which keeps finished trials") from stop
     if settings.selection.refit_head:

@@ -3,21 +3,19 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import config, distributed, hub
-from pipeline.arguments.data import NO_DATASET
 from pipeline.arguments.settings import GROUPS, NEUTRAL, Settings
 from pipeline.config import CommandLine
-from pipeline.config.names import is_shipped
 from pipeline.data import report, sources
 from pipeline.data.bad_images import Skipped, describe_skipped
 from pipeline.data.report import LoadedSplits
-from pipeline.data.source_types import SOURCE_TYPES
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
+from pipeline.evaluation.audit.labels import Evidence
 from pipeline.evaluation.predictions import Predictions, write_predictions
 from pipeline.evaluation.thumbnails import write_thumbnails
 from pipeline.images.depth import GrayscaleDepth, set_depth
@@ -26,6 +24,7 @@ from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.performance.machine import keep_freed_memory
 from pipeline.performance.throughput import Clock
+from pipeline.probing.audit import audit
 from pipeline.probing.baseline import fit_baseline
 from pipeline.probing.confidence import score_validation
 from pipeline.probing.linear import install_head
@@ -33,15 +32,17 @@ from pipeline.reporting import card
 from pipeline.reporting import report as report_page
 from pipeline.reporting.run import Run
 from pipeline.runs import folder as run_folder
-from pipeline.runs.files import absolute_if_local, write_json
+from pipeline.runs.files import write_json
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.lock import lock
 from pipeline.selection.auto import warn_of_high_learning_rate
 from pipeline.selection.choose import Chosen, choose_settings
-from pipeline.selection.improve import Propose, improve
+from pipeline.selection.improve import improve
+from pipeline.selection.settings import as_recipe, read_settings
 from pipeline.selection.steps import selection_steps
 from pipeline.training.compatibility import reject_unsupported
 from pipeline.training.fit import fit
+from pipeline.training.images import load_images
 from pipeline.training.trial import try_settings
 
 logger = logging.getLogger(__name__)
@@ -86,26 +87,50 @@ def _read_call(recipe: str | Path | None, flags: dict[str, Any]) -> CommandLine:
 
 def _train(line: CommandLine, *, owns_process: bool) -> Run:
     with distributed.fail_together():
-        _check_targets(line)
-        chosen = _choose(line)
-        line = chosen.line
-        settings = Settings(*config.parse(line, GROUPS))
-        distributed.require_same(settings.resolved())
-        arguments = _recorded(settings)
-        run = _claim(line, settings, arguments)
+        run, settings = _claim(line)
     with _one_writer(run):
         if run.finished:
             logger.info("%s was finished before; showing its results", run.folder)
         else:
-            logger.info("%s", settings.trainer.describe())
-            warn_of_high_learning_rate(settings)
-            splits, classifier = _load(chosen, settings, run=run, arguments=arguments)
+            splits, data = _load_splits(run, settings)
             if owns_process:  # after the splits are loaded, or their temporary memory would be kept too
                 keep_freed_memory()
-            steps = selection_steps(settings, size_is_fixed="image_size" in line.given)
-            results = _fit(classifier, splits, settings, steps, run=run)
-            _score(run, splits, settings, results)
+            if settings.selection.auto and not run.record:
+                chosen = choose_settings(line, splits, attempt=try_settings)
+            else:
+                chosen = Chosen(settings)
+            classifier = _start(run, chosen, splits, data, command=line.words)
+            results, evidence = _fit(classifier, splits, chosen.settings, run=run)
+            _score(run, splits, chosen.settings, results, evidence)
         return _finish(run, settings)
+
+
+def _claim(line: CommandLine) -> tuple[RunFolder, Settings]:
+    """Return the run folder, and the settings of the call with what `--auto` chose when the run in it was started.
+
+    What can be checked without data is checked here, because `--auto` may train for minutes before the run is started.
+
+    Raises:
+        PipelineError: If the folder holds another run, or the folder or the repository cannot be used.
+    """
+    settings = read_settings(line)
+    run = RunFolder(Path(str(settings.trainer.output_dir)), writes=distributed.is_main_process())
+    distributed.on_main_process(lambda: run_folder.check_usable(run.folder))
+    record = distributed.broadcast(run.record)
+    distributed.require_same({f"{run.folder} (which all machines share)": run.record.get("status", "new")})
+    if settings.selection.auto and record:
+        if "auto" not in record:
+            raise PipelineError(f"{run.folder} holds a run without --auto: choose another --output_dir")
+        settings = read_settings(dataclasses.replace(line, chosen=record["auto"]))
+        logger.info("auto: keeping the choices of the run: %s", " ".join(record["auto"]))
+    distributed.require_same(settings.resolved())
+    arguments = as_recipe(settings)
+    distributed.on_main_process(lambda: run_folder.claim(run.folder, arguments=arguments, neutral=NEUTRAL))
+    args = settings.trainer
+    if args.push_to_hub and args.hub_model_id:
+        repo_id = args.hub_model_id
+        distributed.on_main_process(lambda: hub.check_may_push(repo_id))
+    return run, settings
 
 
 @contextlib.contextmanager
@@ -116,64 +141,25 @@ def _one_writer(run: RunFolder) -> Iterator[None]:
         yield
 
 
-def _recorded(settings: Settings) -> dict[str, Any]:
-    """Return the settings for `recipe.yaml`, with absolute paths: the run finds its data and model from any folder."""
-    arguments = settings.resolved()
-    data, model = arguments["dataset_name"], arguments["model_name_or_path"]
-    if data is not None and data not in SOURCE_TYPES:
-        arguments["dataset_name"] = absolute_if_local(data)
-    if not is_shipped(model):
-        arguments["model_name_or_path"] = absolute_if_local(model)
-    return arguments
-
-
-def _check_targets(line: CommandLine) -> None:
-    """Reject a folder and a repository that cannot be used, because `--auto` may train for minutes before `_claim`."""
-    settings = Settings(*config.parse(line, GROUPS))
-    if settings.data.dataset_name is None:
-        raise PipelineError(f"{NO_DATASET}; or use --config RECIPE")
-    folder, args = _folder(line, settings), settings.trainer
-    distributed.on_main_process(lambda: run_folder.check_usable(folder))
-    if args.push_to_hub and args.hub_model_id:
-        repo_id = args.hub_model_id
-        distributed.on_main_process(lambda: hub.check_may_push(repo_id))
-
-
-def _choose(line: CommandLine) -> Chosen:
-    """Let `--auto` choose settings. A run that was started before keeps its choices."""
-    settings = Settings(*config.parse(line, GROUPS))
-    if not settings.selection.auto:
-        return Chosen(line)
-    record = distributed.broadcast(RunFolder(_folder(line, settings)).record)
-    return choose_settings(line, settings, of_run=record.get("auto"), attempt=try_settings)
-
-
-def _folder(line: CommandLine, settings: Settings) -> Path:
-    args = settings.trainer
-    default = run_folder.default_folder(recipe=line.recipe, dataset=settings.data.dataset_name, seed=args.seed)
-    return Path(args.output_dir or default)
-
-
-def _claim(line: CommandLine, settings: Settings, arguments: dict[str, Any]) -> RunFolder:
-    """Return the run folder, and reject one that holds another run."""
-    run = RunFolder(_folder(line, settings), writes=distributed.is_main_process())
-    distributed.on_main_process(lambda: run_folder.claim(run.folder, arguments=arguments, neutral=NEUTRAL))
-    distributed.require_same({f"{run.folder} (which all machines share)": run.record.get("status", "new")})
-    return run
-
-
-def _load(
-    chosen: Chosen, settings: Settings, *, run: RunFolder, arguments: dict[str, Any]
-) -> tuple[LoadedSplits, ImageClassifier]:
-    """Load the images and the model, check that they fit, and start the run folder."""
+def _load_splits(run: RunFolder, settings: Settings) -> tuple[LoadedSplits, dict[str, Any]]:
+    """Return the images and their description for `run.json`. Check that they are those of the run."""
     with distributed.fail_together():
-        splits = chosen.splits or sources.load_splits(settings.data)
+        splits = sources.load_splits(settings.data)
         data = report.describe(splits, settings.data.dataset_name, revision=settings.data.dataset_revision)
         distributed.require_same(data)
-        fingerprint = str(data["fingerprint"])
-        distributed.on_main_process(
-            lambda: run_folder.claim(run.folder, arguments=arguments, neutral=NEUTRAL, fingerprint=fingerprint)
-        )
+        distributed.on_main_process(lambda: run_folder.check_data(run, fingerprint=str(data["fingerprint"])))
+    return splits, data
+
+
+def _start(
+    run: RunFolder, chosen: Chosen, splits: LoadedSplits, data: Mapping[str, Any], *, command: Sequence[str]
+) -> ImageClassifier:
+    """Build the model, check that the settings fit it, and start the run folder."""
+    settings = chosen.settings
+    logger.info("%s", settings.trainer.describe())
+    warn_of_high_learning_rate(settings)
+    with distributed.fail_together():
+        distributed.require_same(settings.resolved())
         class_names = splits["train"].features["label"].names
         classifier = build_classifier(settings.model, class_names=class_names, seed=settings.trainer.seed)
         set_depth(classifier.processor, splits.grayscale_bits)
@@ -181,47 +167,43 @@ def _load(
         distributed.on_main_process(
             lambda: run_folder.start(
                 run,
-                command=chosen.line.words,
-                arguments=arguments,
+                command=command,
+                arguments=as_recipe(settings),
                 data=data,
                 machine=settings.trainer.machine(),
-                auto=list(chosen.line.chosen) if settings.selection.auto else None,
+                auto=chosen.words,
                 trials=[trial.as_json() for trial in chosen.trials],
             )
         )
-    return splits, classifier
+    return classifier
 
 
 def _fit(
-    classifier: ImageClassifier,
-    splits: LoadedSplits,
-    settings: Settings,
-    steps: list[tuple[str, Propose]],
-    *,
-    run: RunFolder,
-) -> dict[str, Any]:
-    """Train the classifier as the strategy says, let the selection steps improve it, and save it."""
-    clock, results = Clock(), dict[str, Any]()
+    classifier: ImageClassifier, splits: LoadedSplits, settings: Settings, *, run: RunFolder
+) -> tuple[dict[str, Any], list[Evidence]]:
+    """Train the classifier as the strategy says, let the selection steps improve it, and save it.
+
+    Returns:
+        The metrics of the training, and what it found out about the training labels.
+    """
+    clock, results, evidence = Clock(), dict[str, Any](), list[Evidence | None]()
     is_probe = settings.strategy.strategy == "head"
     with run.timed("train"):
         if is_probe or settings.model.head_init == "probe" or settings.strategy.baseline:
-            probe, results = fit_baseline(classifier, splits, args=settings.trainer, run=run)
+            probe, results, out_of_fold = fit_baseline(classifier, splits, args=settings.trainer, run=run)
+            evidence.append(out_of_fold)
             if is_probe or settings.model.head_init == "probe":
                 install_head(classifier, probe)
         if not is_probe:
-            results |= fit(
-                classifier,
-                splits,
-                folder=run.folder,
-                settings=_with_decisions(settings, run),
-                clock=clock,
-                on_decisions=lambda found: run.update(machine=run.record["machine"] | found),
-            )
+            images = load_images(splits, classifier.processor, _with_decisions(settings, run))
+            run.update(machine=run.record["machine"] | images.decisions)
+            results |= fit(classifier, images, folder=run.folder, settings=settings, clock=clock)
+            evidence.append(results.pop("margins", None))
             if speed := results.pop("speed", None):
                 run.update(speed=speed)
-        classifier, selected = improve(classifier, splits, settings, steps)
+        classifier, selected = improve(classifier, splits, settings, selection_steps(settings))
     distributed.on_main_process(lambda: classifier.save(run.folder))
-    return results | selected
+    return results | selected, [each for each in evidence if each is not None]
 
 
 def _with_decisions(settings: Settings, run: RunFolder) -> Settings:
@@ -232,8 +214,10 @@ def _with_decisions(settings: Settings, run: RunFolder) -> Settings:
     return dataclasses.replace(settings, images=dataclasses.replace(settings.images, image_cache=decided))
 
 
-def _score(run: RunFolder, splits: LoadedSplits, settings: Settings, results: dict[str, Any]) -> None:
-    """Score the saved files on validation and, once, on test; write the results and the card."""
+def _score(
+    run: RunFolder, splits: LoadedSplits, settings: Settings, results: dict[str, Any], evidence: Sequence[Evidence]
+) -> None:
+    """Score the saved files on validation and, once, on test; audit the data; write the results and the card."""
     classifier = ImageClassifier.load(run.folder)
     predictions, names = [], ["validation", "test"]
     if settings.trainer.uncertainty == "yes":
@@ -246,6 +230,8 @@ def _score(run: RunFolder, splits: LoadedSplits, settings: Settings, results: di
             for name in names
             if name in splits
         ]
+    if settings.trainer.audit == "yes":
+        results |= audit(classifier, splits, predictions, evidence, settings=settings, run=run)
     distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
     if settings.trainer.report == "yes":
         distributed.on_main_process(lambda: _write_report(run, predictions, splits, classifier))

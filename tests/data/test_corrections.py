@@ -118,7 +118,12 @@ def test_names_that_look_like_formulas_are_found_in_both_forms(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("flag", "name", "lines", "message"),
     [
-        ("drop_list", "d.txt", ["train/cat/9.png"], r"1 rows are not found in train \('train/cat/9.png' \(did you mean"),
+        (
+            "drop_list",
+            "d.txt",
+            ["train/cat/9.png"],
+            r"1 rows are not found in train \('train/cat/9.png' \(did you mean",
+        ),
         ("drop_list", "d.txt", ["", " "], "names no row"),
         ("drop_list", "d.csv", ["name,x", "a,b"], "has the columns name, x: name the columns file"),
         ("drop_list", "d.csv", ["file,action", "train/cat/1.png,"], "has no row with the action drop"),
@@ -153,4 +158,3 @@ def test_a_row_is_not_dropped_and_relabeled(photos: Path, tmp_path: Path) -> Non
 def test_streaming_refuses_corrections(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="--drop_list .* all images before training"):
         load_splits(DataArguments(dataset_name="owner/name", streaming=True, drop_list=str(tmp_path / "d.txt")))
-

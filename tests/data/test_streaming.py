@@ -108,7 +108,7 @@ def test_ranks_read_different_images_and_equal_numbers_of_batches(
 
 
 def test_workers_divide_the_batches_of_a_rank(stream: Stream) -> None:
-    loader = shard_of(stream).loader(num_workers=2, prefetch_factor=None, pin_memory=False)
+    loader = shard_of(stream, batch_size=7).loader(batch_size=4, num_workers=2, prefetch_factor=None, pin_memory=False)
     assert loader.num_workers == 2
     for epoch in (0, 1):
         loader.dataset.epoch.fill_(epoch)  # type: ignore[attr-defined]

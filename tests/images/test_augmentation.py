@@ -28,6 +28,7 @@ from pipeline.images.processor import Normalize
 from pipeline.images.transforms import EvalTransform, TrainTransform, collate
 from pipeline.models.build import build_classifier
 from pipeline.training.fit import fit
+from pipeline.training.images import load_images
 from tests.conftest import noisy_image
 from tests.images.test_transforms import as_jpeg, normalized_pixels, pixels, split_of
 
@@ -259,7 +260,8 @@ def test_the_flags_reach_the_network(images: ImageArguments, photos: Path, tiny_
             received.append(inputs["pixel_values"].clone())
 
     classifier.model.register_forward_pre_hook(record, with_kwargs=True)
-    fit(classifier, splits, folder=tmp_path, settings=Settings(images=images, trainer=args))
+    settings = Settings(images=images, trainer=args)
+    fit(classifier, load_images(splits, classifier.processor, settings), folder=tmp_path, settings=settings)
     transform = TrainTransform(classifier.processor, images, seed=args.seed)
     expected = Normalize(classifier.processor)(torch.stack(transform(splits["train"][:])["pixel_values"]))
     assert {image.numpy().tobytes() for image in torch.cat(received)} == {x.numpy().tobytes() for x in expected}

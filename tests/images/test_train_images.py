@@ -57,7 +57,7 @@ def test_map_images_without_augmentation_are_the_evaluation_images(split: datase
 
 def test_the_trainer_builds_the_loader_of_map_images(split: datasets.Dataset) -> None:
     images: TrainImages = MapImages(split, _transform())
-    assert images.loader(num_workers=2, pin_memory=False, prefetch_factor=None) is None
+    assert images.loader(batch_size=2, num_workers=2, pin_memory=False, prefetch_factor=None) is None
 
 
 def _transform(policy: Any = "basic") -> TrainTransform:

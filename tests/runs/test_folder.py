@@ -13,7 +13,7 @@ from pipeline.arguments.settings import NEUTRAL
 from pipeline.errors import PipelineError
 from pipeline.runs.checkpoints import newest_complete_checkpoint
 from pipeline.runs.files import atomic_write, read_json, remove_absolute_path, write_json
-from pipeline.runs.folder import RECIPE, RECORD, RunFolder, claim, default_folder, start
+from pipeline.runs.folder import RECIPE, RECORD, RunFolder, check_data, claim, default_folder, start
 
 ARGUMENTS = {"learning_rate": 3e-3, "seed": 42, "dataset_name": "photos", "image_size": None, "save_total_limit": 1}
 COMMAND = ["train", "--seed=42", "--dataset_name", "/home/ann/photos"]
@@ -88,7 +88,8 @@ def test_settings_that_do_not_change_training_may_differ_in_the_same_run(tmp_pat
     started(tmp_path)
     neutral = {"save_total_limit": 5, "output_dir": "elsewhere", "dataloader_num_workers": 4, "push_to_hub": True}
     assert neutral.keys() <= NEUTRAL
-    run = claim(tmp_path, arguments=ARGUMENTS | neutral, neutral=NEUTRAL, fingerprint="abc")
+    run = claim(tmp_path, arguments=ARGUMENTS | neutral, neutral=NEUTRAL)
+    check_data(run, fingerprint="abc")
     assert run.record["status"] == "running"
     assert not run.finished
 
@@ -99,11 +100,11 @@ def test_a_finished_run_is_claimed_as_finished(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_data_changed_is_rejected(tmp_path: Path) -> None:
-    started(tmp_path)
+    run = started(tmp_path)
     with pytest.raises(
         PipelineError, match=r"the data changed after the run in .* started\nchoose another --output_dir"
     ):
-        claim(tmp_path, arguments=ARGUMENTS, fingerprint="xyz")
+        check_data(run, fingerprint="xyz")
 
 
 def test_checking_an_unwritable_folder_changes_nothing(tmp_path: Path) -> None:

@@ -47,13 +47,13 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, LoadedSpli
     return settings, load_splits(settings.data)
 
 
-def propose(case: tuple[Settings, LoadedSplits], *, size_is_fixed: bool = False) -> Proposal:
+def propose(case: tuple[Settings, LoadedSplits], *given: str) -> Proposal:
     """Propose a probe in place of a model that finds one of both classes."""
-    settings, splits = case
+    settings, splits = dataclasses.replace(case[0], given=frozenset(given)), case[1]
     trained = build_classifier(settings.model, class_names=["blue", "red"], seed=0)
     with torch.no_grad():
         trained.head.weight.zero_()
-    proposal = frozen.propose(trained, splits, settings, size_is_fixed=size_is_fixed)
+    proposal = frozen.propose(trained, splits, settings)
     assert proposal is not None
     return proposal
 
@@ -80,7 +80,7 @@ def test_a_resolution_of_the_user_is_the_only_one(
     case: tuple[Settings, LoadedSplits], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="pipeline")
-    assert propose(case, size_is_fixed=True).results["auto_probe_image_size"] == 16
+    assert propose(case, "image_size").results["auto_probe_image_size"] == 16
     assert "24 px" not in caplog.text
 
 
@@ -95,10 +95,11 @@ def test_a_probe_is_not_fitted_twice(case: tuple[Settings, LoadedSplits], caplog
     caplog.set_level("INFO", logger="pipeline")
     settings, splits = case
     head = dataclasses.replace(settings, strategy=StrategyArguments(strategy="head"))
+    fixed = dataclasses.replace(head, given=frozenset(["image_size"]))
     assert propose((head, splits)).results["auto_probe_image_size"] == 24
     assert "at 16 px" not in caplog.text
     trained = build_classifier(settings.model, class_names=["blue", "red"], seed=0)
-    assert frozen.propose(trained, splits, head, size_is_fixed=True) is None
+    assert frozen.propose(trained, splits, fixed) is None
 
 
 def test_a_network_without_a_linear_head_keeps_the_trained_model(
@@ -111,4 +112,4 @@ def test_a_network_without_a_linear_head_keeps_the_trained_model(
         raise PipelineError("no linear head: choose another model")
 
     monkeypatch.setattr(frozen, "build_classifier", fail)
-    assert frozen.propose(trained, splits, settings, size_is_fixed=False) is None
+    assert frozen.propose(trained, splits, settings) is None

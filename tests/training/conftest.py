@@ -16,6 +16,7 @@ from pipeline.models.build import build_classifier
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import TRAINER_STATE
 from pipeline.training.fit import fit
+from pipeline.training.images import load_images
 from tests.conftest import save_vit
 from tests.training.fitting import COLORS, Fitted, settings_of
 
@@ -48,7 +49,7 @@ def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> 
         *,
         data: datasets.DatasetDict = splits,
         vit: Path = dropping_vit,
-        on_decisions: Callable[[dict[str, Any]], object] | None = None,
+        before_fit: Callable[[], object] = lambda: None,
         **changes: Any,
     ) -> Fitted:
         settings = settings_of(**changes)
@@ -61,8 +62,11 @@ def fitted(dropping_vit: Path, splits: datasets.DatasetDict, tmp_path: Path) -> 
 
         (tmp_path / name).mkdir(exist_ok=True)
         with_hook = classifier.model.register_forward_pre_hook(torch.compiler.disable(look), with_kwargs=True)
-        metrics = fit(classifier, data, folder=tmp_path / name, settings=settings, on_decisions=on_decisions)
+        images = load_images(data, classifier.processor, settings)
+        before_fit()
+        metrics = fit(classifier, images, folder=tmp_path / name, settings=settings)
         with_hook.remove()
-        return Fitted(tmp_path / name, classifier.model, metrics, seen, read_json(tmp_path / name / TRAINER_STATE))
+        state = read_json(tmp_path / name / TRAINER_STATE)
+        return Fitted(tmp_path / name, classifier.model, metrics, seen, state, images.decisions)
 
     return run

@@ -38,13 +38,14 @@ def settings_of(**changes: Any) -> Settings:
 
 @dataclass
 class Fitted:
-    """What a call of `fit` left behind, and the pixels that the network received."""
+    """What a call of `fit` left behind, the pixels that the network received, and where the images were cached."""
 
     folder: Path
     model: PreTrainedModel
     metrics: dict[str, Any]
     seen: list[Tensor]
     state: dict[str, Any]
+    decisions: dict[str, Any]
 
     def log(self, key: str) -> list[float]:
         return [row[key] for row in self.state["log_history"] if key in row]

@@ -73,7 +73,7 @@ def test_flags_of_data_workers_do_not_matter(fitted: Callable[..., Fitted], monk
 def test_an_evaluation_decodes_nothing(
     fitted: Callable[..., Fitted], splits: datasets.DatasetDict, tmp_path: Path
 ) -> None:
-    """The files of the images are deleted as soon as the network receives its first batch."""
+    """The files of the images are deleted before the first step."""
     copies = {}
     for name, split in splits.items():
         paths = [shutil.copy(row["path"], tmp_path / f"{name}{i}.png") for i, row in enumerate(split["image"])]
@@ -82,20 +82,16 @@ def test_an_evaluation_decodes_nothing(
         copies[name] = datasets.Dataset.from_dict(split.to_dict() | {"image": images}, features=features)
     deleted: list[Path] = []
 
-    def delete(_: object) -> None:
+    def delete() -> None:
         deleted.extend(tmp_path.glob("*.png"))
         for path in deleted:
             path.unlink(missing_ok=True)
 
-    done = fitted(data=datasets.DatasetDict(copies), num_train_epochs=2, on_decisions=delete, **ON_DEVICE)
+    done = fitted(data=datasets.DatasetDict(copies), num_train_epochs=2, before_fit=delete, **ON_DEVICE)
     assert len(deleted) == sum(map(len, splits.values()))
     assert len(done.log("eval_accuracy")) == 2
 
 
 @pytest.mark.parametrize(("flag", "cache"), [("auto", "disk"), ("disk", "disk"), ("none", "none")])
-def test_what_the_machine_decided_is_reported_before_the_first_step(
-    fitted: Callable[..., Fitted], flag: str, cache: str
-) -> None:
-    decisions: list[dict[str, Any]] = []
-    fitted(max_steps=1, image_cache=flag, on_decisions=decisions.append)
-    assert decisions == [{"image_cache": cache}]
+def test_the_cache_that_was_used_is_reported(fitted: Callable[..., Fitted], flag: str, cache: str) -> None:
+    assert fitted(max_steps=1, image_cache=flag).decisions == {"image_cache": cache}

@@ -24,6 +24,7 @@ from pipeline.models.build import build_classifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.training import trial
 from pipeline.training.fit import fit
+from pipeline.training.images import load_images
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_trial_is_a_complete_training_of_fewer_epochs(
     tried = trial.try_settings(settings, splits, 2)
     short, _ = try_it(num_train_epochs=2)
     classifier = build_classifier(short.model, class_names=splits["train"].features["label"].names, seed=42)
-    fit(classifier, splits, folder=tmp_path / "run", settings=short)
+    fit(classifier, load_images(splits, classifier.processor, short), folder=tmp_path / "run", settings=short)
     scored = score(classifier, splits["validation"], LoaderOptions(), name="validation")
     assert np.array_equal(tried, scored.logits.argmax(1) == scored.labels)
     assert settings.trainer.num_train_epochs == 9

@@ -20,6 +20,7 @@ from pipeline.runs.folder import (
     TRAINER_STATE,
     RunFolder,
 )
+from pipeline.runs.lock import lock
 from pipeline.runs.publish import published_files
 
 Run = Callable[..., tuple[int, str, str]]
@@ -154,6 +155,27 @@ def test_auto_tries_nothing_for_a_folder_that_cannot_be_used(
     code, _, err = vit_pipeline("train", *words)
     assert (code, err) == (2, f"error: {tmp_path} is not empty and is not a run folder: choose another --output_dir\n")
     assert "auto" not in caplog.text
+
+
+def test_auto_tries_nothing_while_another_command_writes_into_the_folder(
+    vit_pipeline: Run, photos: Path, tiny_vit: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    words = [f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", f"--output_dir={tmp_path}/run"]
+    with lock(tmp_path / "run"):
+        code, _, err = vit_pipeline("train", "--auto", *words)
+    assert (code, "another command is writing into" in err) == (2, True)
+    assert "auto" not in caplog.text
+
+
+def test_auto_does_not_continue_a_run_without_it(
+    vit_pipeline: Run, photos: Path, tiny_vit: Path, tmp_path: Path
+) -> None:
+    words = [f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", f"--output_dir={tmp_path}/run"]
+    code, _, err = vit_pipeline("train", *words, "--strategy=head")
+    assert code == 0, err
+    code, _, err = vit_pipeline("train", "--auto", *words, "--strategy=head")
+    assert (code, err) == (2, f"error: {tmp_path}/run holds a run without --auto: choose another --output_dir\n")
 
 
 def test_auto_compares_candidates_on_validation_and_trains_the_best_one(

@@ -83,9 +83,7 @@ def duplicate_issues(splits: Mapping[str, AuditedSplit], duplicates: Sequence[Du
         reason = f"{what} {other_name} {other.ids[other_row]}{differs}"
         likely = label if label != given else ""
         score = round(each.similarity, 4)
-        found.append(
-            Issue(name, split.ids[row], kind, given, likely, score, reason, other_name, other.ids[other_row])
-        )
+        found.append(Issue(name, split.ids[row], kind, given, likely, score, reason, other_name, other.ids[other_row]))
     return found
 
 
