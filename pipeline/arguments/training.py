@@ -120,7 +120,7 @@ class TrainingFlags:
     )
     audit: Literal["yes", "no"] = flag(
         "yes",
-        "Whether to look for wrong labels, duplicates and images that leak between splits, and list them in issues.csv.",
+        "Whether to look for wrong labels, duplicates and images that leak between splits, and list them in a table.",
         neutral=True,
         recipe="never",
     )

@@ -1,9 +1,10 @@
-"""The audit of `train`: wrong labels, duplicates and leakage -> issues.csv, and the accuracies without leaked images."""
+"""The audit of `train`: wrong labels, duplicates and leakage -> issues.csv, and accuracies without leaked images."""
 
 import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -23,6 +24,7 @@ from pipeline.evaluation.audit.issues import (
     Issue,
     duplicate_issues,
     label_issues,
+    shown_issues,
     write_issues,
 )
 from pipeline.evaluation.audit.labels import Evidence, find_suspects, of_predictions
@@ -41,6 +43,19 @@ MAX_IMAGES = 50_000
 """With more images, duplicates are not searched for: each image would be decoded once more."""
 
 
+@dataclass(frozen=True)
+class Audit:
+    """What was found in addition to the table.
+
+    Attributes:
+        metrics: The metrics without leaked images, see `without_leaks`.
+        shown: Split -> row -> id of the images that the report shows.
+    """
+
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    shown: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+
+
 def audit(
     classifier: ImageClassifier,
     splits: Mapping[str, datasets.Dataset],
@@ -49,8 +64,8 @@ def audit(
     *,
     settings: Settings,
     run: RunFolder,
-) -> dict[str, Any]:
-    """Write `issues.csv`, and return the metrics without leaked images. All ranks must call it.
+) -> Audit:
+    """Write `issues.csv`, and return what else was found. All ranks must call it.
 
     Args:
         classifier: The saved model. Its features confirm near duplicates.
@@ -62,38 +77,49 @@ def audit(
     """
     if isinstance(splits["train"], Stream):
         logger.info("no audit of labels and duplicates: --streaming does not keep the training images")
-        return {}
+        return Audit()
     start = time.perf_counter()
     with run.timed("audit"):
         duplicates = find_duplicates(classifier, splits, LoaderOptions.of(settings.trainer))
         if not distributed.is_main_process():
-            return {}
+            return Audit()
         audited = _ids_and_labels(splits, predictions, settings.data.dataset_name)
         issues = _label_issues(classifier, splits, predictions, evidence, audited)
-        issues += duplicate_issues(audited, duplicates)
+        issues += duplicate_issues(audited, duplicates or [])
         write_issues(run.folder / ISSUES, issues)
         counts = Counter((issue.split, issue.issue) for issue in issues)
         run.update(audit=[{"split": name, "issue": kind, "count": count} for (name, kind), count in counts.items()])
     listed = ", ".join(f"{count} {name} {kind}" for (name, kind), count in counts.items()) or "none"
     logger.info("audit of the data in %.1f s: issues: %s", time.perf_counter() - start, listed)
     metrics: dict[str, Any] = {}
-    if duplicates is not None:
-        for each in predictions:
-            metrics |= without_leaks(each, duplicates)
-    return metrics
+    for each in predictions if duplicates is not None else []:
+        metrics |= without_leaks(each, duplicates or [])
+    return Audit(metrics, _shown(issues, audited))
+
+
+def _shown(issues: Sequence[Issue], audited: Mapping[str, AuditedSplit]) -> dict[str, dict[int, str]]:
+    """Return the rows, with their ids, of the images of the issues that the report shows."""
+    labels, repeated = shown_issues(issues)
+    names = [(each.split, each.file) for each in (*repeated, *labels)]
+    names += [(each.other_split, each.other_file) for each in repeated]
+    row_of = {split: {name: row for row, name in enumerate(each.ids)} for split, each in audited.items()}
+    shown: dict[str, dict[int, str]] = {}
+    for split, name in names:
+        shown.setdefault(split, {})[row_of[split][name]] = name
+    return shown
 
 
 def find_duplicates(
     classifier: ImageClassifier, splits: Mapping[str, datasets.Dataset], options: LoaderOptions
-) -> list[Duplicate]:
-    """Return the duplicates in all splits. All ranks must call it.
+) -> list[Duplicate] | None:
+    """Return the duplicates in all splits, or None with too many images. All ranks must call it.
 
     Raises:
         BadImageError: If an image cannot be read.
     """
     if (images := sum(map(len, splits.values()))) > MAX_IMAGES:
         logger.info("no search for duplicates: %d images are more than %d", images, MAX_IMAGES)
-        return []
+        return None
     found: Scan | None = None
     with distributed.fail_together():
         if distributed.is_main_process():

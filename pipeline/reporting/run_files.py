@@ -11,12 +11,14 @@ import pyarrow as pa
 import yaml
 
 from pipeline.errors import PipelineError, raise_problems
+from pipeline.evaluation.audit.issues import Issue, read_issues
 from pipeline.evaluation.predictions import Predictions, read_predictions
 from pipeline.evaluation.scoring import PREFIXES
 from pipeline.evaluation.thumbnails import headline_split, read_thumbnails
 from pipeline.models.uncertainty import Uncertainty
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import (
+    ISSUES,
     PREDICTIONS,
     RECIPE,
     RECORD,
@@ -27,6 +29,7 @@ from pipeline.runs.folder import (
     RunFolder,
     require_finished,
 )
+from pipeline.runs.spreadsheet import harmless
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException, yaml.YAMLError)
 _RECORD_KEYS = {"command", "data", "machine", "timings", "versions"}
@@ -47,6 +50,7 @@ class RunFiles:
         class_names: Names of the classes, in the order of the logits.
         thumbnails: JPEG of each (split, id), None if the run has no such file.
         uncertainty: What the model stores of its confidence, None if the run has no such file.
+        issues: The table of issues, None if the run has no such file.
     """
 
     folder: Path
@@ -58,6 +62,7 @@ class RunFiles:
     class_names: list[str]
     thumbnails: dict[tuple[str, str], bytes] | None
     uncertainty: Uncertainty | None = None
+    issues: list[Issue] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "RunFiles":
@@ -81,11 +86,15 @@ class RunFiles:
             state = read_json(folder / TRAINER_STATE) if (folder / TRAINER_STATE).exists() else None
         with _explain(folder / THUMBNAILS):
             thumbnails = read_thumbnails(folder / THUMBNAILS) if (folder / THUMBNAILS).exists() else None
+        with _explain(folder / ISSUES):
+            issues = read_issues(folder / ISSUES) if (folder / ISSUES).exists() else None
         uncertainty = None
         if (folder / UNCERTAINTY).exists():
             with _explain(folder / "config.json"):
                 uncertainty = Uncertainty.read(folder, name=str(folder), classes=len(class_names))
-        files = cls(folder, run.record, recipe, results, state, predictions, class_names, thumbnails, uncertainty)
+        files = cls(
+            folder, run.record, recipe, results, state, predictions, class_names, thumbnails, uncertainty, issues
+        )
         raise_problems(files._contradictions())
         return files
 
@@ -106,8 +115,11 @@ class RunFiles:
             return
         wrong = list(self._wrong_predictions())
         yield from wrong
-        known = {(each.split, image) for each in self.predictions for image in each.ids}
-        if not wrong and self.thumbnails and not self.thumbnails.keys() <= known:
+        known = {(each.split, harmless(image)) for each in self.predictions for image in each.ids}
+        for issue in self.issues or []:
+            known |= {(issue.split, issue.file), (issue.other_split, issue.other_file)}
+        shown = {(split, harmless(image)) for split, image in self.thumbnails or {}}
+        if not wrong and not shown <= known:
             yield f"{self.folder / THUMBNAILS} shows images that {PREDICTIONS} does not list: {_RESTORE}"
 
     def _wrong_predictions(self) -> Iterator[str]:

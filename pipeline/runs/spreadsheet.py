@@ -15,10 +15,10 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control and format characters, such 
 
 
 def harmless(text: str) -> str:
-    """Return a text as a cell that a spreadsheet shows and never runs.
+    r"""Return a text as a cell that a spreadsheet shows and never runs.
 
-    Control characters are written as escapes, such as `\\x1b`. A text that a spreadsheet would read as a formula gets an
-    apostrophe in front. To find the text of a cell again, compare the cell with `harmless(text)`.
+    Control characters are written as escapes, such as `\x1b`. A text that a spreadsheet would read as a formula gets
+    an apostrophe in front. To find the text of a cell again, compare the cell with `harmless(text)`.
     """
     visible = "".join(_escaped(character) for character in text)
     return f"'{visible}" if _FORMULA.match(visible) else visible

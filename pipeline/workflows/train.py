@@ -24,7 +24,7 @@ from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.performance.machine import keep_freed_memory
 from pipeline.performance.throughput import Clock
-from pipeline.probing.audit import audit
+from pipeline.probing.audit import Audit, audit
 from pipeline.probing.baseline import fit_baseline
 from pipeline.probing.confidence import score_validation
 from pipeline.probing.linear import install_head
@@ -230,11 +230,13 @@ def _score(
             for name in names
             if name in splits
         ]
+    audited = Audit()
     if settings.trainer.audit == "yes":
-        results |= audit(classifier, splits, predictions, evidence, settings=settings, run=run)
+        audited = audit(classifier, splits, predictions, evidence, settings=settings, run=run)
+        results |= audited.metrics
     distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
     if settings.trainer.report == "yes":
-        distributed.on_main_process(lambda: _write_report(run, predictions, splits, classifier))
+        distributed.on_main_process(lambda: _write_report(run, predictions, splits, classifier, audited))
 
 
 def _write_results(
@@ -248,10 +250,15 @@ def _write_results(
 
 
 def _write_report(
-    run: RunFolder, predictions: Sequence[Predictions], splits: LoadedSplits, classifier: ImageClassifier
+    run: RunFolder,
+    predictions: Sequence[Predictions],
+    splits: LoadedSplits,
+    classifier: ImageClassifier,
+    audited: Audit,
 ) -> None:
     """Write thumbnails and report. The run is finished before, so it is not lost if they cannot be written."""
-    write_thumbnails(run.folder / run_folder.THUMBNAILS, predictions, splits, GrayscaleDepth.of(classifier.processor))
+    depth = GrayscaleDepth.of(classifier.processor)
+    write_thumbnails(run.folder / run_folder.THUMBNAILS, predictions, splits, depth, audited.shown)
     report_page.write(run.folder)
 
 

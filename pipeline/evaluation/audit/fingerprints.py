@@ -25,7 +25,7 @@ def perceptual_hash(image: Image) -> int:
     Args:
         image: RGB, of any size.
     """
-    gray = image.convert("L").resize((_SIDE, _SIDE), PIL.Image.Resampling.BOX)
+    gray = image.convert("L").resize((_SIDE, _SIDE), PIL.Image.Resampling.LANCZOS)
     spectrum: Any = scipy.fft.dctn(np.asarray(gray, dtype=np.float64), norm="ortho")
     lowest = spectrum[:_FREQUENCIES, :_FREQUENCIES].ravel()
     lowest[0] = 0.0  # the brightness

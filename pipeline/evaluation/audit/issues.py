@@ -1,6 +1,7 @@
-"""`issues.csv`: what is probably wrong with the data, one line a row and kind. `--drop_list` and `--relabel` read it."""
+"""`issues.csv`: what is probably wrong with the data, one line a row. `--drop_list` and `--relabel` read it."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ LABEL, DUPLICATE, NEAR_DUPLICATE, LEAKAGE = "label", "duplicate", "near duplicat
 """The kinds of issues. Leakage is a duplicate, exact or near, of an image in an earlier split."""
 
 MAX_SUSPECTS = 1000  # of a split
+SHOWN_LABELS, SHOWN_PAIRS = 16, 16  # of a split; of all
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,20 @@ def duplicate_issues(splits: Mapping[str, AuditedSplit], duplicates: Sequence[Du
     return found
 
 
+def shown_issues(issues: Sequence[Issue]) -> tuple[list[Issue], list[Issue]]:
+    """Return the suspicious labels and the repeated images that the report shows.
+
+    These are the most suspicious labels of each split, and leaked images before other repeated ones.
+    """
+    labels = [
+        issue
+        for name in dict.fromkeys(issue.split for issue in issues)
+        for issue in [each for each in issues if each.split == name and each.issue == LABEL][:SHOWN_LABELS]
+    ]
+    repeated = sorted((each for each in issues if each.issue != LABEL), key=lambda each: each.issue != LEAKAGE)
+    return labels, repeated[:SHOWN_PAIRS]
+
+
 def write_issues(path: Path, issues: Sequence[Issue]) -> None:
     """Write the table. No cell of it is run by a spreadsheet.
 
@@ -102,8 +118,12 @@ def read_issues(path: Path) -> list[Issue]:
     Raises:
         PipelineError: If the table lacks a column.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    text = path.read_text(encoding="utf-8-sig")
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)  # a spreadsheet may have saved it again
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
     if rows and (lacking := [name for name in COLUMNS if name not in rows[0] or rows[0][name] is None]):
         raise PipelineError(f"{path} has no column {', '.join(lacking)}: write it again by training in a new folder")
-    return [Issue(**{name: row[name] for name in COLUMNS} | {"score": float(row["score"])}) for row in rows]
+    return [
+        Issue(**{name: row[name] for name in COLUMNS} | {"score": float(row["score"].replace(",", "."))})
+        for row in rows
+    ]

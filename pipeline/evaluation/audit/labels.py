@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-MIN_ODDS = 10.0
-"""Predictions contradict a label if another class is at least this many times as probable."""
+MIN_ODDS, MIN_PROBABILITY = 20.0, 0.75
+"""Predictions contradict a label if another class is at least this many times as probable, or this probable."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def of_predictions(probabilities: NDArray[np.floating], labels: NDArray[np.integ
         f"{source}: {100 * one:.2g}% for the given label, {100 * other:.2g}% for the likely one"
         for one, other in zip(given, rival, strict=True)
     ]
-    return Evidence(given, rival >= MIN_ODDS * given, likely, reasons)
+    contradicts = (rival >= MIN_ODDS * given) | (rival >= MIN_PROBABILITY)
+    return Evidence(given, contradicts, likely, reasons)
 
 
 def of_margins(margins: NDArray[np.floating], rivals: NDArray[np.int64], epochs: float) -> Evidence:
@@ -87,14 +88,11 @@ def find_suspects(evidence: Sequence[Evidence]) -> Suspects:
         evidence: At least one. The likely class is that of the first one that knows the image.
     """
     known = np.array([~np.isnan(each.trust) for each in evidence])
-    ranks = np.array([_suspicion(each.trust) for each in evidence])
-    counts = known.sum(axis=0)
-    mean = np.where(known, ranks, 0).sum(axis=0) / np.maximum(counts, 1)
+    suspicion = mean_suspicion(evidence)
     contradicted = np.array([each.contradicts for each in evidence])
-    listed = (contradicted | ~known).all(axis=0) & (counts > 0)
-    score = _suspicion(np.where(counts > 0, -mean, np.nan))
-    rows = np.flatnonzero(listed)
-    rows = rows[np.argsort(-mean[rows], kind="stable")]
+    rows = np.flatnonzero((contradicted | ~known).all(axis=0) & known.any(axis=0))
+    rows = rows[np.argsort(-suspicion[rows], kind="stable")]
+    score = _suspicion(-suspicion)
     first = known.argmax(axis=0)
     return Suspects(
         rows.tolist(),
@@ -105,9 +103,16 @@ def find_suspects(evidence: Sequence[Evidence]) -> Suspects:
     )  # fmt: skip
 
 
-def suspicion(evidence: Sequence[Evidence]) -> NDArray[np.float64]:
-    """Return the mean of the ranks of each image, from 0 to 1, higher is more suspicious; NaN if nothing is known."""
-    return np.nanmean([_suspicion(each.trust) for each in evidence], axis=0)
+def mean_suspicion(evidence: Sequence[Evidence]) -> NDArray[np.float64]:
+    """Return how suspicious the label of each image is, shape (images,): the mean of its ranks, from 0 to 1.
+
+    It is NaN for an image of which nothing is known.
+    """
+    ranks = np.array([_suspicion(each.trust) for each in evidence])
+    known = ~np.isnan(ranks)
+    counts = known.sum(axis=0)
+    total = np.where(known, ranks, 0).sum(axis=0)
+    return np.divide(total, counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
 
 def _suspicion(trust: NDArray[np.float64]) -> NDArray[np.float64]:
