@@ -90,17 +90,16 @@ def find_suspects(evidence: Sequence[Evidence]) -> Suspects:
     known = np.array([~np.isnan(each.trust) for each in evidence])
     suspicion = mean_suspicion(evidence)
     contradicted = np.array([each.contradicts for each in evidence])
-    rows = np.flatnonzero((contradicted | ~known).all(axis=0) & known.any(axis=0))
-    rows = rows[np.argsort(-suspicion[rows], kind="stable")]
+    listed = np.flatnonzero((contradicted | ~known).all(axis=0) & known.any(axis=0))
+    rows: list[int] = listed[np.argsort(-suspicion[listed], kind="stable")].tolist()
     score = _suspicion(-suspicion)
-    first = known.argmax(axis=0)
+    knowing = {row: [each for each, knows in zip(evidence, known[:, row], strict=True) if knows] for row in rows}
     return Suspects(
-        rows.tolist(),
+        rows,
         [round(float(score[row]), 4) for row in rows],
-        [int(evidence[first[row]].likely[row]) for row in rows],
-        ["; ".join(each.reasons[row] for each, knows in zip(evidence, known[:, row], strict=True) if knows)
-         for row in rows],
-    )  # fmt: skip
+        [int(knowing[row][0].likely[row]) for row in rows],
+        ["; ".join(each.reasons[row] for each in knowing[row]) for row in rows],
+    )
 
 
 def mean_suspicion(evidence: Sequence[Evidence]) -> NDArray[np.float64]:
@@ -112,7 +111,7 @@ def mean_suspicion(evidence: Sequence[Evidence]) -> NDArray[np.float64]:
     known = ~np.isnan(ranks)
     counts = known.sum(axis=0)
     total = np.where(known, ranks, 0).sum(axis=0)
-    return np.divide(total, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    return np.asarray(np.divide(total, counts, out=np.full(len(counts), np.nan), where=counts > 0))
 
 
 def _suspicion(trust: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ def test_small_changes_keep_the_hash_and_other_pictures_have_another() -> None:
     pictures = [picture(seed) for seed in range(20)]
     for image in pictures:
         assert distance(image, image.resize((48, 36), PIL.Image.Resampling.LANCZOS)) <= MAX_BITS
-        assert distance(image, recompressed(image, 60)) <= MAX_BITS
+        assert distance(image, recompressed(image, 85)) <= MAX_BITS
         assert distance(image, image.point(lambda value: int(0.9 * value))) <= MAX_BITS
     hashes = np.array([perceptual_hash(image) for image in pictures], dtype=np.uint64)
     apart = distances(hashes, hashes)[~np.eye(20, dtype=bool)]
