@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from pipeline import distributed
 from pipeline.arguments.settings import Settings
@@ -33,7 +34,6 @@ from pipeline.evaluation.predictions import Predictions
 from pipeline.images.depth import GrayscaleDepth
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
-from pipeline.models.uncertainty import Uncertainty
 from pipeline.probing.features import extract
 from pipeline.runs.folder import ISSUES, RunFolder
 
@@ -172,7 +172,8 @@ def _label_issues(
     if not evidence:
         logger.info("the training labels are not checked: add --baseline, or train without --mixup and --cutmix")
     for each in predictions:
-        probabilities = (classifier.uncertainty or Uncertainty()).probabilities(each.logits)
+        stored = classifier.uncertainty
+        probabilities = softmax(each.logits, axis=1) if stored is None else stored.probabilities(each.logits)
         by_split[each.split] = [of_predictions(probabilities, each.labels, "probability of the model")]
     names = splits["train"].features["label"].names
     return [

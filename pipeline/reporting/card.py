@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pipeline.config.names import ASSETS, is_hub_id
-from pipeline.reporting import issues, summary
+from pipeline.reporting import summary
 from pipeline.runs.files import read_json, remove_absolute_path, write_text
 from pipeline.runs.folder import CARD, RESULTS, TRAINER_STATE, RunFolder
 from pipeline.runs.publish import public_recipe
@@ -78,7 +78,7 @@ def _template_values(
         "scores": [_score_cells(row) for row in summary.summarize(results)],
         "has_test": "test_accuracy" in results,
         "confidence": list(summary.confidence_sentences(results)),
-        "audit": list(issues.audit_sentences(record, results)),
+        "audit": list(summary.audit_sentences(record, results)),
         "hardest_split": summary.SPLITS[hardest_prefix],
         "hardest": _hardest_classes(results[f"{hardest_prefix}_per_class"]),
         "training": _training(folder / TRAINER_STATE),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cleanlab.rank import get_label_quality_scores
 
 from pipeline.evaluation.audit.labels import find_suspects, mean_suspicion, of_margins, of_predictions
 
@@ -46,3 +47,12 @@ def test_an_image_that_one_method_does_not_know_is_judged_by_the_other() -> None
     nothing = of_margins(np.full(4, np.nan), np.zeros(4, dtype=np.int64), 0)
     assert find_suspects([nothing]).rows == []
     assert np.isnan(mean_suspicion([nothing])).all()
+
+
+def test_the_order_of_predictions_is_that_of_cleanlab() -> None:
+    """cleanlab ranks by self-confidence, which is the probability of the given label."""
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.full(5, 0.3), 200)
+    labels = rng.integers(0, 5, 200)
+    theirs = get_label_quality_scores(labels, probabilities, method="self_confidence")
+    assert of_predictions(probabilities, labels, "probe").trust == pytest.approx(theirs)
