@@ -129,10 +129,11 @@ def load_split(
         raise PipelineError(f"{args.dataset_name} has no {name} split: pass --split {' or '.join([*labeled, ALL])}")
     _require_known(selected.values(), class_names, split=name)
     _warn_of_repeated_images(source, selected)
-    rows, starts = {}, dict[str, int]()
+    rows, starts, start = {}, dict[str, int](), 0
     for key, part in selected.items():
-        starts[key] = sum(map(len, rows.values()))
-        rows[key] = to_rows(part, key, class_names=class_names, start=starts[key])
+        starts[key] = start
+        rows[key] = to_rows(part, key, class_names=class_names, start=start)
+        start += len(part.images)
     if holds_out:
         rows = {name: _hold_out_validation(rows["train"], args)[name]}
     of_these = {flag: [line for line in lines if line.split in rows] for flag, lines in read_corrections(args).items()}
