@@ -71,7 +71,7 @@ def measure(data: str, fraction: float, seed: int, epochs: int) -> dict[str, flo
     splits = load_splits(DataArguments(dataset_name=str(SHARED / data)))
     names = splits["train"].features["label"].names
     settings = settings_of(
-        model_name_or_path=str(MODEL), num_train_epochs=epochs, learning_rate=1e-3, layer_decay=0.85,
+        model_name_or_path=str(MODEL), num_train_epochs=max(epochs, 1), learning_rate=1e-3, layer_decay=0.85,
         per_device_train_batch_size=32, seed=seed, image_cache="none",
     )  # fmt: skip
     classifier = build_classifier(settings.model, class_names=names, seed=seed)
