@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.models.classifier import ImageClassifier
     from pipeline.reporting.run import Run
+    from pipeline.workflows.doctor import doctor
     from pipeline.workflows.evaluate import evaluate
     from pipeline.workflows.explain import explain
     from pipeline.workflows.load import load, load_splits
@@ -22,11 +23,23 @@ if TYPE_CHECKING:
     from pipeline.workflows.report import report
     from pipeline.workflows.train import train
 
-__all__ = ["ImageClassifier", "Run", "evaluate", "explain", "load", "load_splits", "predict", "report", "train"]
+__all__ = [
+    "ImageClassifier",
+    "Run",
+    "doctor",
+    "evaluate",
+    "explain",
+    "load",
+    "load_splits",
+    "predict",
+    "report",
+    "train",
+]
 
 _HOMES = {
     "ImageClassifier": "pipeline.models.classifier",
     "Run": "pipeline.reporting.run",
+    "doctor": "pipeline.workflows.doctor",
     "evaluate": "pipeline.workflows.evaluate",
     "explain": "pipeline.workflows.explain",
     "load": "pipeline.workflows.load",

@@ -74,6 +74,13 @@ class ExplainArguments:
 
 
 @dataclass
+class DoctorArguments:
+    """How the findings are printed."""
+
+    json: bool = flag(False, "Print the findings as JSON.")
+
+
+@dataclass
 class ReportArguments:
     """Which run is shown."""
 
