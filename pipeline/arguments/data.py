@@ -52,6 +52,16 @@ class DataArguments:
     )
     max_eval_samples: int | None = flag(None, "Score a class-balanced random subset of validation.", minimum=1)
     max_test_samples: int | None = flag(None, "Score a class-balanced random subset of test.", minimum=1)
+    drop_list: str | None = flag(
+        None,
+        "File with rows to drop: issues.csv of a run with `drop` in its column action, or one file or row per line.",
+        needs_all_images=(ANY,),
+    )
+    relabel: str | None = flag(
+        None,
+        "CSV file with new labels: issues.csv of a run with `relabel` in its column action, or columns file and label.",
+        needs_all_images=(ANY,),
+    )
     bad_images: Literal["fail", "skip"] = flag(
         "fail", "What to do with images that cannot be read: fail before training, or skip them with a warning."
     )

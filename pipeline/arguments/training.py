@@ -125,6 +125,12 @@ class TrainingFlags:
         neutral=True,
         recipe="never",
     )
+    audit: Literal["yes", "no"] = flag(
+        "yes",
+        "Whether to look for wrong labels, duplicates and images that leak between splits, and list them in a table.",
+        neutral=True,
+        recipe="never",
+    )
     coverage: float = flag(
         0.9,
         "Fraction of images whose prediction set is meant to contain the true class.",

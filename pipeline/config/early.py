@@ -106,7 +106,8 @@ def _names_of_data(group: DataArguments, call: _Call) -> Iterator[str]:
         yield from names.dataset_problems(group.dataset_name)
     elif call.verb in ("train", "doctor") and "dataset_name" not in call.given | call.hinted:
         yield f"{NO_DATASET}; or use --config RECIPE"
-    yield from names.file_problems(group.class_names, flag="--class_names")
+    for flag in ("class_names", "drop_list", "relabel"):
+        yield from names.file_problems(getattr(group, flag), flag=f"--{flag}")
 
 
 def _names_of_saved_model(name: str | None, call: _Call) -> Iterator[str]:

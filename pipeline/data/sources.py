@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.arguments import checks
 from pipeline.arguments.data import NO_DATASET, DataArguments
 from pipeline.data.bad_images import CheckedSplits, check_images
+from pipeline.data.corrections import Changes, apply_changes, find_changes, read_corrections
 from pipeline.data.labels.checks import (
     find_label_problems,
     find_spelling_problems,
@@ -62,7 +63,8 @@ def load_splits(args: DataArguments) -> LoadedSplits:
         if "test" not in splits:
             logger.info("no test split; only validation will be evaluated")
         ordered = {key: splits[key] for key in SPLIT_ALIASES if key in splits}
-        checked = _limit_and_check(ordered, args=args, source=source)
+        changes = find_changes(ordered, read_corrections(args), name)
+        checked = _limit_and_check(ordered, args=args, source=source, changes=changes)
     columns = source.columns
     return LoadedSplits.of(checked, DataReport(source.source_type, columns.image, columns.label, tuple(notes)))
 
@@ -127,12 +129,17 @@ def load_split(
         raise PipelineError(f"{args.dataset_name} has no {name} split: pass --split {' or '.join([*labeled, ALL])}")
     _require_known(selected.values(), class_names, split=name)
     _warn_of_repeated_images(source, selected)
-    parts, start = [], 0
+    rows, starts, start = {}, dict[str, int](), 0
     for key, part in selected.items():
-        parts.append(to_rows(part, key, class_names=class_names, start=start))
+        starts[key] = start
+        rows[key] = to_rows(part, key, class_names=class_names, start=start)
         start += len(part.images)
-    rows = _hold_out_validation(parts[0], args)[name] if holds_out else datasets.concatenate_datasets(parts)
-    return _limit_and_check({name: rows}, args=args, source=source)
+    if holds_out:
+        rows = {name: _hold_out_validation(rows["train"], args)[name]}
+    of_these = {flag: [line for line in lines if line.split in rows] for flag, lines in read_corrections(args).items()}
+    rows = apply_changes(rows, find_changes(rows, of_these, args.dataset_name, starts=starts))
+    joined = rows[name] if name in rows else datasets.concatenate_datasets(list(rows.values()))
+    return _limit_and_check({name: joined}, args=args, source=source)
 
 
 def _require_known(parts: Iterable[SourceSplit], class_names: Sequence[str], *, split: str) -> None:
@@ -203,10 +210,17 @@ def _warn_of_repeated_images(source: Source, splits: Mapping[str, SourceSplit]) 
         warn_of_repeated_images(paths, {key: split.labels for key, split in splits.items()})
 
 
-def _limit_and_check(splits: Mapping[str, Any], *, args: DataArguments, source: Source) -> CheckedSplits:
-    """Return at most as many rows of each split as the sample limits allow, without unreadable images."""
+def _limit_and_check(
+    splits: Mapping[str, Any], *, args: DataArguments, source: Source, changes: Changes | None = None
+) -> CheckedSplits:
+    """Return at most as many rows of each split as the sample limits allow, corrected, without unreadable images.
+
+    Held-out and sampled rows do not depend on the corrections, so runs with and without them are comparable.
+    """
     limits = {"train": args.max_train_samples, "validation": args.max_eval_samples}
     limited = {name: _limit(split, limits.get(name, args.max_test_samples), args) for name, split in splits.items()}
+    if changes:
+        limited = apply_changes(limited, changes)
     rendered = SOURCE_TYPES[source.source_type].rendered
     if rendered:
         return CheckedSplits(limited)

@@ -24,7 +24,7 @@ class Predictions:
 
     Attributes:
         split: Name of the split.
-        ids: Path relative to the dataset, file name or row number of each image, see `scoring.row_ids`.
+        ids: Path relative to the dataset, file name or row number of each image, see `data.row_ids`.
         labels: True classes, shape (images,).
         logits: Shape (images, classes), float32.
         ood_scores: Out-of-distribution scores, shape (images,); None if the model stores no such score.

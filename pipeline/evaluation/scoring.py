@@ -1,16 +1,15 @@
 """An `ImageClassifier` and a split -> predictions -> metrics."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.data.labels.read import read_integers
+from pipeline.data.row_ids import row_ids
 from pipeline.evaluation import metrics
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.slices.find import find_slices
@@ -20,7 +19,6 @@ from pipeline.evaluation.uncertainty.metrics import uncertainty_metrics
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions, run_inference
 from pipeline.models.uncertainty import Uncertainty
-from pipeline.runs.files import dataset_folder, path_in_dataset
 
 Array = NDArray[np.float32]
 
@@ -103,31 +101,6 @@ def _columns(
         [np.concatenate(column) for column in zip(*parts, strict=True)] for parts in zip(*batches, strict=True)
     )
     return computed, ImageProperties(*measured)
-
-
-def row_ids(split: datasets.Dataset, dataset_name: str | None) -> list[str]:
-    """Return an id for each row that names no folder of this machine, because the ids are published.
-
-    The id is the path of the image relative to the dataset (see `path_in_dataset`), or the row number in the source
-    split if the image has no path. A name that occurs twice gets the row number in front.
-
-    Args:
-        split: Rows with `image` and `index`.
-        dataset_name: The dataset of the split.
-    """
-    folder = dataset_folder(dataset_name)
-    plain = split.with_format("arrow").select_columns(["image", "index"])
-    names: list[str] = []
-    rows: list[int] = []
-    for batch in plain.iter(batch_size=1000):
-        rows += batch.column("index").to_pylist()
-        paths = pc.struct_field(batch.column("image"), "path").to_pylist()
-        names += [path_in_dataset(path, folder) if path else "" for path in paths]
-    counts = Counter(names)
-    return [
-        (name if counts[name] == 1 else f"{row}/{name}") if name else str(row)
-        for row, name in zip(rows, names, strict=True)
-    ]
 
 
 def all_metrics(

@@ -1,15 +1,17 @@
 """`thumbnails.parquet`: small JPEGs of the images that the report shows, so that it needs no dataset.
 
-Only the images of one split are stored, the one whose accuracy is the result of the run: test, or validation without
-test. They are those of `Scored.shown_rows`: the most confident mistakes, the least confident hits, two images for each
-of the most confused pairs, and one image for each class. Images are stored in this order until the limit of
-`MAX_BYTES` is reached, so a run with thousands of classes has no image for some of them.
+Of the scored images, only those of one split are stored, the one whose accuracy is the result of the run: test, or
+validation without test. They are those of `Scored.shown_rows`: the most confident mistakes, the least confident hits,
+two images for each of the most confused pairs, and one image for each class. Images of any split that the audit of the
+data shows are stored too. Images are stored until the limit of `MAX_BYTES` is reached, so a run with thousands of
+classes has no image for some of them.
 """
 
 import io
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import PIL.Image
@@ -37,6 +39,7 @@ def write_thumbnails(
     predictions: Sequence[Predictions],
     splits: Mapping[str, datasets.Dataset],
     depth: GrayscaleDepth,
+    more: Mapping[str, Mapping[int, str]] | None = None,
 ) -> None:
     """Write the thumbnails of a run as Parquet: `split`, `id` (as in `predictions.parquet`) and `jpeg`.
 
@@ -45,20 +48,24 @@ def write_thumbnails(
         predictions: The predictions of the scored splits.
         splits: Their rows with `image` and `index`, in the same order. Only the selected images are read.
         depth: How 16-bit grayscale is scaled.
+        more: Split -> row -> id of other images that are stored, before those of the scored split.
 
     Raises:
         BadImageError: If an image cannot be read.
         PipelineError: If the file cannot be written.
     """
-    shown = headline_split(predictions)
-    rows, jpegs = list[int](), list[bytes]()
+    headline = headline_split(predictions)
+    ids = {split: dict(rows) for split, rows in (more or {}).items()}
+    scored = ids.setdefault(headline.split, {})
+    scored |= {row: headline.ids[row] for row in Scored.of(headline).shown_rows()}
+    columns: dict[str, list[Any]] = {"split": [], "id": [], "jpeg": []}
     total = 0
-    for row, jpeg in _jpegs(splits[shown.split], Scored.of(shown).shown_rows(), depth):
-        if (total := total + len(jpeg)) > MAX_BYTES:
-            break
-        rows.append(row)
-        jpegs.append(jpeg)
-    columns = {"split": [shown.split] * len(rows), "id": [shown.ids[row] for row in rows], "jpeg": jpegs}
+    for split, rows in ids.items():
+        for row, jpeg in _jpegs(splits[split], list(rows), depth):
+            if (total := total + len(jpeg)) > MAX_BYTES:
+                break
+            for column, value in zip(columns.values(), (split, rows[row], jpeg), strict=True):
+                column.append(value)
     schema = pa.schema({"split": pa.string(), "id": pa.string(), "jpeg": pa.binary()})
     with atomic_write(path) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary, compression="none")  # JPEGs are compressed

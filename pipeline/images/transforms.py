@@ -138,13 +138,15 @@ def collate(rows: Sequence[dict[str, Any]] | dict[str, Tensor]) -> dict[str, Ten
         rows: The rows, or a complete batch of `device.batches`, which is returned.
 
     Returns:
-        `pixel_values` (batch, 3, height, width) fp32 or uint8, and `labels` (batch,) int64 if the rows have labels.
+        `pixel_values` (batch, 3, height, width) fp32 or uint8, and `labels` (batch,) int64 if the rows have labels;
+        `rows` (batch,) int64 if the rows have their number.
     """
     if isinstance(rows, dict):
         return rows
     batch = {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
-    if "labels" in rows[0]:
-        batch["labels"] = torch.tensor([row["labels"] for row in rows], dtype=torch.int64)
+    for key in ("labels", "rows"):
+        if key in rows[0]:
+            batch[key] = torch.tensor([row[key] for row in rows], dtype=torch.int64)
     return batch
 
 

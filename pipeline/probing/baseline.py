@@ -9,6 +9,7 @@ import datasets
 from pipeline import distributed
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.data.labels.read import read_integers
+from pipeline.evaluation.audit.labels import Evidence
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.performance.device import Precision
@@ -16,6 +17,7 @@ from pipeline.probing.features import Features, extract
 from pipeline.probing.learning_curve import learning_curve
 from pipeline.probing.linear import Labels, LinearProbe, fit_probe
 from pipeline.probing.neighbors import knn_accuracy
+from pipeline.probing.out_of_fold import label_evidence
 from pipeline.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -23,18 +25,18 @@ logger = logging.getLogger(__name__)
 
 def fit_baseline(
     classifier: ImageClassifier, splits: datasets.DatasetDict, *, args: FineTuningArguments, run: RunFolder
-) -> tuple[LinearProbe, dict[str, Any]]:
+) -> tuple[LinearProbe, dict[str, Any], Evidence | None]:
     """Fit a linear probe on `train`, choose its regularization on `validation`, and measure what it can reach.
 
     Args:
         classifier: The network, which is not changed.
         splits: Rows with `image`, `label` and `index`.
         args: Precision, batch size and data workers of the forward passes; the random seed of the learning curve.
-        run: Its record gets the seconds of `features` and `probe`.
+        run: Its record gets the seconds of `features`, `probe` and `out_of_fold`.
 
     Returns:
-        The probe; and `probe_eval_accuracy`, `probe_eval_loss`, `probe_C`, `knn_eval_accuracy`, `knn_k` and
-        `learning_curve`.
+        The probe; `probe_eval_accuracy`, `probe_eval_loss`, `probe_C`, `knn_eval_accuracy`, `knn_k` and
+        `learning_curve`; and on the main process what the features say about the training labels, if it is wanted.
 
     Raises:
         PipelineError: If the head is not a single linear layer, or all training images are of one class.
@@ -45,13 +47,18 @@ def fit_baseline(
         # Every rank would compute the same, and slow the others of its machine down.
         fitted = _fit(features, splits, seed=args.seed) if distributed.is_main_process() else None
         probe, metrics = distributed.broadcast(fitted)
+    evidence = None
+    if args.audit == "yes" and distributed.is_main_process():
+        with run.timed("out_of_fold"):
+            train_y, _, num_classes = training_labels(splits)
+            evidence = label_evidence(features["train"].head, train_y, num_classes, seed=args.seed)
     logger.info(
         "frozen features: validation accuracy %.2f%% with %d nearest neighbors, %.2f%% with a linear probe",
         100 * metrics["knn_eval_accuracy"],
         metrics["knn_k"],
         100 * metrics["probe_eval_accuracy"],
     )
-    return probe, metrics
+    return probe, metrics, evidence
 
 
 def training_features(

@@ -92,6 +92,7 @@ def _template_values(
         "scores": [_score_cells(row) for row in summary.summarize(results)],
         "has_test": "test_accuracy" in results,
         "confidence": list(summary.confidence_sentences(results)),
+        "audit": list(summary.audit_sentences(record, results)),
         "hardest_split": summary.SPLITS[hardest_prefix],
         "hardest": _hardest_classes(results[f"{hardest_prefix}_per_class"]),
         "slices": [

@@ -195,12 +195,14 @@ def speed_facts(files: RunFiles) -> Iterator[tuple[str, str]]:
 def phases(files: RunFiles) -> list[tuple[str, float, float]]:
     """Return where the time went: phase, seconds, and fraction of all seconds. `train` contains the baseline."""
     timings = files.record["timings"]
-    rest = timings.get("train", 0.0) - timings.get("features", 0.0) - timings.get("probe", 0.0)
+    before = sum(timings.get(phase, 0.0) for phase in ("features", "probe", "out_of_fold"))
+    rest = timings.get("train", 0.0) - before
     seconds = {
         "frozen features": timings.get("features", 0.0),
         "linear probe and learning curve": timings.get("probe", 0.0),
         "building and saving the model" if is_probe(files) else "training and saving the model": max(rest, 0.0),
         "scoring the saved model": timings.get("score", 0.0),
+        "audit of labels and duplicates": timings.get("out_of_fold", 0.0) + timings.get("audit", 0.0),
         "calibration, prediction sets and unknown images": timings.get("uncertainty", 0.0),
         "relevance maps of the report": timings.get("explain", 0.0),
     }

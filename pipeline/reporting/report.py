@@ -15,6 +15,7 @@ from pipeline.evaluation.examples import Scored
 from pipeline.reporting import curves, facts, summary
 from pipeline.reporting.confidence_charts import confidence_figures
 from pipeline.reporting.confusion_chart import confusion_chart
+from pipeline.reporting.issues import issue_section
 from pipeline.reporting.markup import render_template
 from pipeline.reporting.mistakes import MAX_ROWS, Mistakes
 from pipeline.reporting.plots.write import write_plots
@@ -74,6 +75,7 @@ def render(files: RunFiles) -> str:
         relevance=files.gallery,
         confident=confident,
         uncertain=uncertain,
+        issues=issue_section(files),
         confidence=list(confidence_figures(files, scored)),
         training_facts=list(facts.training_facts(files)),
         data_facts=list(facts.data_facts(files)),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import yaml
 
 from pipeline.errors import PipelineError, raise_problems
+from pipeline.evaluation.audit.issues import Issue, read_issues
 from pipeline.evaluation.explanations.gallery import Gallery, read_gallery
 from pipeline.evaluation.predictions import Predictions, read_predictions
 from pipeline.evaluation.scoring import PREFIXES
@@ -18,6 +19,7 @@ from pipeline.evaluation.thumbnails import headline_split, read_thumbnails
 from pipeline.models.uncertainty import Uncertainty
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import (
+    ISSUES,
     PREDICTIONS,
     RECIPE,
     RECORD,
@@ -29,6 +31,7 @@ from pipeline.runs.folder import (
     RunFolder,
     require_finished,
 )
+from pipeline.runs.spreadsheet import harmless
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException, yaml.YAMLError)
 _RECORD_KEYS = {"command", "data", "machine", "timings", "versions"}
@@ -50,6 +53,7 @@ class RunFiles:
         thumbnails: JPEG of each (split, id), None if the run has no such file.
         uncertainty: What the model stores of its confidence, None if the run has no such file.
         gallery: Relevance maps, None if the run has no such file.
+        issues: The table of issues, None if the run has no such file.
     """
 
     folder: Path
@@ -62,6 +66,7 @@ class RunFiles:
     thumbnails: dict[tuple[str, str], bytes] | None
     uncertainty: Uncertainty | None = None
     gallery: Gallery | None = None
+    issues: list[Issue] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "RunFiles":
@@ -87,12 +92,24 @@ class RunFiles:
             thumbnails = read_thumbnails(folder / THUMBNAILS) if (folder / THUMBNAILS).exists() else None
         with _explain(folder / RELEVANCE):
             gallery = read_gallery(folder / RELEVANCE) if (folder / RELEVANCE).exists() else None
+        with _explain(folder / ISSUES):
+            issues = read_issues(folder / ISSUES) if (folder / ISSUES).exists() else None
         uncertainty = None
         if (folder / UNCERTAINTY).exists():
             with _explain(folder / "config.json"):
                 uncertainty = Uncertainty.read(folder, name=str(folder), classes=len(class_names))
         files = cls(
-            folder, run.record, recipe, results, state, predictions, class_names, thumbnails, uncertainty, gallery
+            folder,
+            run.record,
+            recipe,
+            results,
+            state,
+            predictions,
+            class_names,
+            thumbnails,
+            uncertainty,
+            gallery,
+            issues,
         )
         raise_problems(files._contradictions())
         return files
@@ -114,10 +131,12 @@ class RunFiles:
             return
         wrong = list(self._wrong_predictions())
         yield from wrong
-        known = {(each.split, image) for each in self.predictions for image in each.ids}
-        shown = {THUMBNAILS: self.thumbnails or {}, RELEVANCE: self.gallery.maps if self.gallery else {}}
-        for name, pictures in shown.items():
-            if not wrong and not pictures.keys() <= known:
+        known = {(each.split, harmless(image)) for each in self.predictions for image in each.ids}
+        for issue in self.issues or []:
+            known |= {(issue.split, issue.file), (issue.other_split, issue.other_file)}
+        pictures = {THUMBNAILS: self.thumbnails or {}, RELEVANCE: self.gallery.maps if self.gallery else {}}
+        for name, shown in pictures.items():
+            if not wrong and not {(split, harmless(image)) for split, image in shown} <= known:
                 yield f"{self.folder / name} shows images that {PREDICTIONS} does not list: {_RESTORE}"
 
     def _wrong_predictions(self) -> Iterator[str]:

@@ -9,6 +9,14 @@ SPLITS = {"eval": "validation", "test": "test", "train": "train", "all": "all im
 ACCURACIES = {"accuracy": "top-1", "top5_accuracy": "top-5", "macro_accuracy": "mean per class"}
 """Name of an accuracy metric -> its label for people."""
 
+# Kind of an issue in `run.json` -> its name for one and for several.
+_ISSUES = {
+    "label": ("suspicious label", "suspicious labels"),
+    "duplicate": ("duplicate", "duplicates"),
+    "near duplicate": ("near duplicate", "near duplicates"),
+    "leakage": ("leaked image", "leaked images"),
+}
+
 
 @dataclass(frozen=True)
 class SplitSummary:
@@ -94,6 +102,38 @@ def slice_sentences(slices: Iterable[Mapping[str, Any]]) -> list[str]:
         for each in sorted(slices, key=lambda each: float(each["p_value"]))
         if each["is_worse"]
     ]
+
+
+def audit_sentences(record: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the audit found. Nothing if the data was not audited."""
+    if "audit" not in record:
+        return
+    counts: dict[str, int] = {}
+    for entry in record["audit"]:
+        counts[entry["issue"]] = counts.get(entry["issue"], 0) + entry["count"]
+    found = [f"{count:,} {_ISSUES[kind][count != 1]}" for kind, count in counts.items()]
+    checked = " No person has checked them." if found else ""
+    yield f"The audit of the data found {_join(found) or 'no issue'}.{checked}"
+    for prefix in ("eval", "test"):
+        if leaked := results.get(f"{prefix}_leaked"):
+            split = SPLITS[prefix]
+            repeat = "repeats" if leaked == 1 else "repeat"
+            yield (
+                f"{leaked:,} of the {results[f'{prefix}_samples']:,} {split} images {repeat} an image of an earlier "
+                f"split. {_without(results, prefix, split)}"
+            )
+
+
+def _without(results: Mapping[str, Any], prefix: str, split: str) -> str:
+    key = f"{prefix}_unleaked_accuracy"
+    if key not in results:
+        return f"No other {split} image is left."
+    images = results[f"{prefix}_unleaked_samples"]
+    return f"On the other {images:,} images, {split} accuracy is {format_accuracy(results, key)}."
+
+
+def _join(items: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(items[:-1]), *items[-1:]]))
 
 
 def is_linear_probe(recipe: Mapping[str, Any], results: Mapping[str, Any]) -> bool:

@@ -37,14 +37,16 @@ REPORT = "report.html"
 THUMBNAILS = "thumbnails.parquet"
 RELEVANCE = "relevance.parquet"
 UNCERTAINTY = "uncertainty.safetensors"
+ISSUES = "issues.csv"
 MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 """The files that `pipeline("image-classification", model=...)` needs."""
 PUBLISHED = (
-    *MODEL_FILES, UNCERTAINTY, CARD, REPORT, RESULTS, PREDICTIONS, THUMBNAILS, RELEVANCE, TRAINER_STATE, RECIPE, RECORD
+    *MODEL_FILES, UNCERTAINTY, CARD, REPORT, RESULTS, PREDICTIONS, THUMBNAILS, RELEVANCE, ISSUES, TRAINER_STATE,
+    RECIPE, RECORD,
 )  # fmt: skip
 """The files that a push uploads."""
-OPTIONAL = (UNCERTAINTY, REPORT, THUMBNAILS, RELEVANCE, TRAINER_STATE)
-"""The published files that a run may lack: flags skip the first four, and a linear probe has no Trainer."""
+OPTIONAL = (UNCERTAINTY, REPORT, THUMBNAILS, RELEVANCE, ISSUES, TRAINER_STATE)
+"""The published files that a run may lack: flags skip the first five, and a linear probe has no Trainer."""
 PLOTS = (
     "confusion-matrix", "learning-curve", "loss", "prediction-sets", "reliability", "risk-and-coverage",
     "unknown-images", "validation-accuracy",

@@ -44,4 +44,7 @@ def as_recipe(settings: Settings) -> dict[str, Any]:
         arguments["dataset_name"] = absolute_if_local(data)
     if not is_shipped(model):
         arguments["model_name_or_path"] = absolute_if_local(model)
+    for key in ("drop_list", "relabel"):
+        if arguments[key] is not None:
+            arguments[key] = absolute_if_local(arguments[key])
     return arguments

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +26,12 @@ from pipeline.performance.machine import best_attention
 from pipeline.performance.matmul import matmul_rate
 from pipeline.performance.throughput import Clock
 from pipeline.training import callbacks
+from pipeline.training.margins import Margins
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 from pipeline.training.trainer import Components, StrictTrainer
+
+logger = logging.getLogger(__name__)
 
 
 def build_trainer(
@@ -57,6 +61,7 @@ def build_trainer(
     if args.auto_find_batch_size:
         _find_batch_size(args, network, classifier.input_size, settings)
     _set_loading(args, on_device=images.cache == "device")
+    margins = _margins(images, settings)
     components = Components(
         settings=settings,
         images=images.train,
@@ -65,6 +70,7 @@ def build_trainer(
         normalize=Normalize(classifier.processor),
         clock=clock,
         flops=functools.cache(functools.partial(flops.training_flops, network)),
+        margins=margins,
         matmul_rate=matmul_rate(args.device, args.precision) * args.world_size,
     )
     trainer = StrictTrainer(
@@ -81,6 +87,7 @@ def build_trainer(
             callbacks.StopWhenDiverged(),
             callbacks.Progress(clock),
             *_stopping_callbacks(settings, clock),
+            *([margins] if margins else []),
             *extra_callbacks,
         ],
     )
@@ -147,6 +154,16 @@ def _sampler(images: PreparedImages, settings: Settings) -> BalancedSampler | No
     if images.labels is None or not settings.objective.balanced_sampling:
         return None
     return BalancedSampler(images.labels, seed=settings.trainer.seed, epoch=images.train.epoch)
+
+
+def _margins(images: PreparedImages, settings: Settings) -> Margins | None:
+    """Return what collects the logit margins, or None if they are not wanted or the images of a batch are mixed."""
+    if images.labels is None or settings.trainer.audit == "no":
+        return None
+    if settings.images.mixup or settings.images.cutmix:
+        logger.info("logit margins are not collected, because --mixup or --cutmix mixes the labels of a batch")
+        return None
+    return Margins(len(images.labels))
 
 
 def _stopping_callbacks(settings: Settings, clock: Clock) -> list[TrainerCallback]:

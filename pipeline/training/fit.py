@@ -47,7 +47,8 @@ def fit(
         clock: Already started if more than this call counts as training time.
 
     Returns:
-        `train_loss`, `train_runtime` and others, of the call that reached the end; and `speed`, for `run.json`.
+        `train_loss`, `train_runtime` and others, of the call that reached the end; `speed`, for `run.json`; and
+        `margins`, the `Evidence` about the training labels, if it was collected.
 
     Raises:
         PipelineError: If the loss is not finite, memory runs out, a data worker dies, or the disk is full.
@@ -78,6 +79,8 @@ def fit(
         speed = clock.total.speed(trainer.components.matmul_rate)
         metrics["speed"] = speed.metrics() | {"data_wait": round(clock.total.data_wait, 4)}
         logger.info("%s, data wait %.1f%%", speed, 100 * clock.total.data_wait)
+    if trainer.components.margins and (evidence := trainer.components.margins.evidence()):
+        metrics["margins"] = evidence
     # The Trainer's total_flos is wrong for images.
     return {key: value for key, value in metrics.items() if key not in ("total_flos", "elapsed")}
 
@@ -102,6 +105,8 @@ def _train(trainer: StrictTrainer, folder: Path, stop: callbacks.StopOnSignal) -
     if start.final_state is not None:
         trainer.state = TrainerState.load_from_json(str(start.final_state))
         logger.info("training was complete at step %d; loading the best checkpoint", trainer.state.global_step)
+        if trainer.components.margins and (steps := checkpoints.saved_steps(folder)):
+            trainer.components.margins.restore(checkpoints.checkpoint_folder(folder, steps[0]))
         trainer.load_best_weights()
         return {k: v for row in trainer.state.log_history for k, v in row.items() if k.startswith("train_")}
     if start.checkpoint is not None:

@@ -29,6 +29,7 @@ from pipeline.runs.folder import ADAPTER
 from pipeline.training.averaging import MovingAverage, changing_tensors
 from pipeline.training.checkpoints import count_bytes, saved_safely
 from pipeline.training.divergence import Guard
+from pipeline.training.margins import ROWS, Margins, NumberedRows
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 
@@ -46,6 +47,7 @@ class Components:
         flops: FLOPs of training on one image of a height and width in pixels.
         matmul_rate: FLOPs per second of large matrix products, over all processes.
         sampler: The order of the training images. None: each once per epoch, shuffled by the Trainer.
+        margins: Collects the logit margins of the training images. None: they are not collected.
     """
 
     settings: Settings
@@ -56,6 +58,7 @@ class Components:
     flops: Callable[[tuple[int, int]], int]
     matmul_rate: float
     sampler: BalancedSampler | None = None
+    margins: Margins | None = None
 
 
 class StrictTrainer(Trainer):
@@ -75,7 +78,9 @@ class StrictTrainer(Trainer):
             trainer: The arguments of `transformers.Trainer`.
         """
         self.components = components
-        super().__init__(compute_loss_func=components.objective, train_dataset=components.images.dataset, **trainer)
+        images = components.images.dataset
+        dataset = NumberedRows(images) if components.margins else images
+        super().__init__(compute_loss_func=components.objective, train_dataset=dataset, **trainer)
         self.guard = Guard(peak_rate=self.args.learning_rate)
         decay = components.settings.strategy.ema_decay
         self.average = MovingAverage(self.model, decay) if decay else None
@@ -109,7 +114,7 @@ class StrictTrainer(Trainer):
         if self.components.sampler is None:
             return super().get_train_dataloader()
         balanced: DataLoader[Any] = DataLoader(
-            images.dataset,
+            cast(Any, self.train_dataset),
             batch_size=args.train_batch_size,
             sampler=self.components.sampler,
             collate_fn=collate,
@@ -152,11 +157,18 @@ class StrictTrainer(Trainer):
         return batches, count
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Normalize the images and, during training, mix them; then compute the loss."""
-        inputs = inputs | {"pixel_values": self.components.normalize(inputs["pixel_values"])}
+        """Normalize the images and, during training, mix them; then compute the loss, and collect the margins."""
+        rows = inputs.get(ROWS)
+        inputs = {key: value for key, value in inputs.items() if key != ROWS}
+        inputs["pixel_values"] = self.components.normalize(inputs["pixel_values"])
         if model.training:
             inputs = self.components.objective.mix(inputs)
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        labels = inputs["labels"]
+        return_outputs = args[0] if args else kwargs.pop("return_outputs", False)
+        loss, outputs = super().compute_loss(model, inputs, True, *args[1:], **kwargs)
+        if rows is not None and self.components.margins is not None:
+            self.components.margins.add(rows, outputs.logits, labels)
+        return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score the weights that would be saved. The global random generator stays as it is."""
@@ -208,6 +220,8 @@ class StrictTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
+        if self.components.margins:
+            self.components.margins.restore(folder)
         if self._resume_weights():
             self._restore(folder)
         else:
@@ -245,6 +259,8 @@ class StrictTrainer(Trainer):
         cast(BaseImageProcessor, self.processing_class).save_pretrained(folder)
         if weights := self._resume_weights():
             save_file(weights, folder / TRAINING_WEIGHTS)
+        if self.components.margins:
+            self.components.margins.save(folder)
 
     @contextlib.contextmanager
     def _deployed_weights(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from pipeline.data.bad_images import Skipped, describe_skipped
 from pipeline.data.report import LoadedSplits
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
+from pipeline.evaluation.audit.labels import Evidence
 from pipeline.evaluation.explanations.gallery import Gallery, explain_gallery, write_gallery
 from pipeline.evaluation.predictions import Predictions, write_predictions
 from pipeline.evaluation.thumbnails import write_thumbnails
@@ -24,6 +25,7 @@ from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.performance.machine import keep_freed_memory
 from pipeline.performance.throughput import Clock
+from pipeline.probing.audit import Audit, audit
 from pipeline.probing.baseline import fit_baseline
 from pipeline.probing.confidence import score_validation
 from pipeline.probing.linear import install_head
@@ -104,8 +106,8 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
             else:
                 chosen = Chosen(settings)
             classifier = _start(run, chosen, splits, data, command=line.words)
-            results = _fit(classifier, splits, chosen.settings, run=run)
-            _score(run, splits, chosen.settings, results)
+            results, evidence = _fit(classifier, splits, chosen.settings, run=run)
+            _score(run, splits, chosen.settings, results, evidence)
         return _finish(run, settings)
 
 
@@ -196,24 +198,32 @@ def _start(
     return classifier
 
 
-def _fit(classifier: ImageClassifier, splits: LoadedSplits, settings: Settings, *, run: RunFolder) -> dict[str, Any]:
-    """Train the classifier as the strategy says, let the selection steps improve it, and save it."""
-    clock, results = Clock(), dict[str, Any]()
+def _fit(
+    classifier: ImageClassifier, splits: LoadedSplits, settings: Settings, *, run: RunFolder
+) -> tuple[dict[str, Any], list[Evidence]]:
+    """Train the classifier as the strategy says, let the selection steps improve it, and save it.
+
+    Returns:
+        The metrics of the training, and what it found out about the training labels.
+    """
+    clock, results, evidence = Clock(), dict[str, Any](), list[Evidence | None]()
     is_probe = settings.strategy.strategy == "head"
     with run.timed("train"):
         if is_probe or settings.model.head_init == "probe" or settings.strategy.baseline:
-            probe, results = fit_baseline(classifier, splits, args=settings.trainer, run=run)
+            probe, results, out_of_fold = fit_baseline(classifier, splits, args=settings.trainer, run=run)
+            evidence.append(out_of_fold)
             if is_probe or settings.model.head_init == "probe":
                 install_head(classifier, probe)
         if not is_probe:
             images = load_images(splits, classifier.processor, _with_decisions(settings, run))
             run.update(machine=run.record["machine"] | images.decisions)
             results |= fit(classifier, images, folder=run.folder, settings=settings, clock=clock)
+            evidence.append(results.pop("margins", None))
             if speed := results.pop("speed", None):
                 run.update(speed=speed)
         classifier, selected = improve(classifier, splits, settings, selection_steps(settings))
     distributed.on_main_process(lambda: classifier.save(run.folder))
-    return results | selected
+    return results | selected, [each for each in evidence if each is not None]
 
 
 def _with_decisions(settings: Settings, run: RunFolder) -> Settings:
@@ -224,8 +234,10 @@ def _with_decisions(settings: Settings, run: RunFolder) -> Settings:
     return dataclasses.replace(settings, images=dataclasses.replace(settings.images, image_cache=decided))
 
 
-def _score(run: RunFolder, splits: LoadedSplits, settings: Settings, results: dict[str, Any]) -> None:
-    """Score the saved files on validation and, once, on test; write the results and the card."""
+def _score(
+    run: RunFolder, splits: LoadedSplits, settings: Settings, results: dict[str, Any], evidence: Sequence[Evidence]
+) -> None:
+    """Score the saved files on validation and, once, on test; audit the data; write the results and the card."""
     classifier = ImageClassifier.load(run.folder)
     predictions, names = [], ["validation", "test"]
     if settings.trainer.uncertainty == "yes":
@@ -238,14 +250,19 @@ def _score(run: RunFolder, splits: LoadedSplits, settings: Settings, results: di
             for name in names
             if name in splits
         ]
+    audited = Audit()
+    if settings.trainer.audit == "yes":
+        audited = audit(classifier, splits, predictions, evidence, settings=settings, run=run)
+        results |= audited.metrics
     distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
     if settings.trainer.report == "yes":
         seconds = distributed.broadcast(run.record)["timings"]["score"]
         with run.timed("explain"):
             speed = sum(len(each.ids) for each in predictions) / max(seconds, 1e-3)
             gallery = explain_gallery(classifier, predictions, splits, images_per_second=speed)
+        trackers = settings.trainer.report_to
         distributed.on_main_process(
-            lambda: _write_report(run, predictions, splits, classifier, gallery, trackers=settings.trainer.report_to)
+            lambda: _write_report(run, predictions, splits, classifier, gallery, audited, trackers=trackers)
         )
 
 
@@ -265,11 +282,13 @@ def _write_report(
     splits: LoadedSplits,
     classifier: ImageClassifier,
     gallery: Gallery,
+    audited: Audit,
     *,
     trackers: Sequence[str],
 ) -> None:
     """Write report, pictures and plots. The run is finished before, so it is not lost if they cannot be written."""
-    write_thumbnails(run.folder / run_folder.THUMBNAILS, predictions, splits, GrayscaleDepth.of(classifier.processor))
+    depth = GrayscaleDepth.of(classifier.processor)
+    write_thumbnails(run.folder / run_folder.THUMBNAILS, predictions, splits, depth, audited.shown)
     write_gallery(run.folder / run_folder.RELEVANCE, gallery)
     report_page.write(run.folder)
     card.write(run.folder)  # again, with the plots

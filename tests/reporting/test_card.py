@@ -291,6 +291,7 @@ def test_the_card_shows_what_was_decided_about_the_data(run: Path) -> None:
         "",
         r"- ignoring 'a\|b'",
         r"- merging \*c\*",
+        "- The audit of the data found no issue.",
     ]
     del record["data"]["source"]  # a run of an earlier version
     write_json(run / RECORD, record)

@@ -1,0 +1,1 @@
+"""What is wrong with the data: suspicious labels, duplicates, and images that leak from one split into another."""
