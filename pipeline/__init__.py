@@ -17,18 +17,31 @@ if TYPE_CHECKING:
     from pipeline.reporting.run import Run
     from pipeline.workflows.evaluate import evaluate
     from pipeline.workflows.explain import explain
+    from pipeline.workflows.export import export
     from pipeline.workflows.load import load, load_splits
     from pipeline.workflows.predict import predict
     from pipeline.workflows.report import report
     from pipeline.workflows.train import train
 
-__all__ = ["ImageClassifier", "Run", "evaluate", "explain", "load", "load_splits", "predict", "report", "train"]
+__all__ = [
+    "ImageClassifier",
+    "Run",
+    "evaluate",
+    "explain",
+    "export",
+    "load",
+    "load_splits",
+    "predict",
+    "report",
+    "train",
+]
 
 _HOMES = {
     "ImageClassifier": "pipeline.models.classifier",
     "Run": "pipeline.reporting.run",
     "evaluate": "pipeline.workflows.evaluate",
     "explain": "pipeline.workflows.explain",
+    "export": "pipeline.workflows.export",
     "load": "pipeline.workflows.load",
     "load_splits": "pipeline.workflows.load",
     "predict": "pipeline.workflows.predict",
