@@ -45,7 +45,6 @@ def quantize(source: Path, target: Path, pixels: Sequence[NDArray[np.uint8]], *,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=_float_nodes(onnx_ir.load(source)),
-            extra_options={"MatMulConstBOnly": True},
         )
         program = onnx_ir.load(target)
         onnx_ir.external_data.load_to_model(program)
@@ -53,17 +52,15 @@ def quantize(source: Path, target: Path, pixels: Sequence[NDArray[np.uint8]], *,
 
 
 def _float_nodes(program: Any) -> list[str]:
-    """Return the names of the first layer, the head, and the nodes of the out-of-distribution score."""
-    layers = [
-        node
-        for node in program.graph
-        if node.op_type in _QUANTIZED and any(value is not None and value.is_initializer() for value in node.inputs)
-    ]
+    """Return the names of the products of two activations, the first layer, the head, and the products of the score."""
+    products = [node for node in program.graph if node.op_type in _QUANTIZED]
+    layers = [node for node in products if any(value is not None and value.is_initializer() for value in node.inputs)]
+    activations = [node for node in products if node not in layers]
     score = [node for node in layers if any((value.name or "").startswith(UNKNOWN) for value in node.inputs if value)]
     head = next(value for value in program.graph.outputs if value.name == "logits").producer()
     while head.op_type not in _QUANTIZED:
         head = head.inputs[0].producer()
-    return [node.name for node in (layers[0], head, *score)]
+    return [node.name for node in (*activations, layers[0], head, *score)]
 
 
 class _Batches:
