@@ -38,7 +38,7 @@ class Agreement:
         accuracy: Of the file, as a fraction.
         drop: Accuracy that it loses, in points.
         same: Fraction of images with the same predicted class.
-        logit_difference: The largest difference of a logit. Infinite if a logit is not a number.
+        logit_difference: The largest difference of a logit. None if a logit is infinite or not a number.
         worst_class: The class that loses most images.
         worst_drop: Accuracy that this class loses, in points.
         worst_lost: Correct images that this class loses.
@@ -48,7 +48,7 @@ class Agreement:
     accuracy: float
     drop: float
     same: float
-    logit_difference: float
+    logit_difference: float | None
     worst_class: str
     worst_drop: float
     worst_lost: int
@@ -63,14 +63,14 @@ class Agreement:
             largest: The largest logit of the network.
         """
         found = []
-        if not np.isfinite(self.logit_difference):
+        if self.logit_difference is None:
             found.append("logits that are not numbers")
+        elif fp32 and self.logit_difference > MAX_FP32_DIFFERENCE * max(1.0, largest):
+            found.append(f"logits that differ by up to {self.logit_difference:.2g}")
         if self.drop > max_drop:
             found.append(f"{self.drop:.2f} points less accuracy ({100 * self.accuracy:.2f}%)")
         if self.worst_drop > MAX_CLASS_DROP and self.worst_lost >= MIN_LOST:
             found.append(f"{self.worst_drop:.1f} points less on class {self.worst_class!r} ({self.worst_lost} images)")
-        if fp32 and self.logit_difference > MAX_FP32_DIFFERENCE * max(1.0, largest):
-            found.append(f"logits that differ by up to {self.logit_difference:.2g}")
         return found
 
 
@@ -95,7 +95,8 @@ class Reference:
         hits = [np.bincount(self.labels[each == self.labels], minlength=count) for each in (expected, predicted)]
         lost = hits[0] - hits[1]
         worst = int(np.argmax(lost))
-        difference = float(np.max(np.abs(outputs["logits"] - self.logits)))
+        with np.errstate(invalid="ignore"):  # infinite logits
+            difference = float(np.max(np.abs(outputs["logits"] - self.logits)))
         same_unknown = None
         if self.unknown is not None and unknown_threshold is not None:
             same_unknown = float(((outputs["unknown_score"] > unknown_threshold) == self.unknown).mean())
@@ -103,7 +104,7 @@ class Reference:
             accuracy=float(hits[1].sum() / len(self.labels)),
             drop=float(100 * lost.sum() / len(self.labels)),
             same=float((predicted == expected).mean()),
-            logit_difference=difference if np.isfinite(difference) else float("inf"),
+            logit_difference=difference if np.isfinite(difference) else None,
             worst_class=class_names[worst],
             worst_drop=float(100 * lost[worst] / max(images[worst], 1)),
             worst_lost=int(lost[worst]),
