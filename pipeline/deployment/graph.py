@@ -35,6 +35,13 @@ _MAX_BYTES = 1_800_000_000  # a protobuf file holds at most 2 GB; the weights of
 class DeployedNetwork(nn.Module):
     """A copy of a network on the CPU, with normalization in front and the out-of-distribution score behind it."""
 
+    scale: Tensor
+    shift: Tensor
+    unknown_center: Tensor
+    unknown_whitening: Tensor
+    unknown_means: Tensor
+    unknown_lengths: Tensor
+
     def __init__(self, classifier: ImageClassifier, dtype: torch.dtype) -> None:
         """Copy a network.
 
@@ -95,10 +102,11 @@ def write_graph(classifier: ImageClassifier, path: Path, *, dtype: torch.dtype, 
     Raises:
         PipelineError: If the network cannot be exported.
     """
-    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
 
     height, width = classifier.input_size
-    network = DeployedNetwork(classifier, dtype)
+    network: Any = DeployedNetwork(classifier, dtype)
     example = {"pixels": torch.zeros(2, height, width, 3, dtype=torch.uint8)}
     shapes = {"pixels": {0: torch.export.Dim("batch")}}
     try:

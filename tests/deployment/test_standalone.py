@@ -59,8 +59,9 @@ def test_preprocessing_returns_the_pixels_of_the_processor(family: str, tmp_path
 
 
 def test_a_processor_with_other_steps_is_refused() -> None:
+    sharp: Any = ViTImageProcessor(size=square(16), resample=PIL.Image.Resampling.LANCZOS)
     with pytest.raises(PipelineError, match=r"processor of photos \(ViTImageProcessor\) does more than resize"):
-        read_settings(ViTImageProcessor(size=square(16), resample=PIL.Image.Resampling.LANCZOS), name="photos")
+        read_settings(sharp, name="photos")
     pads: Any = BitImageProcessor(size={"shortest_edge": 16}, crop_size=square(32), do_center_crop=True)
     assert read_settings(pads, name="photos")["crop"] == [32, 32]
 
