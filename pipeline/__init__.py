@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.workflows.doctor import doctor
     from pipeline.workflows.evaluate import evaluate
     from pipeline.workflows.explain import explain
+    from pipeline.workflows.export import export
     from pipeline.workflows.load import load, load_splits
     from pipeline.workflows.predict import predict
     from pipeline.workflows.report import report
@@ -29,6 +30,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "explain",
+    "export",
     "load",
     "load_splits",
     "predict",
@@ -42,6 +44,7 @@ _HOMES = {
     "doctor": "pipeline.workflows.doctor",
     "evaluate": "pipeline.workflows.evaluate",
     "explain": "pipeline.workflows.explain",
+    "export": "pipeline.workflows.export",
     "load": "pipeline.workflows.load",
     "load_splits": "pipeline.workflows.load",
     "predict": "pipeline.workflows.predict",

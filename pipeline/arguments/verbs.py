@@ -85,6 +85,26 @@ class DoctorArguments:
 
 
 @dataclass
+class ExportArguments:
+    """Which run is exported, to which files, and how much accuracy they may lose."""
+
+    model: str | None = flag(None, "Run folder.")
+    output: str | None = flag(None, "New folder for the files. Default: onnx in the run folder.")
+    format: Literal["onnx"] = flag("onnx", "Format of the files.")
+    precision: list[Literal["fp32", "fp16", "int8"]] = flag(
+        factory=lambda: ["fp32"],
+        help="One or several of fp32, fp16 and int8 (static quantization, calibrated on training images).",
+    )
+    max_accuracy_drop: float = flag(
+        0.5,
+        "Validation accuracy, in points, that a file may lose. A file that loses more is refused, and so is one that "
+        "loses more than 5 points and 3 images on any class.",
+        minimum=0,
+        maximum=100,
+    )
+
+
+@dataclass
 class ReportArguments:
     """Which run is shown."""
 

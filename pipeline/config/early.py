@@ -14,6 +14,7 @@ from pipeline.arguments.verbs import (
     NO_MODEL,
     EvaluateArguments,
     ExplainArguments,
+    ExportArguments,
     PredictArguments,
     PushArguments,
     ReportArguments,
@@ -156,7 +157,16 @@ def _names_of_explanation(group: ExplainArguments, call: _Call) -> Iterator[str]
         yield from names.class_problems(group.class_name, names.classes_of(group.model), model=group.model)
 
 
-def _names_of_run(group: ReportArguments | PushArguments, call: _Call) -> Iterator[str]:
+def _names_of_export(group: ExportArguments, call: _Call) -> Iterator[str]:
+    yield from names.extra_problems("export", names.EXPORT_PACKAGES)
+    yield from _names_of_run(group, call)
+    if group.output is not None:
+        yield from names.new_folder_problems(group.output, flag="--output")
+    elif group.model is not None:
+        yield from names.new_folder_problems(str(Path(group.model) / names.EXPORT_FOLDER), flag="--output")
+
+
+def _names_of_run(group: ReportArguments | PushArguments | ExportArguments, call: _Call) -> Iterator[str]:
     if group.model is not None:
         yield from names.run_problems(group.model)
     elif "model" not in call.hinted:
@@ -176,6 +186,7 @@ _NAMES: Mapping[type, Callable[[Any, _Call], Iterator[str]]] = {
     EvaluateArguments: _names_of_evaluation,
     PredictArguments: _names_of_prediction,
     ExplainArguments: _names_of_explanation,
+    ExportArguments: _names_of_export,
     ReportArguments: _names_of_run,
     PushArguments: _names_of_push,
 }

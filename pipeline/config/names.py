@@ -24,6 +24,10 @@ ERROR_EXTENSIONS = (".csv", ".jsonl")
 """The files that `predict --output` can write."""
 RECORD = "run.json"
 RESULTS = "all_results.json"
+EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""What `export` needs: the extra `export`."""
+EXPORT_FOLDER = "onnx"
+"""Of the exported files in a run folder, without `--output`."""
 # Trackers -> the packages that provide them. `transformers` checks the other trackers when the settings are read.
 _TRACKERS = {
     **{name: (name,) for name in ("wandb", "mlflow", "trackio", "comet_ml", "neptune", "codecarbon", "clearml")},
@@ -208,6 +212,12 @@ def tracker_problems(names: Sequence[str]) -> Iterator[str]:
     for name in names:
         if name in _TRACKERS and not any(importlib.util.find_spec(package) for package in _TRACKERS[name]):
             yield f"--report_to {name} is not installed: run `pip install {name}`, or remove it"
+
+
+def extra_problems(verb: str, packages: Sequence[str]) -> Iterator[str]:
+    """Yield a line if a verb needs packages that are not installed."""
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        yield f"{verb} needs {', '.join(missing)}: run `pip install {' '.join(packages)}`"
 
 
 def _is_cached(kind: str, name: str) -> bool:

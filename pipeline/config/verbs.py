@@ -13,6 +13,7 @@ from pipeline.arguments.verbs import (
     DoctorArguments,
     EvaluateArguments,
     ExplainArguments,
+    ExportArguments,
     PredictArguments,
     PushArguments,
     ReportArguments,
@@ -78,6 +79,11 @@ VERBS = {
         "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... --output FOLDER [--class_name NAME] [--tour IMAGE]",
         {"model": ExplainArguments},
         takes_images=True,
+    ),
+    "export": Verb(
+        "write a finished run as ONNX files that need no torch, compared with it on validation",
+        "--model RUN [--output FOLDER] [--precision fp32 fp16 int8] [--max_accuracy_drop 0.5]",
+        {"model": ExportArguments, "data": DataArguments},
     ),
     "report": Verb(
         "write the page report.html of a finished run again",

@@ -10,13 +10,14 @@ import datasets
 import numpy as np
 
 from pipeline import config, distributed
-from pipeline.arguments.data import NO_DATASET, DataArguments
+from pipeline.arguments.data import DataArguments
 from pipeline.arguments.verbs import NO_MODEL, EvaluateArguments
 from pipeline.config import CommandLine
 from pipeline.data import report, sources
 from pipeline.data.bad_images import Skipped, describe_skipped
 from pipeline.data.labels.class_names import rename_model_classes
 from pipeline.data.labels.read import read_integers
+from pipeline.data.of_run import data_of_run
 from pipeline.errors import PipelineError
 from pipeline.evaluation import comparison, scoring
 from pipeline.evaluation.predictions import write_predictions
@@ -115,16 +116,9 @@ def _data_of(args: EvaluateArguments, data_args: DataArguments) -> tuple[DataArg
     """Return the data and the split that were named, or else those of the run: its test or its validation split."""
     if data_args.dataset_name is not None:
         return data_args, args.split
-    run = RunFolder(Path(str(args.model)))
-    if not run.record:
-        raise PipelineError(NO_DATASET)
-    known = {f.name for f in dataclasses.fields(DataArguments)}
-    recipe: dict[str, Any] = {key: value for key, value in run.arguments.items() if key in known}
-    name = str(recipe.get("dataset_name"))
-    if Path(name).is_absolute() and not Path(name).exists():
-        raise PipelineError(f"{args.model} was trained on {name}, which does not exist: add --dataset_name DATA")
-    default = "test" if "test" in run.record["data"]["samples"] else "validation"
-    return DataArguments(**recipe), args.split or default
+    data = data_of_run(str(args.model))
+    samples = RunFolder(Path(str(args.model))).record["data"]["samples"]
+    return data, args.split or ("test" if "test" in samples else "validation")
 
 
 def _require_free(folder: Path | None) -> None:

@@ -48,6 +48,7 @@ def problems(verb: str, *words: str) -> list[str]:
         (["evaluate", "--model=started", "--against=nowhere"], "there is no model folder nowhere"),
         (["push", "--model=nowhere"], "nowhere is not a run folder"),
         (["push", "--model=started"], "the run in started is not finished: repeat its `train` command"),
+        (["export", "--model=started"], "the run in started is not finished: repeat its `train` command"),
         (["evaluate", *BASE[:1], "--model=started", "--output_dir=started"], "started already holds metrics"),
         (["train", *BASE, "--report_to=clearml"], "--report_to clearml is not installed: run `pip install clearml`"),
     ],
