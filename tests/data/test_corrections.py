@@ -38,7 +38,7 @@ def test_a_text_file_drops_training_rows_by_path(
     assert after["train"]["index"] == [0, 2, 3, 5, 6, 7]
     assert len(after["test"]) == len(before["test"])
     assert "--drop_list: dropping 2 of 8 rows of train" in warnings_in(caplog)
-    assert "--drop_list: dropping 2 of 8 rows of train" in after.report.notes  # type: ignore[attr-defined]
+    assert "--drop_list: dropping 2 of 8 rows of train" in after.report.notes
     assert fingerprint(before) != fingerprint(after)
 
 

@@ -8,11 +8,12 @@ import pyarrow.parquet
 import pytest
 
 from pipeline.arguments.data import DataArguments
+from pipeline.data.row_ids import row_ids
 from pipeline.data.sources import load_splits
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.evaluation import metrics
 from pipeline.evaluation.predictions import Predictions, read_predictions, write_predictions
-from pipeline.evaluation.scoring import all_metrics, row_ids, score
+from pipeline.evaluation.scoring import all_metrics, score
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.audit.duplicates import Duplicate
@@ -123,7 +124,9 @@ def read_issues(path: Path) -> list[Issue]:
     rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
     if rows and (lacking := [name for name in COLUMNS if name not in rows[0] or rows[0][name] is None]):
         raise PipelineError(f"{path} has no column {', '.join(lacking)}: write it again by training in a new folder")
-    return [
-        Issue(**{name: row[name] for name in COLUMNS} | {"score": float(row["score"].replace(",", "."))})
-        for row in rows
-    ]
+    return [_issue(row) for row in rows]
+
+
+def _issue(row: Mapping[str, str]) -> Issue:
+    texts: dict[str, Any] = {name: row[name] for name in COLUMNS}
+    return Issue(**texts | {"score": float(row["score"].replace(",", "."))})
