@@ -156,7 +156,9 @@ class StrictTrainer(Trainer):
         clock.data_received(world_size * sum(images), world_size * sum(map(operator.mul, images, flops)))
         return batches, count
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Normalize the images and, during training, mix them; then compute the loss, and collect the margins."""
         rows = inputs.get(ROWS)
         inputs = {key: value for key, value in inputs.items() if key != ROWS}
@@ -164,8 +166,7 @@ class StrictTrainer(Trainer):
         if model.training:
             inputs = self.components.objective.mix(inputs)
         labels = inputs["labels"]
-        return_outputs = args[0] if args else kwargs.pop("return_outputs", False)
-        loss, outputs = super().compute_loss(model, inputs, True, *args[1:], **kwargs)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if rows is not None and self.components.margins is not None:
             self.components.margins.add(rows, outputs.logits, labels)
         return (loss, outputs) if return_outputs else loss

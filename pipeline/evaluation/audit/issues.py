@@ -127,5 +127,6 @@ def read_issues(path: Path) -> list[Issue]:
     return [_issue(row) for row in rows]
 
 
-def _issue(row: dict[str, Any]) -> Issue:
-    return Issue(**{name: row[name] for name in COLUMNS} | {"score": float(row["score"].replace(",", "."))})
+def _issue(row: Mapping[str, str]) -> Issue:
+    texts: dict[str, Any] = {name: row[name] for name in COLUMNS}
+    return Issue(**texts | {"score": float(row["score"].replace(",", "."))})
