@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.models.classifier import ImageClassifier
     from pipeline.reporting.run import Run
+    from pipeline.workflows.doctor import doctor
     from pipeline.workflows.evaluate import evaluate
     from pipeline.workflows.explain import explain
     from pipeline.workflows.export import export
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ImageClassifier",
     "Run",
+    "doctor",
     "evaluate",
     "explain",
     "export",
@@ -39,6 +41,7 @@ __all__ = [
 _HOMES = {
     "ImageClassifier": "pipeline.models.classifier",
     "Run": "pipeline.reporting.run",
+    "doctor": "pipeline.workflows.doctor",
     "evaluate": "pipeline.workflows.evaluate",
     "explain": "pipeline.workflows.explain",
     "export": "pipeline.workflows.export",

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pipeline import config, distributed
 from pipeline.arguments.flags import flags_of
 from pipeline.config.verbs import VERBS
-from pipeline.errors import PipelineError, Terminated, did_you_mean, explain_outside_error, mask
+from pipeline.errors import FindingsError, PipelineError, Terminated, did_you_mean, explain_outside_error, mask
 
 EXIT_DONE, EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 130, 143
 
@@ -50,7 +50,7 @@ def main(words: Sequence[str]) -> int:
         _report(f"error: {error}")
         return EXIT_USER_ERROR
     except PipelineError as error:
-        return _report_own_error(str(error))
+        return _report_own_error(str(error), is_result=isinstance(error, FindingsError))
     except KeyboardInterrupt:
         _report("interrupted: repeat the command to resume a training from its last checkpoint")
         return EXIT_INTERRUPTED
@@ -66,7 +66,10 @@ def main(words: Sequence[str]) -> int:
     return EXIT_DONE
 
 
-def _report_own_error(text: str) -> int:
+def _report_own_error(text: str, *, is_result: bool = False) -> int:
+    if is_result and distributed.is_main_process():
+        print(mask(text))
+        return EXIT_USER_ERROR
     prefix = "" if distributed.is_main_process() else f"rank {distributed.rank()}: "
     print(f"{prefix}error: {mask(text)}", file=sys.stderr)
     return EXIT_USER_ERROR

@@ -42,6 +42,10 @@ class BadImageError(PipelineError):
     """An image that cannot be read. The text names its file or row and the reason."""
 
 
+class FindingsError(PipelineError):
+    """The findings of `doctor`, with at least one error. They are its result, so they go to stdout."""
+
+
 class Terminated(Exception):  # noqa: N818 (it is not an error: the same command resumes the run)
     """SIGTERM stopped the run after a checkpoint was written. The exit code is 143."""
 

@@ -94,6 +94,13 @@ class ExportArguments:
 
 
 @dataclass
+class DoctorArguments:
+    """How the findings are printed."""
+
+    json: bool = flag(False, "Print the findings as JSON.")
+
+
+@dataclass
 class ReportArguments:
     """Which run is shown."""
 

@@ -105,7 +105,7 @@ def _names_of_model(group: ModelArguments, call: _Call) -> Iterator[str]:
 def _names_of_data(group: DataArguments, call: _Call) -> Iterator[str]:
     if group.dataset_name is not None:
         yield from names.dataset_problems(group.dataset_name)
-    elif call.verb == "train" and "dataset_name" not in call.given | call.hinted:
+    elif call.verb in ("train", "doctor") and "dataset_name" not in call.given | call.hinted:
         yield f"{NO_DATASET}; or use --config RECIPE"
     yield from names.file_problems(group.class_names, flag="--class_names")
 

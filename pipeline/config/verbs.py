@@ -10,6 +10,7 @@ from pipeline.arguments.selection import SelectionArguments
 from pipeline.arguments.strategy import ObjectiveArguments, StrategyArguments
 from pipeline.arguments.training import TrainerFlags
 from pipeline.arguments.verbs import (
+    DoctorArguments,
     EvaluateArguments,
     ExplainArguments,
     ExportArguments,
@@ -41,19 +42,26 @@ class Verb:
         return tuple(self.groups.values())
 
 
+_TRAINING = {
+    "model": ModelArguments,
+    "data": DataArguments,
+    "training": TrainerFlags,
+    "strategy": StrategyArguments,
+    "images": ImageArguments,
+    "loss and sampling": ObjectiveArguments,
+    "choices measured on validation": SelectionArguments,
+}
+
 VERBS = {
+    "doctor": Verb(
+        "check environment, data, model, memory and time before a training, with the flags of train",
+        "[--config RECIPE|FILE.yaml] [--flag value ...] [--json True]",
+        {"output": DoctorArguments, **_TRAINING},
+    ),
     "train": Verb(
         "fine-tune a model, keep the best checkpoint on validation, and score it once on test",
         "[--config RECIPE|FILE.yaml] [--flag value ...]",
-        {
-            "model": ModelArguments,
-            "data": DataArguments,
-            "training": TrainerFlags,
-            "strategy": StrategyArguments,
-            "images": ImageArguments,
-            "loss and sampling": ObjectiveArguments,
-            "choices measured on validation": SelectionArguments,
-        },
+        _TRAINING,
     ),
     "evaluate": Verb(
         "score a run or a Hub model on any labeled images",

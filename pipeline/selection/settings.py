@@ -19,7 +19,15 @@ def read_settings(line: CommandLine) -> Settings:
     Raises:
         PipelineError: If a flag is unknown or invalid, flags cannot be combined, or the dataset is missing.
     """
-    settings = Settings(*config.parse(line, GROUPS), given=frozenset(line.given))
+    return complete(Settings(*config.parse(line, GROUPS), given=frozenset(line.given)), line)
+
+
+def complete(settings: Settings, line: CommandLine) -> Settings:
+    """Return the settings with the run folder as their `output_dir`.
+
+    Raises:
+        PipelineError: If the dataset is missing.
+    """
     data, args = settings.data, settings.trainer
     if data.dataset_name is None:
         raise PipelineError(f"{NO_DATASET}; or use --config RECIPE")

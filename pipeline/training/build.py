@@ -52,7 +52,7 @@ def build_trainer(
     Raises:
         PipelineError: If the network does not support the settings.
     """
-    network = _prepare(classifier.model, classifier.input_size, settings)
+    network = prepare(classifier.model, classifier.input_size, settings)
     args = _trainer_arguments(settings, folder)
     if args.auto_find_batch_size:
         _find_batch_size(args, network, classifier.input_size, settings)
@@ -89,7 +89,7 @@ def build_trainer(
     return trainer
 
 
-def _prepare(model: PreTrainedModel, size: tuple[int, int], settings: Settings) -> Any:
+def prepare(model: PreTrainedModel, size: tuple[int, int], settings: Settings) -> Any:
     """Return the network with untrained parameters frozen, and with adapters if the strategy is LoRA."""
     freeze_unused_parameters(model, size)
     if model.config._attn_implementation == "sdpa":

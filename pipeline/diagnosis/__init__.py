@@ -1,0 +1,1 @@
+"""What would stop or waste a training: environment, data, model, memory and time."""

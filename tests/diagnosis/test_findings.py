@@ -1,0 +1,106 @@
+"""Findings about environment, data, licenses and cost, and their text."""
+
+import dataclasses
+import importlib.metadata
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.arguments.settings import Settings
+from pipeline.arguments.strategy import StrategyArguments
+from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.diagnosis import data
+from pipeline.diagnosis.cost import Step, hours
+from pipeline.diagnosis.environment import storage, unmet_requirements
+from pipeline.diagnosis.finding import Finding, describe
+from pipeline.diagnosis.licenses import licenses
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def settings_in(folder: Path, **flags: object) -> Settings:
+    given = {"dataloader_num_workers": 0, "use_cpu": True, "num_train_epochs": 4} | flags
+    return Settings(trainer=FineTuningArguments(output_dir=str(folder / "run"), **given))  # type: ignore[arg-type]
+
+
+def test_the_text_groups_findings_by_subject_and_ends_with_the_verdict() -> None:
+    found = [
+        Finding("ok", "data", "10 images"),
+        Finding("error", "model", "it is missing", "pass another"),
+        Finding("warning", "data", "two lines\nof text"),
+    ]
+    assert describe(found) == (
+        "data\n  ok       10 images\n  warning  two lines\n           of text\n\n"
+        "model\n  error    it is missing: pass another\n\nnot ready to train: 1 error, 1 warning"
+    )
+    assert describe(found[:1]).endswith("\n\nready to train")
+
+
+def test_installed_packages_are_compared_with_the_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(unmet_requirements()) == []
+    needed = ["numpy<1", "no-such-package>=2,<3", "timm<0; extra == 'timm'"]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: needed)
+    old, missing = unmet_requirements()
+    assert old.text == f"numpy<1 is needed, not {np.__version__}"
+    assert old.remedy == 'run `pip install "numpy<1"`'
+    assert (missing.level, missing.text) == ("error", "no-such-package>=2,<3 is not installed")
+
+
+@pytest.mark.parametrize(("free", "level"), [(1e9, "ok"), (1e8, "error")])
+def test_the_disk_must_hold_the_checkpoints(
+    free: float, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, free))
+    (found,) = storage(settings_in(tmp_path), weights=10_000_000, input_size=(32, 32))  # 3 x 120 MB
+    assert found.level == level
+    assert str(tmp_path) not in found.text
+
+
+def test_data_workers_need_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 64e6))
+    settings = settings_in(tmp_path, dataloader_num_workers=2, per_device_train_batch_size=32)
+    assert [found.level for found in storage(settings, weights=1000, input_size=(32, 32))] == ["ok"]
+    *_, found = storage(settings, weights=1000, input_size=(224, 224))
+    assert (found.level, found.text) == ("error", "2 data workers need 116 MB of /dev/shm, and 64 MB are free")
+
+
+@pytest.mark.parametrize(
+    ("counts", "balanced", "level", "text"),
+    [
+        ([8, 8], False, "ok", "8 training images in each class"),
+        ([8, 81], False, "warning", "8 to 81 training images in a class; 'a' has the fewest"),
+        ([8, 81], True, "ok", "8 to 81 training images in a class"),
+        ([8, 4], True, "warning", "4 to 8 training images in a class; fewer than 5 in 1: 'b'"),
+    ],
+)
+def test_rare_classes_are_named(counts: list[int], balanced: bool, level: str, text: str) -> None:
+    (found,) = data.classes(counts, ["a", "b"], balanced=balanced)
+    assert found.level == level
+    assert found.text.startswith(text)
+
+
+def test_a_license_is_read_from_the_card_if_it_states_one(tmp_path: Path) -> None:
+    texts = {"with": "---\nlicense: cc-by-4.0\n---\nText", "other": "---\nlicense: other\nlicense_name: own\n---\n",
+             "none": "Text", "damaged": "---\n: [\n---\n"}  # fmt: skip
+    for name, text in texts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text(text)
+    found = licenses({name: tmp_path / name for name in [*texts, "absent"]})
+    assert [finding.text for finding in found] == ["license of the with: cc-by-4.0", "license of the other: own"]
+
+
+def test_expected_hours(tmp_path: Path) -> None:
+    step = Step(seconds=3.0, input_seconds=1.0, peak_bytes=1, images=10)
+
+    def expected(settings: Settings) -> float:
+        return 3600 * hours(step, train=100, validation=50, settings=settings)
+
+    plain = settings_in(tmp_path)
+    assert expected(plain) == pytest.approx(4 * (10 * 4.0 + 5 * 2.0))  # step and input; forward pass and input
+    workers = settings_in(tmp_path, dataloader_num_workers=2)
+    assert expected(workers) == pytest.approx(4 * (10 * 3.0 + 5 * 1.5))  # the input is made meanwhile
+    probe = dataclasses.replace(plain, strategy=StrategyArguments(strategy="head"))
+    assert expected(probe) == pytest.approx(15 * 2.0)
