@@ -78,13 +78,6 @@ class ExplainArguments:
 
 
 @dataclass
-class DoctorArguments:
-    """How the findings are printed."""
-
-    json: bool = flag(False, "Print the findings as JSON.")
-
-
-@dataclass
 class ExportArguments:
     """Which run is exported, to which files, and how much accuracy they may lose."""
 
@@ -102,6 +95,13 @@ class ExportArguments:
         minimum=0,
         maximum=100,
     )
+
+
+@dataclass
+class DoctorArguments:
+    """How the findings are printed."""
+
+    json: bool = flag(False, "Print the findings as JSON.")
 
 
 @dataclass
