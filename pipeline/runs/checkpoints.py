@@ -3,9 +3,12 @@
 The manifest is written last and lists every file with its size and hash. A checkpoint without it does not count.
 """
 
+import json
 import logging
 import shutil
 from pathlib import Path
+
+import xxhash
 
 from pipeline.errors import PipelineError
 from pipeline.runs.files import (
@@ -52,19 +55,26 @@ def seal(checkpoint: Path) -> None:
     for path in files:
         set_permissions(path)
         flush(path)
-    write_json(checkpoint / MANIFEST, {"files": {path.name: describe_file(path) for path in files}})
+    described = {path.name: describe_file(path) for path in files}
+    write_json(checkpoint / MANIFEST, {"files": described, "hash": _hash(described)})
     flush_folder(checkpoint.parent)
 
 
 def find_damage(checkpoint: Path) -> str | None:
     """Return why a checkpoint cannot be used, or None if every file is as it was saved."""
     try:
-        files: dict[str, list[int | str]] = read_json(checkpoint / MANIFEST)["files"]
-        return find_damaged_file(checkpoint, files)
+        manifest = read_json(checkpoint / MANIFEST)
+        files: dict[str, list[int | str]] = manifest["files"]
+        return find_damaged_file(checkpoint, files) if manifest["hash"] == _hash(files) else f"{MANIFEST} is damaged"
     except FileNotFoundError:
         return f"{MANIFEST} is missing: its save was interrupted"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
+
+
+def _hash(files: object) -> str:
+    """Return a hash of the list of files, so that damage to a name in it is found too."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(files, sort_keys=True).encode())
 
 
 def require_intact(checkpoint: Path) -> None:

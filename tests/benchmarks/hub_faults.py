@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -67,7 +68,7 @@ def client_of_a_fake_hub(root: Path) -> Iterator[FakeHub]:
 
 def make_pushable_run(folder: Path) -> Path:
     """Return a finished run that can be pushed. Its weights are as small as their format allows."""
-    from pipeline.reporting import report
+    from pipeline.reporting import card, report
     from tests.reporting.made_runs import make_run, random_predictions
 
     predictions = [random_predictions(split, 12, 3) for split in ("validation", "test")]
@@ -75,7 +76,9 @@ def make_pushable_run(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps({"architectures": ["ViTForImageClassification"]}))
     (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 16, "width": 16}}))
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}" + bytes(99))
+    card.write(folder)
     report.write(folder)
+    shutil.rmtree(folder / "figures", ignore_errors=True)  # they would double the requests
     return folder
 
 

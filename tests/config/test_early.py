@@ -148,7 +148,7 @@ VALUES = {
     "save_strategy": "best", "metric_for_best_model": "loss", "class_weights": "balanced", "strategy": "lora",
     "head_init": "zero", "bad_images": "skip", "augmentation": "none", "precision": "fp32", "ddp_backend": "gloo",
     "max_steps": "5", "torch_compile": "True", "keep_adapter": "True", "logging_strategy": "epoch",
-    "debug": "underflow_overflow", "class_names": __file__,
+    "debug": "underflow_overflow", "class_names": __file__, "drop_list": __file__, "relabel": __file__,
 }  # fmt: skip
 CHOICES: dict[str, dict[str, object]] = {
     "head": {"strategy": "head", "precision": "bf16"},

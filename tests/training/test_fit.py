@@ -110,7 +110,10 @@ def test_a_complete_run_trains_no_further_step(
     again = untouched(lambda: fitted(**changes), first.folder)
     assert same(dict(again.model.state_dict()), dict(first.model.state_dict()))
     assert again.state == first.state
-    assert again.metrics == {k: v for k, v in first.metrics.items() if k not in ("epoch", "speed")}
+    restored, collected = again.metrics.pop("margins"), first.metrics["margins"]
+    # With a limit, the last checkpoint is removed, and the margins are those until the best one.
+    assert np.array_equal(restored.trust, collected.trust) == (limit is None)
+    assert again.metrics == {k: v for k, v in first.metrics.items() if k not in ("epoch", "speed", "margins")}
 
 
 def test_a_run_that_died_after_its_last_step_trains_no_further_step(fitted: Callable[..., Fitted]) -> None:

@@ -85,6 +85,8 @@ def _require_inside(paths: Sequence[str | None], root: ImageFolder) -> None:
 def _read_text(file: Path, *, image_column: str | None) -> tuple[pa.Table, str]:
     """Return the rows of a file and the name of its image column."""
     rows = read_rows(file)
+    if null := next((name for name in rows.column_names if "\0" in name), None):
+        raise PipelineError(f"{file}: the column name {null!r} contains a NUL character: save the table as UTF-8")
     try:
         image = find_path_column(rows, requested=image_column)
     except PipelineError as error:

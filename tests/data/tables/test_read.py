@@ -370,6 +370,9 @@ def test_paths_that_cannot_exist_raise_an_error(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("image,label\na\0.png,a\nb.png,b\n")
     with pytest.raises(PipelineError, match=r"the image path 'a\\x00.png' contains a NUL character: save the table"):
         load(tmp_path)
+    (tmp_path / "train.csv").write_text("image,la\0bel\na.png,a\nb.png,b\n")
+    with pytest.raises(PipelineError, match=r"the column name 'la\\x00bel' contains a NUL character: save the table"):
+        load(tmp_path)
     save_images(tmp_path, "caf\udce9/b.png")
     write_csv(tmp_path / "train.csv", "image,label", "b.png,a", "b.png,b")
     with pytest.raises(PipelineError, match=r"the file name '.*caf\\udce9/b.png' is not valid UTF-8: rename the file"):
