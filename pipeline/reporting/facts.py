@@ -12,7 +12,7 @@ from markupsafe import Markup
 from pipeline.evaluation.confidence import wilson_interval
 from pipeline.evaluation.scoring import PREFIXES
 from pipeline.reporting import card, summary
-from pipeline.reporting.charts import interval_bar
+from pipeline.reporting.charts.chart import interval_bar
 from pipeline.reporting.run_files import RunFiles
 from pipeline.runs.publish import public_recipe
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pipeline.evaluation.confusion import ClassRow, class_rows
 from pipeline.evaluation.examples import Scored
 from pipeline.evaluation.explanations.gallery import ShownMap
-from pipeline.reporting.charts import interval_bar
+from pipeline.reporting.charts.chart import interval_bar
 from pipeline.reporting.explanation.colors import heat
 from pipeline.reporting.markup import data_uri
 from pipeline.reporting.run_files import RunFiles

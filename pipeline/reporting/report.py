@@ -12,9 +12,10 @@ from markupsafe import Markup
 
 from pipeline.config.names import ASSETS
 from pipeline.evaluation.examples import Scored
-from pipeline.reporting import curves, facts, summary
-from pipeline.reporting.confidence_charts import confidence_figures
-from pipeline.reporting.confusion_chart import confusion_chart
+from pipeline.reporting import facts, summary
+from pipeline.reporting.charts import curves
+from pipeline.reporting.charts.confidence import confidence_figures
+from pipeline.reporting.charts.confusion import confusion_chart
 from pipeline.reporting.issues import issue_section
 from pipeline.reporting.markup import render_template
 from pipeline.reporting.mistakes import MAX_ROWS, Mistakes

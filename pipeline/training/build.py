@@ -25,8 +25,8 @@ from pipeline.performance import batch_size, flops
 from pipeline.performance.machine import best_attention
 from pipeline.performance.matmul import matmul_rate
 from pipeline.performance.throughput import Clock
-from pipeline.training import callbacks
-from pipeline.training.margins import Margins
+from pipeline.training.callbacks import loop
+from pipeline.training.callbacks.margins import Margins
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 from pipeline.training.trainer import Components, StrictTrainer
@@ -83,9 +83,9 @@ def build_trainer(
         compute_metrics=_compute_metrics,
         preprocess_logits_for_metrics=_predictions_and_losses,
         callbacks=[
-            callbacks.SetEpoch(images.train.epoch),
-            callbacks.StopWhenDiverged(),
-            callbacks.Progress(clock),
+            loop.SetEpoch(images.train.epoch),
+            loop.StopWhenDiverged(),
+            loop.Progress(clock),
             *_stopping_callbacks(settings, clock),
             *([margins] if margins else []),
             *extra_callbacks,
@@ -172,7 +172,7 @@ def _stopping_callbacks(settings: Settings, clock: Clock) -> list[TrainerCallbac
     if settings.trainer.early_stopping_patience is not None:
         found.append(EarlyStoppingCallback(early_stopping_patience=settings.trainer.early_stopping_patience))
     if settings.trainer.max_hours is not None:
-        found.append(callbacks.StopAfterHours(settings.trainer.max_hours, clock))
+        found.append(loop.StopAfterHours(settings.trainer.max_hours, clock))
     return found
 
 

@@ -19,8 +19,8 @@ from pipeline.performance.throughput import Clock
 from pipeline.runs import checkpoints
 from pipeline.runs.files import atomic_write
 from pipeline.runs.folder import TRAINER_STATE
-from pipeline.training import callbacks
 from pipeline.training.build import build_trainer
+from pipeline.training.callbacks import loop
 from pipeline.training.checkpoints import find_start
 from pipeline.training.trainer import StrictTrainer
 
@@ -54,7 +54,7 @@ def fit(
         PipelineError: If the loss is not finite, memory runs out, a data worker dies, or the disk is full.
         Terminated: If a signal arrived; a checkpoint was written.
     """
-    stop, clock = callbacks.StopOnSignal(), clock or Clock()
+    stop, clock = loop.StopOnSignal(), clock or Clock()
     attention = classifier.model.config._attn_implementation
     trainer = build_trainer(classifier, images, folder=folder, settings=settings, clock=clock, extra_callbacks=[stop])
     args = trainer.args
@@ -99,7 +99,7 @@ def _dead_worker_explained(workers: int) -> Iterator[None]:
         ) from error
 
 
-def _train(trainer: StrictTrainer, folder: Path, stop: callbacks.StopOnSignal) -> dict[str, Any]:
+def _train(trainer: StrictTrainer, folder: Path, stop: loop.StopOnSignal) -> dict[str, Any]:
     """Train from the start or the newest usable checkpoint; only load the best weights if training was complete."""
     start = find_start(folder, trainer.components.settings.trainer)
     if start.final_state is not None:

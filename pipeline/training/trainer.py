@@ -26,10 +26,10 @@ from pipeline.performance.throughput import Clock
 from pipeline.runs.checkpoints import TRAINING_WEIGHTS, checkpoint_folder, require_intact
 from pipeline.runs.files import remove_absolute_path
 from pipeline.runs.folder import ADAPTER
-from pipeline.training.averaging import MovingAverage, changing_tensors
+from pipeline.training.callbacks.averaging import MovingAverage, changing_tensors
+from pipeline.training.callbacks.divergence import Guard
+from pipeline.training.callbacks.margins import ROWS, Margins, NumberedRows
 from pipeline.training.checkpoints import count_bytes, saved_safely
-from pipeline.training.divergence import Guard
-from pipeline.training.margins import ROWS, Margins, NumberedRows
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 

@@ -258,7 +258,7 @@ def test_the_progress_lines_agree_with_the_log_history(
 ) -> None:
     caplog.set_level("INFO", logger="pipeline")
     done = fitted(num_train_epochs=2)
-    lines = [r.getMessage() for r in caplog.records if r.name == "pipeline.training.callbacks"]
+    lines = [r.getMessage() for r in caplog.records if r.name == "pipeline.training.callbacks.loop"]
     history = done.state["log_history"]
     scores = [row for row in history if "eval_loss" in row]
     assert len(lines) == len(scores) == 2

@@ -68,7 +68,7 @@ def of_predictions(probabilities: NDArray[np.floating], labels: NDArray[np.integ
 
 
 def of_margins(margins: NDArray[np.floating], rivals: NDArray[np.int64], epochs: float) -> Evidence:
-    """Return what the mean logit margins of the training say, see `training.margins`.
+    """Return what the mean logit margins of the training say, see `training.callbacks.margins`.
 
     Args:
         margins: Shape (images,); NaN for an image that was never seen.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.names import ASSETS
 from pipeline.evaluation.explanations.walk import TOP, Walk
-from pipeline.reporting.charts import Axis, Chart, Series, fraction_axis
+from pipeline.reporting.charts.chart import Axis, Chart, Series, fraction_axis
 from pipeline.reporting.explanation.colors import colored, enlarged, heat, scaled, tiled
 from pipeline.reporting.markup import png_uri, render_template
 

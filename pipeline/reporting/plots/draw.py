@@ -21,8 +21,8 @@ from matplotlib.ticker import NullLocator
 
 from pipeline.errors import visible
 from pipeline.evaluation.confusion import Counts
-from pipeline.reporting.charts import Axis, Chart, Series
-from pipeline.reporting.confusion_chart import MAX_CLASSES, order_classes
+from pipeline.reporting.charts.chart import Axis, Chart, Series
+from pipeline.reporting.charts.confusion import MAX_CLASSES, order_classes
 from pipeline.reporting.markup import shorten
 
 BLUE, VERMILION, GRAY, INK = "#0072b2", "#d55e00", "#5f6770", "#1a1d21"

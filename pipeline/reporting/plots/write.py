@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 from pipeline.evaluation.examples import Scored
-from pipeline.reporting import curves
-from pipeline.reporting.confidence_charts import confidence_figures
+from pipeline.reporting.charts import curves
+from pipeline.reporting.charts.confidence import confidence_figures
 from pipeline.reporting.run_files import RunFiles
 from pipeline.runs.files import atomic_write
 from pipeline.runs.folder import FIGURES, PLOTS

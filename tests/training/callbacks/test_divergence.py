@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
-from pipeline.training.divergence import Guard
+from pipeline.training.callbacks.divergence import Guard
 from pipeline.training.objective import Objective
 from tests.training.fitting import Fitted, checkpoints, same
 

@@ -14,7 +14,7 @@ from transformers import TrainerControl, TrainerState
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.errors import PipelineError
 from pipeline.performance.throughput import Clock
-from pipeline.training.callbacks import Progress, SetEpoch, StopAfterHours, StopOnSignal, StopWhenDiverged
+from pipeline.training.callbacks.loop import Progress, SetEpoch, StopAfterHours, StopOnSignal, StopWhenDiverged
 
 
 @pytest.fixture(scope="module")

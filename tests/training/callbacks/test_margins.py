@@ -14,9 +14,9 @@ from pipeline.data.sources import load_splits
 from pipeline.models.build import build_classifier
 from pipeline.performance.throughput import Clock
 from pipeline.training.build import build_trainer
+from pipeline.training.callbacks.margins import MARGINS, Margins, NumberedRows
 from pipeline.training.fit import fit
 from pipeline.training.images import load_images
-from pipeline.training.margins import MARGINS, Margins, NumberedRows
 from tests.training.fitting import COLORS, settings_of
 
 

@@ -11,8 +11,8 @@ from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.uncertainty.conformal import chunks
 from pipeline.evaluation.uncertainty.metrics import set_sizes, uncertainty_metrics
 from pipeline.models.uncertainty import OutOfDistribution, Uncertainty
-from pipeline.reporting.charts import Axis, Chart, Series, fraction_axis, linear_axis
-from pipeline.reporting.curves import Figure, thin
+from pipeline.reporting.charts.chart import Axis, Chart, Series, fraction_axis, linear_axis
+from pipeline.reporting.charts.curves import Figure, thin
 from pipeline.reporting.run_files import RunFiles
 
 

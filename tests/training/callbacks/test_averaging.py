@@ -5,7 +5,7 @@ from torch import nn
 from transformers import TrainerControl, TrainerState
 
 from pipeline.arguments.trainer import FineTuningArguments
-from pipeline.training.averaging import MovingAverage, changing_tensors
+from pipeline.training.callbacks.averaging import MovingAverage, changing_tensors
 
 
 def update(average: MovingAverage, step: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.reporting.charts import Chart, Point, Series, fraction_axis, linear_axis, log_axis
+from pipeline.reporting.charts.chart import Chart, Point, Series, fraction_axis, linear_axis, log_axis
 from pipeline.reporting.run_files import RunFiles
 
 _MAX_POINTS = 200  # of a line

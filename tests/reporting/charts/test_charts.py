@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.confusion import confusion_matrix, order_by_confusion
-from pipeline.reporting.charts import Chart, Series, fraction_axis, interval_bar, linear_axis, log_axis
-from pipeline.reporting.confusion_chart import MAX_CLASSES, confusion_chart
+from pipeline.reporting.charts.chart import Chart, Series, fraction_axis, interval_bar, linear_axis, log_axis
+from pipeline.reporting.charts.confusion import MAX_CLASSES, confusion_chart
 
 
 @pytest.mark.parametrize("values", [[0.0], [1e-9], [0.31], [2.85, 0.4], [10.0], [12345.0], [-3.0, 4.0], [0.0, 1.0]])

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline import distributed, signals
 from pipeline.performance.throughput import Clock
-from pipeline.training.divergence import diverged
+from pipeline.training.callbacks.divergence import diverged
 
 logger = logging.getLogger(__name__)
 
