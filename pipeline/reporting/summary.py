@@ -16,6 +16,7 @@ _ISSUES = {
     "near duplicate": ("near duplicate", "near duplicates"),
     "leakage": ("leaked image", "leaked images"),
 }
+_RELIABLE = 0.8  # validation accuracy; a less accurate model is wrong more often than the labels of most data
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,10 @@ def audit_sentences(record: Mapping[str, Any], results: Mapping[str, Any]) -> It
         counts[entry["issue"]] = counts.get(entry["issue"], 0) + entry["count"]
     found = [f"{count:,} {_ISSUES[kind][count != 1]}" for kind, count in counts.items()]
     checked = " No person has checked them." if found else ""
+    accuracy = results.get("eval_accuracy", 1.0)
+    if accuracy < _RELIABLE and any(entry["issue"] == "label" for entry in record["audit"]):
+        checked += f" The model is correct on only {format_percent(accuracy)} of the validation images, so most of the "
+        checked += "suspicious labels may be mistakes of the model."
     yield f"The audit of the data found {_join(found) or 'no issue'}.{checked}"
     for prefix in ("eval", "test"):
         if leaked := results.get(f"{prefix}_leaked"):

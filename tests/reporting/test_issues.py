@@ -54,6 +54,14 @@ def test_suspects_and_repeated_images_are_shown_with_their_pictures(run: Path) -
     assert text.index("Leakage: test") < text.index("Duplicate: test")
 
 
+@pytest.mark.parametrize(("accuracy", "warned"), [(0.372, True), (0.95, False)])
+def test_suspects_of_a_weak_model_come_with_its_accuracy(run: Path, accuracy: float, warned: bool) -> None:
+    write_issues(run / ISSUES, [Issue("test", "3", "label", "b", "c", 0.99, "3% for the given label")])
+    RunFolder(run).update(audit=[{"split": "test", "issue": "label", "count": 1}])
+    write_json(run / RESULTS, read_json(run / RESULTS) | {"eval_accuracy": accuracy})
+    assert ("correct on only 37.20% of the validation images, so most of the suspicious" in section(run)) == warned
+
+
 def test_an_audit_without_findings_and_a_broken_table(run: Path) -> None:
     write_issues(run / ISSUES, [])
     RunFolder(run).update(audit=[])
