@@ -10,7 +10,9 @@ from pipeline.data.report import LoadedSplits
 from pipeline.data.streaming import Stream
 from pipeline.diagnosis.finding import Finding
 from pipeline.errors import list_some
+from pipeline.evaluation.audit.duplicates import scan
 from pipeline.images.decode import image_size
+from pipeline.images.depth import GrayscaleDepth
 
 SUBJECT = "data"
 
@@ -69,6 +71,32 @@ def classes(counts: Sequence[int] | np.ndarray, names: Sequence[str], *, balance
         )  # fmt: skip
     else:
         yield Finding("ok", SUBJECT, text)
+
+
+def repeats(splits: LoadedSplits, depth: GrayscaleDepth) -> Iterator[Finding]:
+    """Yield the findings about images that occur more than once. Every image is decoded.
+
+    Args:
+        splits: The splits of the training. Nothing is found in a stream.
+        depth: How 16-bit grayscale is scaled.
+    """
+    if isinstance(splits["train"], Stream):
+        return
+    found = scan(splits, depth)
+    for name in ("validation", "test"):
+        if leaked := [each for each in found.exact if each.row[0] == name and each.leaks]:
+            first = leaked[0]
+            yield Finding(
+                "warning", SUBJECT,
+                f"images of {name} with the pixels of an image in an earlier split: {len(leaked):,} (row {first.row[1]} "
+                f"is row {first.of[1]} of {first.of[0]}); the accuracy would be too high",
+                "remove them from one of the splits; issues.csv of a run lists them",
+            )  # fmt: skip
+    if within := sum(not each.leaks for each in found.exact):
+        yield Finding("note", SUBJECT, f"images with the pixels of another image of their split: {within:,}")
+    if found.candidates:
+        text = f"images that look like another one: {len(found.candidates):,}; train compares their features (--audit)"
+        yield Finding("note", SUBJECT, text)
 
 
 def _sizes(splits: LoadedSplits) -> Iterator[Finding]:

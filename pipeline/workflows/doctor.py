@@ -12,12 +12,12 @@ from pipeline.config import CommandLine
 from pipeline.data.report import LoadedSplits
 from pipeline.data.sources import load_splits
 from pipeline.diagnosis.cost import cost
-from pipeline.diagnosis.data import data
+from pipeline.diagnosis.data import data, repeats
 from pipeline.diagnosis.environment import environment, storage
 from pipeline.diagnosis.finding import Finding, describe, errors_of
 from pipeline.diagnosis.licenses import licenses
 from pipeline.errors import FindingsError, PipelineError
-from pipeline.images.depth import set_depth
+from pipeline.images.depth import FULL_DEPTH, GrayscaleDepth, set_depth
 from pipeline.models.build import build_classifier
 from pipeline.runs import folder as run_folder
 from pipeline.selection.settings import complete
@@ -85,6 +85,7 @@ def _examine(settings: Settings) -> Iterator[Finding]:
     objective = settings.objective
     balanced = objective.balanced_sampling or objective.class_weights != "none"
     yield from data(splits, balanced=balanced)
+    yield from repeats(splits, GrayscaleDepth(splits.grayscale_bits or FULL_DEPTH.bits))
     yield from _model(splits, settings)
 
 

@@ -4,19 +4,23 @@ import dataclasses
 import importlib.metadata
 import shutil
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.arguments.data import DataArguments
 from pipeline.arguments.settings import Settings
 from pipeline.arguments.strategy import StrategyArguments
 from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.data.sources import load_splits
 from pipeline.diagnosis import data
 from pipeline.diagnosis.cost import Step, hours
 from pipeline.diagnosis.environment import storage, unmet_requirements
 from pipeline.diagnosis.finding import Finding, describe
 from pipeline.diagnosis.licenses import licenses
+from pipeline.images.depth import FULL_DEPTH
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -104,3 +108,16 @@ def test_expected_hours(tmp_path: Path) -> None:
     assert expected(workers) == pytest.approx(4 * (10 * 3.0 + 5 * 1.5))  # the input is made meanwhile
     probe = dataclasses.replace(plain, strategy=StrategyArguments(strategy="head"))
     assert expected(probe) == pytest.approx(15 * 2.0)
+
+
+def test_repeated_images_are_counted_by_what_they_do(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(train=4, validation=4)
+    shutil.copy(folder / "train" / "red" / "000.png", folder / "validation" / "red" / "copy.png")
+    shutil.copy(folder / "train" / "blue" / "001.png", folder / "train" / "blue" / "copy.png")
+    leak, within, *rest = data.repeats(load_splits(DataArguments(dataset_name=str(folder))), FULL_DEPTH)
+    assert (leak.level, within.level) == ("warning", "note")
+    assert leak.text.startswith("images of validation with the pixels of an image in an earlier split: 1 (row ")
+    assert within.text == "images with the pixels of another image of their split: 1"
+    assert all(each.level == "note" for each in rest)
+    clean = load_splits(DataArguments(dataset_name=str(make_folder(train=4, validation=4))))
+    assert [each for each in data.repeats(clean, FULL_DEPTH) if each.level != "note"] == []
