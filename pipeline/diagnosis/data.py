@@ -88,8 +88,8 @@ def repeats(splits: LoadedSplits, depth: GrayscaleDepth) -> Iterator[Finding]:
             first = leaked[0]
             yield Finding(
                 "warning", SUBJECT,
-                f"images of {name} with the pixels of an image in an earlier split: {len(leaked):,} (row {first.row[1]} "
-                f"is row {first.of[1]} of {first.of[0]}); the accuracy would be too high",
+                f"images of {name} with the pixels of an image in an earlier split: {len(leaked):,} (row "
+                f"{first.row[1]} is row {first.of[1]} of {first.of[0]}); the accuracy would be too high",
                 "remove them from one of the splits; issues.csv of a run lists them",
             )  # fmt: skip
     if within := sum(not each.leaks for each in found.exact):
