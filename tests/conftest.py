@@ -1,6 +1,7 @@
 """Small real parts for every test: class folders of images, a two-layer ViT on disk, no network."""
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,12 @@ from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from pipeline import cli
+from pipeline.signals import STOPPING
+
+# Started with nohup or in the background, the tests ignore signals, and so would the programs that they start.
+for number in STOPPING:
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 torch.set_num_threads(1)  # results depend on the number of threads, and the models are tiny
 
