@@ -45,7 +45,7 @@ def test_probabilities_do_not_depend_on_the_own_label() -> None:
 def test_folds_are_stratified_and_seeded() -> None:
     labels = np.repeat([0, 1, 2], [10, 5, 2])
     fold = assign_folds(labels, seed=3)
-    assert [np.bincount(fold[labels == c], minlength=FOLDS).max() for c in range(3)] == [2, 1, 1]
+    assert [np.max(np.bincount(fold[labels == c], minlength=FOLDS)) for c in range(3)] == [2, 1, 1]
     assert (fold == assign_folds(labels, seed=3)).all()
     assert (fold != assign_folds(labels, seed=4)).any()
 
