@@ -93,15 +93,10 @@ def handled(first: Callable[[int], object]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    owner = os.getpid()
 
     def handle(number: int, frame: object) -> None:
         del frame
-        if os.getpid() == owner:
-            _escalate(number, first)
-        elif number == signal.SIGTERM:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        _escalate(number, first)
 
     previous = {number: signal.signal(number, handle) for number in _not_ignored()}
     _Requests.blocks += 1
@@ -126,6 +121,20 @@ def keep_working(worker: int = 0) -> None:
     del worker
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _leave_decision_to_parent() -> None:
+    """Make a process that was forked in a `handled` block ignore all signals except SIGTERM.
+
+    SIGTERM gets its default action, not a handler: Python calls a handler between two instructions, so a worker of a
+    pool that begins to wait for work just when the pool is terminated would never call it.
+    """
+    if _Requests.blocks:
+        for number in _not_ignored():
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+
+
+os.register_at_fork(after_in_child=_leave_decision_to_parent)
 
 
 def _obey(parent: int) -> None:

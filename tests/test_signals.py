@@ -125,6 +125,28 @@ def test_nothing_is_handled_in_a_thread() -> None:
     assert entered == [True]
 
 
+FORKED = """
+import os, signal
+from pipeline import signals
+
+def actions():
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+    else:
+        print([signal.getsignal(number).name[4:] for number in signals.STOPPING], flush=True)
+        os._exit(0)
+
+with signals.handled(print):
+    actions()
+"""
+
+
+def test_forked_processes_ignore_signals_except_the_default_action_of_sigterm() -> None:
+    """A handler of Python could be called too late, and the end of a pool of processes would wait forever."""
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
+    assert done.stdout == "['IGN', 'DFL', 'IGN', 'IGN']\n"
+
+
 WORKERS = """
 import os, signal, sys, time
 import torch
