@@ -23,14 +23,13 @@ from pipeline.reporting import report
 from pipeline.reporting.explanation import tour
 from pipeline.runs.files import read_json, write_json
 from pipeline.runs.folder import RELEVANCE, RESULTS, THUMBNAILS
+from tests.browser import REPORT, needs_chromium, open_page
 from tests.reporting.explanation.test_tour_browser import made_walk
 from tests.reporting.made_runs import make_run, random_predictions
-from tests.reporting.pages import Page
 from tests.reporting.test_card import WORSE
 from tests.reporting.test_report import ODD_NAMES, PROBE
-from tests.reporting.test_report_browser import CHROMIUM
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+pytestmark = needs_chromium
 
 WIDTHS = (390, 1200)
 THEMES = {"dark": 0, "light": 1}  # Chromium's numbers
@@ -46,13 +45,11 @@ RUN_AXE = """
   parent.postMessage({ width: innerWidth, dark, found, planted: planted.length }, "*");
 })();
 """
-FRAMES = """<!DOCTYPE html><pre id="found"></pre>
+FRAMES = f"""<!DOCTYPE html>
 <script>
+{REPORT}
 const all = [];
-addEventListener("message", (event) => {
-  all.push(event.data);
-  document.getElementById("found").textContent = JSON.stringify(all);
-});
+addEventListener("message", (event) => {{ if (all.push(event.data) === {len(WIDTHS)}) report(all); }});
 </script>
 """
 
@@ -118,14 +115,9 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_axe_finds_no_serious_fault(page: Path, theme: str, tmp_path: Path) -> None:
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=60000",
-        f"--blink-settings=preferredColorScheme={THEMES[theme]}", "--window-size=1300,900", "--dump-dom",
-        f"--user-data-dir={tmp_path}", "--enable-logging=stderr", page.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    results: list[dict[str, Any]] = json.loads(Page(done.stdout).text_of("found"))
+    results: list[dict[str, Any]]
+    results, errors = open_page(page, tmp_path / "profile", f"--blink-settings=preferredColorScheme={THEMES[theme]}")
+    assert errors == []
     assert sorted(each["width"] for each in results) == list(WIDTHS)
     assert all(each["dark"] == (theme == "dark") for each in results)
     assert [each["planted"] for each in results] == [1, 1]  # a fault that is planted is found

@@ -191,10 +191,11 @@ def test_a_signal_in_the_last_step_is_obeyed_after_the_state_is_written(
 
 def test_a_dead_data_worker_is_named(fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch) -> None:
     measured = build._compute_metrics
+    others = set(psutil.Process().children())  # a resource tracker, workers of other tests
     killed: list[int] = []
 
     def kill_a_worker(prediction: EvalPrediction) -> dict[str, float]:
-        workers = psutil.Process().children()
+        workers = sorted(set(psutil.Process().children()) - others, key=lambda child: child.pid)
         killed.append(workers[0].pid)
         workers[0].kill()
         return measured(prediction)

@@ -1,8 +1,5 @@
 """`tour.html` in a browser: every image and link resolves, and nothing is wider than the window."""
 
-import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +7,19 @@ import pytest
 
 from pipeline.evaluation.explanations.walk import Head, Walk
 from pipeline.reporting.explanation import tour
+from tests.browser import REPORT, needs_chromium, open_page
 from tests.reporting.pages import Page
 from tests.reporting.test_report import ODD_NAMES
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+pytestmark = needs_chromium
 
 # The page allows no script, so the frame around it reads it.
-FRAME = """<!DOCTYPE html><pre id="found"></pre>
-<iframe src="tour.html" style="border: 0; height: 900px; width: {width}px"></iframe>
-<script>addEventListener("load", async () => {{
+FRAME = f"""<!DOCTYPE html>
+<iframe src="tour.html" style="border: 0; height: 900px; width: WIDTHpx"></iframe>
+<script>{REPORT} addEventListener("load", async () => {{
   const page = document.querySelector("iframe").contentDocument;
   const width = page.documentElement.clientWidth;
-  document.getElementById("found").textContent = JSON.stringify({{
+  report({{
     images: [...page.images].map((image) => image.naturalWidth),
     links: [...page.querySelectorAll("a[href]")].map((link) => !!page.getElementById(link.hash.slice(1))),
     wide: [...page.querySelectorAll("section *")].filter(
@@ -50,16 +47,9 @@ def made_walk(layers: int = 12, heads: int = 12) -> Walk:
 @pytest.mark.parametrize("width", [360, 1200])
 def test_the_page_works_on_a_phone_and_on_a_desktop(width: int, tmp_path: Path) -> None:
     (tmp_path / tour.PAGE).write_text(tour.render(made_walk(), name="<b>a\x1b.png"), encoding="utf-8")
-    (tmp_path / "frame.html").write_text(FRAME.format(width=width))
-    assert CHROMIUM is not None
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
-    address = f"file://{tmp_path / 'frame.html'}"
-    done = subprocess.run(
-        [CHROMIUM, *options, "--allow-file-access-from-files", "--enable-logging=stderr", address],
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
-    assert ":CONSOLE" not in done.stderr, done.stderr
-    found = json.loads(Page(done.stdout).text_of("found"))
+    (tmp_path / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
+    found, errors = open_page(tmp_path / "frame.html", tmp_path / "profile")
+    assert errors == []
     assert len(found["images"]) > 30
     assert all(found["images"])
     assert all(found["links"])
