@@ -9,7 +9,6 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipeline.reporting.plots.trackers import log_confusion
 from pipeline.reporting.plots.write import write_plots
 from pipeline.reporting.run_files import RunFiles
 from pipeline.runs.folder import FIGURES
@@ -71,22 +70,3 @@ def test_the_matrix_of_many_classes_names_each_of_them(tmp_path: Path) -> None:
     write_plots(RunFiles.read(folder))
     comments = (folder / "figures" / "confusion-matrix.svg").read_text(encoding="utf-8")
     assert all(comments.count(f"<!-- {name} -->") == 2 for name in names)
-
-
-def test_tensorboard_gets_the_confusion_matrix_next_to_the_curves(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    from torch.utils.tensorboard import SummaryWriter
-
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path))
-    log_confusion(run, ["tensorboard"])
-    assert list(tmp_path.iterdir()) == []  # the Trainer logged nothing
-    with SummaryWriter(str(tmp_path)) as writer:
-        writer.add_scalar("eval/accuracy", 0.5)
-    log_confusion(run, [])
-    log_confusion(run, ["tensorboard"])
-    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
-    assert events.Tags()["images"] == ["confusion_matrix"]
-    image = events.Images("confusion_matrix")[0]
-    assert image.width == image.height > 300
