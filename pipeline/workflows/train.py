@@ -14,27 +14,17 @@ from pipeline.data import report, sources
 from pipeline.data.bad_images import Skipped, describe_skipped
 from pipeline.data.report import LoadedSplits
 from pipeline.errors import PipelineError
-from pipeline.evaluation import scoring
 from pipeline.evaluation.audit.labels import Evidence
-from pipeline.evaluation.explanations.gallery import Gallery, explain_gallery, write_gallery
-from pipeline.evaluation.predictions import Predictions, write_predictions
-from pipeline.evaluation.thumbnails import write_thumbnails
-from pipeline.images.depth import GrayscaleDepth, set_depth
+from pipeline.images.depth import set_depth
 from pipeline.models.build import build_classifier
 from pipeline.models.classifier import ImageClassifier
-from pipeline.models.inference import LoaderOptions
 from pipeline.performance.machine import keep_freed_memory
 from pipeline.performance.throughput import Clock
-from pipeline.probing.audit import Audit, audit
 from pipeline.probing.baseline import fit_baseline
-from pipeline.probing.confidence import score_validation
 from pipeline.probing.linear import install_head
 from pipeline.reporting import card
-from pipeline.reporting import report as report_page
-from pipeline.reporting.plots.trackers import log_confusion
 from pipeline.reporting.run import Run
 from pipeline.runs import folder as run_folder
-from pipeline.runs.files import write_json
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.lock import lock
 from pipeline.selection.auto import warn_of_high_learning_rate
@@ -47,6 +37,7 @@ from pipeline.training.fit import fit
 from pipeline.training.images import load_images
 from pipeline.training.rehearsal import rehearse
 from pipeline.training.trial import try_settings
+from pipeline.workflows.results import score_and_report
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +98,7 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
                 chosen = Chosen(settings)
             classifier = _start(run, chosen, splits, data, command=line.words)
             results, evidence = _fit(classifier, splits, chosen.settings, run=run)
-            _score(run, splits, chosen.settings, results, evidence)
+            score_and_report(run, splits, chosen.settings, results, evidence)
         return _finish(run, settings)
 
 
@@ -232,67 +223,6 @@ def _with_decisions(settings: Settings, run: RunFolder) -> Settings:
     if settings.images.image_cache != "auto":
         return settings
     return dataclasses.replace(settings, images=dataclasses.replace(settings.images, image_cache=decided))
-
-
-def _score(
-    run: RunFolder, splits: LoadedSplits, settings: Settings, results: dict[str, Any], evidence: Sequence[Evidence]
-) -> None:
-    """Score the saved files on validation and, once, on test; audit the data; write the results and the card."""
-    classifier = ImageClassifier.load(run.folder)
-    predictions, names = [], ["validation", "test"]
-    if settings.trainer.uncertainty == "yes":
-        predictions.append(score_validation(classifier, splits, settings, run=run))
-        names.remove("validation")
-    with run.timed("score"):
-        options = LoaderOptions.of(settings.trainer)
-        predictions += [
-            scoring.score(classifier, splits[name], options, name=name, dataset_name=settings.data.dataset_name)
-            for name in names
-            if name in splits
-        ]
-    audited = Audit()
-    if settings.trainer.audit == "yes":
-        audited = audit(classifier, splits, predictions, evidence, settings=settings, run=run)
-        results |= audited.metrics
-    distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
-    if settings.trainer.report == "yes":
-        seconds = distributed.broadcast(run.record)["timings"]["score"]
-        with run.timed("explain"):
-            speed = sum(len(each.ids) for each in predictions) / max(seconds, 1e-3)
-            gallery = explain_gallery(classifier, predictions, splits, images_per_second=speed)
-        trackers = settings.trainer.report_to
-        distributed.on_main_process(
-            lambda: _write_report(run, predictions, splits, classifier, gallery, audited, trackers=trackers)
-        )
-
-
-def _write_results(
-    run: RunFolder, predictions: Sequence[Predictions], classifier: ImageClassifier, results: dict[str, Any]
-) -> None:
-    write_predictions(run.folder / run_folder.PREDICTIONS, predictions, classifier.class_names)
-    metrics = scoring.all_metrics(predictions, classifier.class_names, classifier.uncertainty)
-    write_json(run.folder / run_folder.RESULTS, results | metrics)
-    card.write(run.folder)
-    run.finish()
-
-
-def _write_report(
-    run: RunFolder,
-    predictions: Sequence[Predictions],
-    splits: LoadedSplits,
-    classifier: ImageClassifier,
-    gallery: Gallery,
-    audited: Audit,
-    *,
-    trackers: Sequence[str],
-) -> None:
-    """Write report, pictures and plots. The run is finished before, so it is not lost if they cannot be written."""
-    depth = GrayscaleDepth.of(classifier.processor)
-    write_thumbnails(run.folder / run_folder.THUMBNAILS, predictions, splits, depth, audited.shown)
-    write_gallery(run.folder / run_folder.RELEVANCE, gallery)
-    report_page.write(run.folder)
-    card.write(run.folder)  # again, with the plots
-    log_confusion(run.folder, trackers)
 
 
 def _finish(run: RunFolder, settings: Settings) -> Run:

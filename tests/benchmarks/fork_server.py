@@ -83,8 +83,8 @@ def _watch_all() -> None:
         (StrictTrainer, "load_best_weights", "best"),
         (checkpoints, "rotate", "rotate"),
         (ImageClassifier, "save", "artefact"),
-        (train, "_score", "score"),
-        (train, "_write_results", "results"),
+        (train, "score_and_report", "score"),
+        (pipeline.workflows.results, "_write_results", "results"),
     ):
         _watch(owner, name, phase_name)
     training_step: Callable[..., Any] = StrictTrainer.training_step
