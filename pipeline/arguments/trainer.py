@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import TrainingArguments
@@ -22,6 +22,8 @@ from pipeline.errors import PipelineError, raise_problems
 from pipeline.performance.machine import best_precision, default_workers, usable_cores
 
 logger = logging.getLogger(__name__)
+
+_PER_DEVICE_BATCH = 16  # images, which fit into the memory of a laptop with ViT-B/16 at 224 px
 
 
 @dataclass
@@ -46,12 +48,25 @@ class FineTuningArguments(TrainingFlags, TrainingArguments):  # type: ignore[mis
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
         output_dir = self.output_dir
+        self._requested_per_device_batch = cast(int | None, self.per_device_train_batch_size)
+        if self._requested_per_device_batch is None:
+            self.per_device_train_batch_size = _PER_DEVICE_BATCH
         super().__post_init__()
         self.output_dir = output_dir  # the Trainer would set "trainer_output"; the workflow names the run folder
         self._fit_global_batch()
         if self.n_gpu > 1:
             logger.info("using 1 of %d visible GPUs: set CUDA_VISIBLE_DEVICES to choose another", self.n_gpu)
             self._n_gpu = 1  # with more, the Trainer would use DataParallel and multiply the batch size
+
+    @property
+    def finds_batch_size(self) -> bool:
+        """Whether the per-device batch size is the largest that fits in memory, up to the one that is set."""
+        return self.auto_find_batch_size or self._takes_its_share
+
+    @property
+    def _takes_its_share(self) -> bool:
+        left_open = self.global_batch_size is not None and self._requested_per_device_batch is None
+        return left_open and not self.use_cpu
 
     def describe(self) -> str:
         """Return what the machine decided, in one line."""
@@ -78,7 +93,8 @@ class FineTuningArguments(TrainingFlags, TrainingArguments):  # type: ignore[mis
         values = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         defaults = {f.name: plain(default_of(f)) for f in dataclasses.fields(self)}
         if self.global_batch_size:
-            del values["gradient_accumulation_steps"]  # derived, and different with another number of processes
+            # Derived, and different with another number of processes or another GPU.
+            del values["gradient_accumulation_steps"]
             values["per_device_train_batch_size"] = self._requested_per_device_batch
         return {
             name: value
@@ -91,6 +107,9 @@ class FineTuningArguments(TrainingFlags, TrainingArguments):  # type: ignore[mis
     def _fit_global_batch(self) -> None:
         """Derive the per-device batch size and gradient accumulation from `--global_batch_size`.
 
+        A GPU takes its share in one forward pass, because several small ones are slower; if they do not fit in its
+        memory, `find_batch_size` finds out how many do.
+
         Raises:
             PipelineError: If the processes cannot share the global batch evenly.
         """
@@ -102,8 +121,8 @@ class FineTuningArguments(TrainingFlags, TrainingArguments):  # type: ignore[mis
                 f"--global_batch_size {self.global_batch_size} is not a multiple of the number of processes: use a "
                 f"multiple of {self.world_size}"
             )
-        self._requested_per_device_batch = self.per_device_train_batch_size
-        sizes = range(min(self.per_device_train_batch_size, per_process), 0, -1)
+        largest = per_process if self._takes_its_share else self.per_device_train_batch_size
+        sizes = range(min(largest, per_process), 0, -1)
         self.per_device_train_batch_size = next(size for size in sizes if per_process % size == 0)
         self.gradient_accumulation_steps = per_process // self.per_device_train_batch_size
 

@@ -57,7 +57,11 @@ class TrainingFlags:
         1.0, "Gradient clipping: maximum norm.", minimum=0, short=False, recipe="always", strategies=LOOP
     )
     per_device_train_batch_size: int = flag(
-        16, "Images per forward pass on one device.", minimum=1, recipe="always", strategies=LOOP
+        None,  # `FineTuningArguments` sets it on construction
+        "Images per forward pass on one device. Default: 16; on a GPU with --global_batch_size, as many as fit.",
+        minimum=1,
+        recipe="always",
+        strategies=LOOP,
     )
     global_batch_size: int | None = flag(
         None,

@@ -167,10 +167,6 @@ def _batch(facts: Facts) -> Iterator[Choice]:
     wanted = 32 if facts.images < 10_000 else 128
     size = next(size for size in (wanted, 16, 8, 4, 2) if size == 2 or 10 * size <= facts.images)
     yield Choice("global_batch_size", size, f"{-(-facts.images // size)} steps per epoch")
-    if facts.gpu_memory is not None:
-        # On an H200, ViT-B/16 reached twice the images per second with one forward pass of 128 instead of four of 32.
-        yield Choice("per_device_train_batch_size", size, "a GPU is faster without gradient accumulation")
-        yield Choice("auto_find_batch_size", True, "gradient accumulation is used if memory is too small")
 
 
 def _learning_rates(facts: Facts, strategy: str) -> Iterator[Choice]:

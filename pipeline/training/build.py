@@ -27,6 +27,7 @@ from pipeline.performance.matmul import matmul_rate
 from pipeline.performance.throughput import Clock
 from pipeline.training.callbacks import loop
 from pipeline.training.callbacks.margins import Margins
+from pipeline.training.checkpoints import saved_batch_size
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
 from pipeline.training.trainer import Components, StrictTrainer
@@ -58,7 +59,7 @@ def build_trainer(
     """
     network = prepare(classifier.model, classifier.input_size, settings)
     args = _trainer_arguments(settings, folder)
-    if args.auto_find_batch_size:
+    if args.finds_batch_size:
         _find_batch_size(args, network, classifier.input_size, settings)
     _set_loading(args, on_device=images.cache == "device")
     margins = _margins(images, settings)
@@ -179,12 +180,15 @@ def _stopping_callbacks(settings: Settings, clock: Clock) -> list[TrainerCallbac
 def _find_batch_size(args: FineTuningArguments, network: Any, size: tuple[int, int], settings: Settings) -> None:
     """Set the per-device batch size to the largest that fits, and the gradient accumulation accordingly."""
     args.auto_find_batch_size = False  # the Trainer's own search restarts a resumed run with another batch size
-    requested = args.per_device_train_batch_size
+    share = args.per_device_train_batch_size
+    # A resumed run repeats the batches of its checkpoint, whatever else is in the memory now.
+    saved = saved_batch_size(Path(str(args.output_dir)))
+    requested = saved if saved and share % saved == 0 else share
     copies = 2 + (args.world_size > 1) + (settings.strategy.ema_decay is not None)
     memory = batch_size.TrainingMemory(args.precision, copies)
     fits = batch_size.find_batch_size(network, size, requested=requested, device=args.device, memory=memory)
+    args.gradient_accumulation_steps *= share // fits
     args.per_device_train_batch_size = fits
-    args.gradient_accumulation_steps *= requested // fits
 
 
 def _trainer_arguments(settings: Settings, folder: Path) -> FineTuningArguments:

@@ -54,6 +54,18 @@ def find_start(folder: Path, args: FineTuningArguments) -> Start:
     return start
 
 
+def saved_batch_size(folder: Path) -> int | None:
+    """Return the per-device batch size of the newest intact checkpoint of a run, or None. All ranks must call it."""
+    found: list[int | None] = [None]
+
+    def look() -> None:
+        if (newest := checkpoints.newest_complete_checkpoint(folder)) is not None:
+            found[0] = read_json(newest / TRAINER_STATE)["train_batch_size"]
+
+    distributed.on_main_process(look)
+    return distributed.broadcast(found[0])
+
+
 def _find_start(folder: Path, args: FineTuningArguments) -> Start:
     if (end := _read_state(folder)) is not None:
         damage = checkpoints.find_damage(checkpoint_folder(folder, end["best_global_step"]))

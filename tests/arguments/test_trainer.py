@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import warnings
 
@@ -86,6 +87,19 @@ def test_the_global_batch_fixes_batch_and_accumulation(total: int, device: int, 
     args = FineTuningArguments(global_batch_size=total, per_device_train_batch_size=device)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == expected
     assert "gradient_accumulation_steps" not in args.resolved()
+
+
+@pytest.mark.parametrize(("on_cpu", "expected"), [(True, (16, 8)), (False, (128, 1))])
+def test_a_gpu_takes_its_share_of_the_global_batch_in_one_pass(on_cpu: bool, expected: tuple[int, int]) -> None:
+    with_device = FineTuningArguments(global_batch_size=128)
+    assert not with_device.finds_batch_size  # the tests run on a CPU
+    args = copy.copy(with_device)
+    args.use_cpu = on_cpu
+    args.per_device_train_batch_size = 16
+    args._fit_global_batch()
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == expected
+    assert args.finds_batch_size is not on_cpu
+    assert not {"per_device_train_batch_size", "auto_find_batch_size"} & args.resolved().keys()
 
 
 def test_a_global_batch_that_processes_cannot_share_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
         assert_same_end(whole, parts, steps=range(first + 2, 20, 2))
 
 
+def test_a_resumed_run_keeps_the_batch_size_that_was_found_when_memory_was_short(
+    fitted: Callable[..., Fitted], tmp_path: Path
+) -> None:
+    def run_out_of_memory(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, torch.nn.Conv2d) and module.training and not args[0].is_meta and len(args[0]) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+
+    changes = EVERY | {"auto_find_batch_size": True}
+    short_of_memory = torch.nn.modules.module.register_module_forward_pre_hook(run_out_of_memory)
+    whole = fitted("whole", **changes)
+    short_of_memory.remove()
+    assert {len(images) for images in whole.seen[2:]} == {3}
+    shutil.copytree(whole.folder / "checkpoint-8", tmp_path / "parts" / "checkpoint-8")
+    shutil.copytree(whole.folder / "checkpoint-2", tmp_path / "parts" / "checkpoint-2")
+    parts = fitted("parts", **changes)
+    assert {len(images) for images in parts.seen} == {3}
+    assert_same_end(whole, parts, steps=range(10, 20, 2))
+
+
 def test_the_number_of_workers_does_not_change_the_weights(fitted: Callable[..., Fitted]) -> None:
     none, two = (fitted(f"{n}", **EVERY, dataloader_num_workers=n) for n in (0, 2))
     assert_same_end(none, two, steps=range(2, 20, 2))
