@@ -55,7 +55,8 @@ check() {
   ruff check .
   mypy
   lint-imports
-  exec python -m pytest "$@"
+  # A file stays in one process, so that its fixtures are made once.
+  exec python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile "$@"
 }
 
 if [[ ${1:-} == test ]]; then

@@ -9,8 +9,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pipeline.config.names import ASSETS, is_hub_id
 from pipeline.errors import visible
-from pipeline.reporting import summary
-from pipeline.runs.files import read_json, remove_absolute_path, write_text
+from pipeline.reporting import summary, wording
+from pipeline.runs.files import read_json, write_text
 from pipeline.runs.folder import CARD, PLOTS, RESULTS, TRAINER_STATE, RunFolder
 from pipeline.runs.publish import public_recipe
 
@@ -18,10 +18,6 @@ TEMPLATE = ASSETS / "model_card.md"
 MAX_HARDEST = 10
 MAX_SLICES = 5
 MAX_CURVE_ROWS = 12
-
-# Value of --augmentation -> class name in torchvision.transforms.v2. `images.augmentation` imports the classes, which
-# is slow.
-_POLICY_NAMES = {"trivial": "TrivialAugmentWide", "rand": "RandAugment", "auto": "AutoAugment"}
 
 
 def write(folder: Path, *, repo_id: str | None = None) -> None:
@@ -81,7 +77,7 @@ def _template_values(
     model = read_json(folder / "config.json")
     hardest_prefix = "test" if "test_per_class" in results else "eval"
     method = "as a linear probe on" if summary.is_linear_probe(recipe, results) else "fine-tuned from"
-    origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} {as_code(model_name(recipe))}"
+    origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} {as_code(wording.model_name(recipe))}"
     return {
         "architecture": model["architectures"][0],
         "origin": origin,
@@ -102,16 +98,16 @@ def _template_values(
         "plots": [name for name in PLOTS if (folder / "figures" / f"{name}.png").exists()],
         "training": _training(folder / TRAINER_STATE),
         "probe": _probe(results),
-        "speed": _describe_speed(record.get("speed")),
-        "refit": describe_refit(results),
-        "auto": " ".join(filter(None, [describe_trials(record), describe_auto(results)])),
+        "speed": wording.describe_speed(record.get("speed")),
+        "refit": wording.describe_refit(results),
+        "auto": " ".join(filter(None, [escape(wording.describe_trials(record)), wording.describe_auto(results)])),
         "best_metric": recipe.get("metric_for_best_model", "accuracy"),
-        "machine": describe_machine(record["machine"]),
+        "machine": wording.describe_machine(record["machine"]),
         "precision": record["machine"]["precision"],
         "minutes": f"{record['timings']['train'] / 60:.1f}",
         "train_image_size": results.get("train_image_size"),
         "image_size": _image_size(read_json(folder / "preprocessor_config.json")),
-        "augmentation": describe_augmentation(recipe),
+        "augmentation": wording.describe_augmentation(recipe),
         "recipe": public_recipe(folder).strip(),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
@@ -151,67 +147,6 @@ def _probe(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "C": f"{results['probe_C']:g}",
         "curve": curve,
     }
-
-
-def describe_trials(record: Mapping[str, Any]) -> str:
-    """Return a sentence about the trials of `--auto`, or an empty string if there was none."""
-    trials = record.get("trials") or []
-    chosen = next((trial["candidate"] for trial in trials if trial["chosen"]), None)
-    if chosen is None:
-        return ""
-    names = {trial["candidate"] for trial in trials}
-    return (
-        f"Validation chose the settings among {len(names)} candidates, in {len(trials)} trials: "
-        f"{escape(chosen)}. Validation accuracy is therefore optimistic."
-    )
-
-
-def describe_auto(results: Mapping[str, Any]) -> str:
-    """Return a sentence about the linear probe of `--auto`, or an empty string if there was none."""
-    if "auto_probe_eval_accuracy" not in results:
-        return ""
-    trained, probe = results["auto_trained_eval_accuracy"], results["auto_probe_eval_accuracy"]
-    return (
-        f"A linear probe on frozen features at {results['auto_probe_image_size']} px reached "
-        f"{summary.format_percent(probe)} on validation, compared with {summary.format_percent(trained)} for the "
-        f"trained model. The {'probe' if probe > trained else 'trained model'} was kept."
-    )
-
-
-def describe_refit(results: Mapping[str, Any]) -> str:
-    """Return a sentence about refitting the head, or an empty string if it was not refitted."""
-    if "refit_eval_accuracy" not in results:
-        return ""
-    before, after = results["trained_head_eval_accuracy"], results["refit_eval_accuracy"]
-    return (
-        "The head was refitted by logistic regression on the trained features: validation accuracy "
-        f"{summary.format_percent(after)}, compared with {summary.format_percent(before)} for the trained head. "
-        f"The {'refitted' if after > before else 'trained'} head was kept."
-    )
-
-
-def _describe_speed(speed: Mapping[str, Any] | None) -> str:
-    """Return a sentence with throughput, MFU and data wait, or an empty string if they were not measured."""
-    if not speed:
-        return ""
-    mfu = f", {100 * speed['mfu']:.0f}% of the measured matmul rate (MFU)" if speed.get("mfu") else ""
-    return f"Throughput: {speed['images_per_second']:.4g} images/s{mfu}, data wait {100 * speed['data_wait']:.1f}%."
-
-
-def describe_augmentation(recipe: Mapping[str, Any]) -> str:
-    """Return the augmentation of the training images as a list in one line, or `none`."""
-    steps = []
-    if (policy := recipe["augmentation"]) != "none":
-        steps.append(f"random resized crop (at least {100 * recipe['crop_scale']:g}% of the area)")
-        steps.append(f"horizontal flip (probability {recipe['hflip']:g})" if recipe["hflip"] else "no horizontal flip")
-        if policy in _POLICY_NAMES:
-            steps.append(_POLICY_NAMES[policy])
-        if recipe.get("random_erasing"):
-            steps.append(f"random erasing (probability {recipe['random_erasing']:g})")
-    steps += [f"{name} (alpha {recipe[name]:g})" for name in ("mixup", "cutmix") if recipe.get(name)]
-    if recipe.get("patch_drop_rate"):
-        steps.append(f"patch dropout ({100 * recipe['patch_drop_rate']:g}%)")
-    return ", ".join(steps) or "none"
 
 
 def _score_cells(row: summary.SplitSummary) -> list[str]:
@@ -264,14 +199,3 @@ def _eval_results(results: Mapping[str, Any], data: Mapping[str, Any], data_id: 
         for prefix in ("eval", "test")
         if f"{prefix}_accuracy" in results
     ]
-
-
-def describe_machine(machine: Mapping[str, Any]) -> str:
-    """Return the device, and the number of processes if there are several."""
-    processes = f"{machine['processes']} x " if machine["processes"] > 1 else ""
-    return f"{processes}{machine['device']}"
-
-
-def model_name(recipe: Mapping[str, Any]) -> str:
-    """Return the name of the checkpoint without a folder of this machine."""
-    return remove_absolute_path(str(recipe["model_name_or_path"]))

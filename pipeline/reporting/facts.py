@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from pipeline.evaluation.confidence import wilson_interval
 from pipeline.evaluation.scoring import PREFIXES
-from pipeline.reporting import card, summary
+from pipeline.reporting import summary, wording
 from pipeline.reporting.charts.chart import interval_bar
 from pipeline.reporting.run_files import RunFiles
 from pipeline.runs.publish import public_recipe
@@ -118,7 +118,7 @@ def _verdict(files: RunFiles) -> str:
 def origin(files: RunFiles) -> str:
     """Return one sentence: what was trained, from what, on what."""
     data, recipe = files.record["data"], files.recipe
-    base = card.model_name(recipe)
+    base = wording.model_name(recipe)
     if recipe.get("from_scratch"):
         start = f"The architecture of {base}, trained from random weights"
     elif is_probe(files):
@@ -150,15 +150,15 @@ def training_facts(files: RunFiles) -> Iterator[tuple[str, str]]:
         if state is not None and key in recipe:
             yield label, f"{recipe[key]:g}"
     if state is not None:
-        yield "augmentation", card.describe_augmentation(recipe)
+        yield "augmentation", wording.describe_augmentation(recipe)
     elif "probe_C" in files.results:
         yield "regularization", f"C = {files.results['probe_C']:g}, chosen on validation"
-    if sentence := card.describe_refit(files.results):
+    if sentence := wording.describe_refit(files.results):
         yield "head", sentence
-    if sentence := card.describe_auto(files.results):
+    if sentence := wording.describe_auto(files.results):
         yield "linear probe of --auto", sentence
     yield "seed", str(recipe.get("seed", ""))
-    yield "machine", f"{card.describe_machine(record['machine'])}, {record['machine'].get('precision', '')}"
+    yield "machine", f"{wording.describe_machine(record['machine'])}, {record['machine'].get('precision', '')}"
 
 
 def data_facts(files: RunFiles) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from torchvision.transforms import v2
 
 from pipeline.errors import PipelineError
-from pipeline.reporting import card
+from pipeline.reporting import card, wording
 from pipeline.reporting.card import MAX_CURVE_ROWS, MAX_HARDEST, escape
 from pipeline.runs.files import read_json, write_json, write_text
 from pipeline.runs.folder import CARD, RECIPE, RECORD, RESULTS, TRAINER_STATE, RunFolder
@@ -240,7 +240,7 @@ def test_the_card_describes_the_augmentation(run: Path, recipe: dict[str, Any], 
 
 
 def test_policy_names_are_classes_of_torchvision() -> None:
-    assert all(issubclass(getattr(v2, name), v2.Transform) for name in card._POLICY_NAMES.values())
+    assert all(issubclass(getattr(v2, name), v2.Transform) for name in wording._POLICY_NAMES.values())
 
 
 def test_importing_the_card_loads_no_torch() -> None:

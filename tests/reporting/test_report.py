@@ -18,7 +18,7 @@ from pipeline.evaluation.explanations.gallery import Gallery, ShownMap, write_ga
 from pipeline.evaluation.predictions import Predictions, write_predictions
 from pipeline.evaluation.thumbnails import read_thumbnails
 from pipeline.reporting import report
-from pipeline.reporting.card import describe_trials
+from pipeline.reporting.wording import describe_trials
 from pipeline.runs.files import read_json, write_json
 from pipeline.runs.folder import (
     PREDICTIONS,
