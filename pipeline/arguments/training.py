@@ -86,6 +86,14 @@ class TrainingFlags:
     metric_for_best_model: str | None = flag(
         "accuracy", "Validation metric for the best checkpoint: accuracy or loss.", strategies=LOOP
     )
+    on_nan: Literal["stop", "rewind"] = flag(
+        "stop",
+        "What to do if training diverges. rewind: go back to the last checkpoint and halve the learning rate, three "
+        "times at most.",
+        short=False,
+        neutral=True,
+        strategies=LOOP,
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = flag(
         "auto",
         "Precision of training. auto: bf16 if the device supports it natively, else fp16 on a GPU and fp32 on a CPU.",

@@ -33,6 +33,11 @@ class Start:
     checkpoint: Path | None = None
     final_state: Path | None = None
 
+    @property
+    def step(self) -> int:
+        """The optimizer steps that are done."""
+        return int(self.checkpoint.name.removeprefix("checkpoint-")) if self.checkpoint else 0
+
 
 def find_start(folder: Path, args: FineTuningArguments) -> Start:
     """Return where to start. All ranks must call it.
