@@ -183,7 +183,6 @@ class InheritedFlags:
     ddp_broadcast_buffers: bool | None = None
     ddp_static_graph: bool | None = None
     ddp_backend: Literal["nccl", "gloo", "mpi", "xccl", "hccl", "cncl", "mccl"] | None = None
-    ddp_timeout: int = 1800
     fsdp: str | None = None
     fsdp_config: str | None = None
     deepspeed: str | None = None

@@ -168,6 +168,14 @@ class TrainingFlags:
         short=False,
         strategies=LOOP,
     )
+    ddp_timeout: int = flag(
+        300,
+        "Seconds that processes wait for each other during training, before the job ends.",
+        short=False,
+        minimum=1,
+        neutral=True,
+        strategies=LOOP,
+    )
     remove_unused_columns: bool = flag(False, REJECTED["remove_unused_columns"], short=False)
     load_best_model_at_end: bool = flag(True, REJECTED["load_best_model_at_end"], short=False)
     logging_nan_inf_filter: bool = flag(False, REJECTED["logging_nan_inf_filter"], short=False)

@@ -100,7 +100,7 @@ def _fit(
         global_batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         per_device=args.train_batch_size,
     )
-    with memory, _dead_worker_explained(args.dataloader_num_workers):
+    with memory, _dead_worker_explained(args.dataloader_num_workers), distributed.time_limit(args.ddp_timeout):
         metrics = _train(trainer, folder, stop)
     received = max(distributed.all_gather(stop.received))
     if stop.stopped:
