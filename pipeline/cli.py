@@ -63,8 +63,6 @@ def main(words: Sequence[str]) -> int:
         answer = _answer(list(words))
         if distributed.is_main_process():
             print(presentable(answer))
-    except distributed.LostRankError as error:
-        return _report_own_error(str(error))
     except distributed.DistributedError as error:
         _report(f"error: {error}")
         return EXIT_USER_ERROR

@@ -27,8 +27,8 @@ class DistributedError(PipelineError):
     """An error that every rank raises with the same text, so that only the main process needs to show it."""
 
 
-class LostRankError(DistributedError):
-    """An error of a rank that has lost another one. The main process may be the lost one, so each rank shows it."""
+class LostRankError(PipelineError):
+    """An error of a rank that has lost another one, so it exchanges it with none. Each rank shows its own."""
 
 
 def rank() -> int:
@@ -161,7 +161,7 @@ def fail_together() -> Iterator[None]:
         return
     try:
         yield
-    except DistributedError:
+    except (DistributedError, LostRankError):
         raise
     except PipelineError as error:
         raise_by_rank({number: message[0] for number, message in enumerate(_exchange((str(error), {}, None)))})

@@ -86,6 +86,14 @@ class TrainingFlags:
     metric_for_best_model: str | None = flag(
         "accuracy", "Validation metric for the best checkpoint: accuracy or loss.", strategies=LOOP
     )
+    resume: Literal["same", "anyway"] = flag(
+        "same",
+        "same: continue an unfinished run only with the settings, data and versions that it was started with. "
+        "anyway: continue it with those of this command, and record the differences in run.json.",
+        short=False,
+        neutral=True,
+        recipe="never",
+    )
     on_nan: Literal["stop", "rewind"] = flag(
         "stop",
         "What to do if training diverges. rewind: go back to the last checkpoint and halve the learning rate, three "

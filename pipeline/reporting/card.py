@@ -106,6 +106,7 @@ def _template_values(
         "refit": describe_refit(results),
         "auto": " ".join(filter(None, [describe_trials(record), describe_auto(results)])),
         "best_metric": recipe.get("metric_for_best_model", "accuracy"),
+        "history": [escape(sentence) for sentence in summary.history_sentences(record)],
         "machine": describe_machine(record["machine"]),
         "precision": record["machine"]["precision"],
         "minutes": f"{record['timings']['train'] / 60:.1f}",

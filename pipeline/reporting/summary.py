@@ -129,6 +129,18 @@ def audit_sentences(record: Mapping[str, Any], results: Mapping[str, Any]) -> It
             )
 
 
+def history_sentences(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a repetition of the run would not repeat, or would do as well: changes on the way, and rewinds."""
+    for entry in record.get("overridden", []):
+        changes = [f"{each['name']} from {each['before']} to {each['now']}" for each in entry["changes"]]
+        yield f"The run was interrupted and continued with changes: {_join(changes)}. A repetition will differ."
+    for entry in record.get("rewinds", []):
+        yield (
+            f"Training diverged, and continued from step {entry['resumed_from']:,} with the learning rate "
+            f"{entry['learning_rate']:g}."
+        )
+
+
 def _without(results: Mapping[str, Any], prefix: str, split: str) -> str:
     key = f"{prefix}_unleaked_accuracy"
     if key not in results:

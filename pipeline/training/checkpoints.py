@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from pipeline import distributed
 from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.errors import PipelineError
 from pipeline.runs import checkpoints
 from pipeline.runs.checkpoints import checkpoint_folder
 from pipeline.runs.files import read_json
@@ -140,6 +141,18 @@ def saved_safely(checkpoint: Path, *, weights: int, best: int | None, keep: int 
             raise
         shutil.rmtree(checkpoint, ignore_errors=True)
         raise checkpoints.full_disk(checkpoint, needed, getattr(error, "strerror", None) or str(error)) from error
+
+
+@contextlib.contextmanager
+def explain_misfit(checkpoint: Path) -> Iterator[None]:
+    """Convert the errors of loading a checkpoint of other settings, see `--resume anyway`, to a `PipelineError`."""
+    try:
+        yield
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise PipelineError(
+            f"training cannot continue from {checkpoint} with these settings ({' '.join(str(error).split())[:200]}): "
+            "use the settings that it was started with, or choose another --output_dir"
+        ) from error
 
 
 def count_bytes(state: Any) -> int:

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 AT_MOST = 3
 _REWINDS = "rewinds"
+# Some optimizers keep their state among the options, so only these are taken from the flags.
 _OPTIONS = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
 
 
@@ -60,8 +61,8 @@ def _read(folder: Path) -> tuple[RunFolder, list[dict[str, Any]]]:
 
 
 def options_of(optimizer: Any) -> list[dict[str, Any]]:
-    """Return the peak learning rate and the options of each parameter group."""
-    return [{key: group[key] for key in _OPTIONS if key in group} for group in optimizer.param_groups]
+    """Return the options of each parameter group, with its peak learning rate."""
+    return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
 def use_options(options: Sequence[dict[str, Any]], optimizer: Any, scheduler: Any) -> None:
@@ -73,12 +74,17 @@ def use_options(options: Sequence[dict[str, Any]], optimizer: Any, scheduler: An
         options: From `options_of`, before they were restored.
         optimizer: The optimizer.
         scheduler: The scheduler of its learning rates.
+
+    Raises:
+        ValueError: If they were saved by another optimizer.
     """
     for group, wanted in zip(optimizer.param_groups, options, strict=True):
         before = group.get("initial_lr")
         if before and before != wanted["initial_lr"]:
             group["lr"] *= wanted["initial_lr"] / before
-        group.update(wanted)
+        if missing := wanted.keys() - group.keys() - {"initial_lr"}:
+            raise ValueError(f"its optimizer has no {', '.join(sorted(missing))}")
+        group.update({key: wanted[key] for key in _OPTIONS if key in wanted})
     if hasattr(scheduler, "base_lrs"):
         scheduler.base_lrs = [each["initial_lr"] for each in options]
     scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

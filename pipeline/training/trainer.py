@@ -29,7 +29,7 @@ from pipeline.runs.folder import ADAPTER
 from pipeline.training.callbacks.averaging import MovingAverage, changing_tensors
 from pipeline.training.callbacks.divergence import Guard
 from pipeline.training.callbacks.margins import MARGINS, ROWS, Margins, NumberedRows
-from pipeline.training.checkpoints import count_bytes, saved_safely
+from pipeline.training.checkpoints import count_bytes, explain_misfit, saved_safely
 from pipeline.training.objective import Objective
 from pipeline.training.rewind import options_of, use_options
 from pipeline.training.sampling import BalancedSampler
@@ -107,9 +107,10 @@ class StrictTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         options = options_of(self.optimizer)
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            use_options(options, self.optimizer, self.lr_scheduler)
+        with explain_misfit(Path(checkpoint or "")):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None:
+                use_options(options, self.optimizer, self.lr_scheduler)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the images if they have their own, a balanced one if asked for, or the Trainer's."""
@@ -293,7 +294,8 @@ class StrictTrainer(Trainer):
         Raises:
             PipelineError: If a tensor is missing, unexpected, or has another shape.
         """
-        saved = load_file(folder / TRAINING_WEIGHTS)
+        with explain_misfit(folder):
+            saved = load_file(folder / TRAINING_WEIGHTS)
         expected = {name: tensor.shape for name, tensor in self._resume_weights().items()}
         if {name: tensor.shape for name, tensor in saved.items()} != expected:
             raise PipelineError(f"{folder / TRAINING_WEIGHTS} does not fit the model: choose another --output_dir")

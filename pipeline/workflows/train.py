@@ -33,7 +33,9 @@ from pipeline.reporting import card
 from pipeline.reporting import report as report_page
 from pipeline.reporting.plots.trackers import log_confusion
 from pipeline.reporting.run import Run
+from pipeline.runs import claim
 from pipeline.runs import folder as run_folder
+from pipeline.runs.claim import Call
 from pipeline.runs.files import write_json
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.lock import lock
@@ -142,15 +144,18 @@ def _claim(line: CommandLine) -> tuple[RunFolder, Settings]:
         settings = read_settings(dataclasses.replace(line, chosen=record["auto"]))
         logger.info("auto: keeping the choices of the run: %s", " ".join(record["auto"]))
     distributed.require_same(settings.resolved())
-    arguments = as_recipe(settings)
-    distributed.on_main_process(
-        lambda: run_folder.claim(run.folder, arguments=arguments, neutral=NEUTRAL, defaults=DEFAULTS)
-    )
+    call = _call(settings)
+    distributed.on_main_process(lambda: claim.claim(run.folder, call))
     args = settings.trainer
     if args.push_to_hub and args.hub_model_id:
         repo_id = args.hub_model_id
         distributed.on_main_process(lambda: hub.check_may_push(repo_id))
     return run, settings
+
+
+def _call(settings: Settings) -> Call:
+    args = settings.trainer
+    return Call(as_recipe(settings), NEUTRAL, DEFAULTS, args.machine(), anyway=args.resume == "anyway")
 
 
 @contextlib.contextmanager
@@ -167,7 +172,8 @@ def _load_splits(run: RunFolder, settings: Settings) -> tuple[LoadedSplits, dict
         splits = sources.load_splits(settings.data)
         data = report.describe(splits, settings.data.dataset_name, revision=settings.data.dataset_revision)
         distributed.require_same(data)
-        distributed.on_main_process(lambda: run_folder.check_data(run, fingerprint=str(data["fingerprint"])))
+        fingerprint, anyway = str(data["fingerprint"]), settings.trainer.resume == "anyway"
+        distributed.on_main_process(lambda: claim.check_data(run, fingerprint=fingerprint, anyway=anyway))
     return splits, data
 
 
@@ -184,6 +190,7 @@ def _start(
         classifier = build_classifier(settings.model, class_names=class_names, seed=settings.trainer.seed)
         set_depth(classifier.processor, splits.grayscale_bits)
         reject_unsupported(classifier, settings)
+        distributed.on_main_process(lambda: claim.note_changes(run, _call(settings), data=data, command=command))
         distributed.on_main_process(
             lambda: run_folder.start(
                 run,

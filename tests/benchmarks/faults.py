@@ -7,7 +7,8 @@
 - signals: SIGTERM, SIGINT, SIGHUP and SIGUSR1 to the process group, in every phase.
 
 The weights, the predictions, the findings about labels and the logged losses of every repeated command must have the
-bytes of an undisturbed run. The exit code is 1 if one of them has not. `--short` takes less than three minutes, and is a test.
+bytes of an undisturbed run. The exit code is 1 if one of them has not. `--short` takes less than three minutes, and is
+a test.
 """
 
 import argparse
