@@ -169,6 +169,15 @@ class TrainingFlags:
     hub_model_id: str | None = flag(
         None, "Hub repository OWNER/NAME of --push_to_hub.", short=False, neutral=True, recipe="never"
     )
+    hub_strategy: Literal["end", "checkpoint"] = flag(
+        "end",
+        "What --push_to_hub pushes. end: the finished run. checkpoint: also the newest and the best checkpoint during "
+        "training, so that the command can be repeated on another machine.",
+        short=False,
+        neutral=True,
+        recipe="never",
+        strategies=LOOP,
+    )
     hub_private_repo: bool = flag(False, "Create the Hub repository as private.", short=False, neutral=True)
     ddp_find_unused_parameters: bool = flag(
         False,

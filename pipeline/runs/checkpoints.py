@@ -80,6 +80,11 @@ def _write_manifest(checkpoint: Path, files: Mapping[str, list[int | str]]) -> N
     write_json(checkpoint / MANIFEST, {"files": files, "hash": _hash(files)})
 
 
+def listed_files(checkpoint: Path) -> list[Path]:
+    """Return the files of a sealed checkpoint, with its manifest as the last one."""
+    return [checkpoint / name for name in (*read_json(checkpoint / MANIFEST)["files"], MANIFEST)]
+
+
 def find_damage(checkpoint: Path) -> str | None:
     """Return why a checkpoint cannot be used, or None if every file is as it was saved."""
     try:

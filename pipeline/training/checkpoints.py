@@ -14,7 +14,7 @@ from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.errors import PipelineError
 from pipeline.runs import checkpoints
 from pipeline.runs.checkpoints import checkpoint_folder
-from pipeline.runs.files import read_json
+from pipeline.runs.files import read_json, write_json
 from pipeline.runs.folder import TRAINER_STATE
 
 _MARGIN = 1 << 20  # bytes for the small files of a checkpoint
@@ -127,6 +127,7 @@ def saved_safely(checkpoint: Path, *, weights: int, best: int | None, keep: int 
         checkpoints.require_space(checkpoint, needed)
 
     def finish() -> None:
+        _remove_path(checkpoint / TRAINER_STATE)
         checkpoints.seal(checkpoint)
         kept = keep and max(keep, checkpoints.KEPT_WHILE_TRAINING)
         checkpoints.rotate(checkpoint.parent, best=best, keep=kept)
@@ -141,6 +142,13 @@ def saved_safely(checkpoint: Path, *, weights: int, best: int | None, keep: int 
             raise
         shutil.rmtree(checkpoint, ignore_errors=True)
         raise checkpoints.full_disk(checkpoint, needed, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _remove_path(state_file: Path) -> None:
+    """Remove the path of this machine from a state of the Trainer. A resume finds the best checkpoint by its step."""
+    state = read_json(state_file)
+    if (best := state.get("best_model_checkpoint")) is not None:
+        write_json(state_file, state | {"best_model_checkpoint": Path(best).name})
 
 
 @contextlib.contextmanager

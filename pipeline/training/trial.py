@@ -77,7 +77,7 @@ def try_settings(settings: Settings, splits: LoadedSplits, epochs: int) -> Corre
 def _shortened(settings: Settings, epochs: int) -> Settings:
     args = copy.copy(settings.trainer)
     args.num_train_epochs, args.max_hours, args.report_to, args.disable_tqdm = epochs, None, [], True
-    args.audit = "no"
+    args.audit, args.push_to_hub = "no", False
     return dataclasses.replace(settings, trainer=args)
 
 

@@ -136,6 +136,7 @@ def _claim(line: CommandLine) -> tuple[RunFolder, Settings]:
     settings = read_settings(line)
     run = RunFolder(Path(str(settings.trainer.output_dir)), writes=distributed.is_main_process())
     distributed.on_main_process(lambda: run_folder.check_usable(run.folder))
+    distributed.on_main_process(lambda: _fetch(run, settings))
     record = distributed.broadcast(run.record)
     distributed.require_same({f"{run.folder} (which all machines share)": run.record.get("status", "new")})
     if settings.selection.auto and record:
@@ -151,6 +152,15 @@ def _claim(line: CommandLine) -> tuple[RunFolder, Settings]:
         repo_id = args.hub_model_id
         distributed.on_main_process(lambda: hub.check_may_push(repo_id))
     return run, settings
+
+
+def _fetch(run: RunFolder, settings: Settings) -> None:
+    """Download the run from its repository, if an unfinished one was pushed from another machine."""
+    args = settings.trainer
+    if args.push_to_hub and args.hub_strategy == "checkpoint" and not run.record:
+        hub.fetch_run(
+            run.folder, str(args.hub_model_id), revision=args.hub_revision or "main", arguments=as_recipe(settings)
+        )
 
 
 def _call(settings: Settings) -> Call:
@@ -309,7 +319,13 @@ def _finish(run: RunFolder, settings: Settings) -> Run:
         card.write(run.folder, repo_id=args.hub_model_id)
         revision = args.hub_revision or "main"
         try:
-            pushed = hub.push_run(run.folder, args.hub_model_id, private=args.hub_private_repo, revision=revision)
+            pushed = hub.push_run(
+                run.folder,
+                args.hub_model_id,
+                private=args.hub_private_repo,
+                revision=revision,
+                removes_checkpoints=args.hub_strategy == "checkpoint",
+            )
             hub.check_pushed(run.folder, pushed)
         except PipelineError as error:
             logger.warning("%s", Run(run.folder))  # the results, which the error would hide
