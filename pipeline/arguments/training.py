@@ -88,8 +88,8 @@ class TrainingFlags:
     )
     resume: Literal["same", "anyway"] = flag(
         "same",
-        "same: continue an unfinished run only with the settings, data and versions that it was started with. "
-        "anyway: continue it with those of this command, and record the differences in run.json.",
+        "How an unfinished run is continued. same: only with the settings, data and versions that it was started with. "
+        "anyway: with those of this command; run.json lists the differences.",
         short=False,
         neutral=True,
         recipe="never",

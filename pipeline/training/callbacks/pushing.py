@@ -87,7 +87,7 @@ class PushCheckpoints(TrainerCallback):
             try:
                 self.push(files)
                 logger.info("pushed checkpoint-%d", step)
-            except Exception as error:  # noqa: BLE001 (whatever the client raises, training goes on)
+            except Exception as error:  # noqa: BLE001 (whatever the client raises, training continues)
                 logger.warning("checkpoint-%d was not pushed, and training continues: %s", step, error)
             finally:
                 _close(files)
