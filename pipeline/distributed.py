@@ -27,6 +27,10 @@ class DistributedError(PipelineError):
     """An error that every rank raises with the same text, so that only the main process needs to show it."""
 
 
+class LostRankError(PipelineError):
+    """An error of a rank that has lost another one, so it exchanges it with none. Each rank shows its own."""
+
+
 def rank() -> int:
     """Return the rank of this process. Rank 0 is the main process."""
     return int(os.environ.get("RANK", "0"))
@@ -157,7 +161,7 @@ def fail_together() -> Iterator[None]:
         return
     try:
         yield
-    except DistributedError:
+    except (DistributedError, LostRankError):
         raise
     except PipelineError as error:
         raise_by_rank({number: message[0] for number, message in enumerate(_exchange((str(error), {}, None)))})
@@ -201,6 +205,36 @@ def any_rank(flag: bool) -> bool:
     highest = torch.tensor(int(flag))
     torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX, group=_gloo_group())
     return bool(highest)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Let ranks wait for each other this long at most in a block in which each of them always makes progress.
+
+    Every rank must call it. Elsewhere, ranks wait for a rank that downloads or prepares data.
+
+    Raises:
+        LostRankError: If a rank does not answer in time, or has ended.
+    """
+    if world_size() == 1:
+        yield
+        return
+    import torch
+
+    groups = (None, _gloo_group())
+    try:
+        for group in groups:
+            torch.distributed.set_timeout(dt.timedelta(seconds=seconds), group)
+        yield
+        for group in groups:
+            torch.distributed.set_timeout(_TIMEOUT, group)
+    except RuntimeError as error:
+        if not re.search("timed? ?out|connection closed|connection reset", str(error), re.IGNORECASE):
+            raise
+        raise LostRankError(
+            f"another rank has ended, or has not answered for {seconds:g} s (--ddp_timeout): look for its error above, "
+            "or for a process or a disk that hangs; then repeat the command to resume"
+        ) from error
 
 
 def shut_down() -> None:

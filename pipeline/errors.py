@@ -38,6 +38,9 @@ _REMEDIES = {
     errno.EISDIR: "use the path of a file",
     errno.EEXIST: "remove it, or use another path",
 }
+# A data worker sends its traceback with an error; the last line is the text.
+_OF_WORKER = re.compile(r"\ACaught \w+ in .*^Original Traceback.*^[\w.]+Error: ", re.DOTALL | re.MULTILINE)
+
 _LOGIN_ERRORS = ("LocalTokenNotFoundError", "GatedRepoError", "RepositoryNotFoundError", "HfHubHTTPError")
 
 
@@ -45,7 +48,7 @@ class PipelineError(Exception):
     """A problem that the user can fix. It is shown without a traceback, and the exit code is 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(presentable(message))
+        super().__init__(presentable(_OF_WORKER.sub("", message).rstrip()))
 
 
 class BadImageError(PipelineError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors import SafetensorError
+from torch.utils.data import DataLoader, Dataset
 
 from pipeline import cli
 from pipeline.errors import PipelineError, explain_outside_error, mask, mask_words, presentable
@@ -34,6 +35,20 @@ def test_a_secret_is_masked(text: str, shown: str) -> None:
 )
 def test_other_words_are_not_masked(text: str) -> None:
     assert mask(text) == text
+
+
+def test_an_error_of_a_data_worker_has_no_traceback() -> None:
+    loader: DataLoader[int] = DataLoader(Failing(), num_workers=1)
+    with pytest.raises(PipelineError, match=r"\Aa\.jpg is not an image: remove it\nb\.jpg too\Z"):
+        list(loader)
+
+
+class Failing(Dataset[int]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise PipelineError("a.jpg is not an image: remove it\nb.jpg too")
 
 
 def test_the_recorded_command_has_no_secret() -> None:

@@ -75,6 +75,8 @@ def trainer_problems(args: Any) -> Iterator[str]:
             )
     if args.push_to_hub and not args.hub_model_id:
         yield "--push_to_hub needs a repository: add --hub_model_id OWNER/NAME"
+    if args.hub_strategy != "end" and not args.push_to_hub:
+        yield f"--hub_strategy {args.hub_strategy} pushes nothing without --push_to_hub: add it, with --hub_model_id"
 
 
 def without_effect(groups: Iterable[Any], typed: Collection[str], *, forgive_neutral: bool = False) -> Iterator[str]:

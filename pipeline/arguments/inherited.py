@@ -30,8 +30,7 @@ REJECTED = {
     "enable_jit_checkpoint": "SIGTERM already writes a checkpoint and exits with code 143",
     "logging_nan_inf_filter": "it would show a loss of 0 after training has diverged",
     "hub_token": "it would be stored in the run folder: log in with `hf auth login`, or set HF_TOKEN",
-    "hub_strategy": "the finished run is pushed once, from the files that were scored",
-    "hub_always_push": "the finished run is pushed once, from the files that were scored",
+    "hub_always_push": "a checkpoint that is saved during a push is pushed after it",
     "gradient_checkpointing": "use --activation_checkpointing",
     "gradient_checkpointing_kwargs": "use --activation_checkpointing_kwargs",
     "train_sampling_strategy": "use --balanced_sampling, or the default random order",
@@ -160,7 +159,6 @@ class InheritedFlags:
     save_on_each_node: bool = False
     enable_jit_checkpoint: bool = False
     hub_token: str | None = None
-    hub_strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = "every_save"
     hub_always_push: bool = False
     hub_revision: str | None = None
     greater_is_better: bool | None = None
@@ -183,7 +181,6 @@ class InheritedFlags:
     ddp_broadcast_buffers: bool | None = None
     ddp_static_graph: bool | None = None
     ddp_backend: Literal["nccl", "gloo", "mpi", "xccl", "hccl", "cncl", "mccl"] | None = None
-    ddp_timeout: int = 1800
     fsdp: str | None = None
     fsdp_config: str | None = None
     deepspeed: str | None = None

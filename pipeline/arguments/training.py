@@ -90,6 +90,22 @@ class TrainingFlags:
     metric_for_best_model: str | None = flag(
         "accuracy", "Validation metric for the best checkpoint: accuracy or loss.", strategies=LOOP
     )
+    resume: Literal["same", "anyway"] = flag(
+        "same",
+        "How an unfinished run is continued. same: only with the settings, data and versions that it was started with. "
+        "anyway: with those of this command; run.json lists the differences.",
+        short=False,
+        neutral=True,
+        recipe="never",
+    )
+    on_nan: Literal["stop", "rewind"] = flag(
+        "stop",
+        "What to do if training diverges. rewind: go back to the last checkpoint and halve the learning rate, three "
+        "times at most.",
+        short=False,
+        neutral=True,
+        strategies=LOOP,
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = flag(
         "auto",
         "Precision of training. auto: bf16 if the device supports it natively, else fp16 on a GPU and fp32 on a CPU.",
@@ -157,11 +173,28 @@ class TrainingFlags:
     hub_model_id: str | None = flag(
         None, "Hub repository OWNER/NAME of --push_to_hub.", short=False, neutral=True, recipe="never"
     )
+    hub_strategy: Literal["end", "checkpoint"] = flag(
+        "end",
+        "What --push_to_hub pushes. end: the finished run. checkpoint: also the newest and the best checkpoint during "
+        "training, so that the command can be repeated on another machine.",
+        short=False,
+        neutral=True,
+        recipe="never",
+        strategies=LOOP,
+    )
     hub_private_repo: bool = flag(False, "Create the Hub repository as private.", short=False, neutral=True)
     ddp_find_unused_parameters: bool = flag(
         False,
         "Search for unused parameters at every step. They are frozen before training.",
         short=False,
+        strategies=LOOP,
+    )
+    ddp_timeout: int = flag(
+        300,
+        "Seconds that processes wait for each other during training, before the job ends.",
+        short=False,
+        minimum=1,
+        neutral=True,
         strategies=LOOP,
     )
     remove_unused_columns: bool = flag(False, REJECTED["remove_unused_columns"], short=False)

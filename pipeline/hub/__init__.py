@@ -13,6 +13,14 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from pipeline.errors import PipelineError, list_some
+from pipeline.hub.checkpoints import (
+    checkpoints_in,
+    fetch_run,
+    make_repository,
+    open_checkpoints,
+    push_checkpoints,
+    removal,
+)
 from pipeline.hub.download import (
     StreamedDataset,
     find_model,
@@ -29,9 +37,12 @@ __all__ = [
     "StreamedDataset",
     "check_may_push",
     "check_pushed",
+    "fetch_run",
     "find_model",
     "load_hub_dataset",
     "missing_right",
+    "open_checkpoints",
+    "push_checkpoints",
     "push_run",
     "stream_hub_dataset",
 ]
@@ -110,7 +121,13 @@ def missing_right(identity: Mapping[str, Any], repo_id: str, *, create_pr: bool 
 
 
 def push_run(
-    folder: Path, repo_id: str, *, private: bool = False, revision: str = "main", create_pr: bool = False
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str = "main",
+    create_pr: bool = False,
+    removes_checkpoints: bool = False,
 ) -> Pushed:
     """Upload the published files of a finished run in one commit. Files that the repository has are not uploaded.
 
@@ -120,6 +137,7 @@ def push_run(
         private: Whether a new repository is private.
         revision: Branch to push to. It is created if it does not exist.
         create_pr: Whether to open a pull request for the branch; the repository must exist.
+        removes_checkpoints: Whether checkpoints that were pushed on the way are removed.
 
     Raises:
         PipelineError: If the run is not finished, a file names a path of this machine, there is no valid token, or the
@@ -131,13 +149,14 @@ def push_run(
     with errors_explained("repository", repo_id, revision):
         url: RepoUrl | None = None
         if not create_pr:
-            url = _make_repository(api, repo_id, private=private, revision=revision)
+            url = make_repository(api, repo_id, private=private, revision=revision)
             repo_id = url.repo_id
+        old = removal(checkpoints_in(api, repo_id, revision)) if removes_checkpoints else []
         commit = persistently(
             lambda: api.create_commit(
                 repo_id,
                 # New ones each time, because they store what was uploaded before.
-                [CommitOperationAdd(path_in_repo=n, path_or_fileobj=content) for n, content in contents.items()],
+                [*(CommitOperationAdd(path_in_repo=n, path_or_fileobj=c) for n, c in contents.items()), *old],
                 commit_message="Push a finished run",
                 revision=revision,
                 create_pr=create_pr,
@@ -163,23 +182,6 @@ def check_pushed(folder: Path, pushed: Pushed) -> None:
         raise PipelineError(
             f"{list_some(wrong)} in {repo_id} differ from the files of the run after the push: repeat `push`"
         )
-
-
-def _make_repository(api: HfApi, repo_id: str, *, private: bool, revision: str) -> RepoUrl:
-    """Create repository and branch if they do not exist, and return the address of the repository.
-
-    Raises:
-        PipelineError: If the repository exists and is public, where a private one was asked for.
-    """
-    url = persistently(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-    if private and not persistently(lambda: api.model_info(url.repo_id)).private:
-        raise PipelineError(
-            f"{url.repo_id} is public, and --hub_private_repo was given: make it private in its settings on the Hub, "
-            "or remove --hub_private_repo"
-        )
-    if revision != "main" and not revision.startswith("refs/"):
-        persistently(lambda: api.create_branch(url.repo_id, branch=revision, exist_ok=True))
-    return url
 
 
 def _is_equal(content: Path | bytes, remote: RepoFile | None) -> bool:

@@ -1,7 +1,8 @@
 """Disk cache of decoded images, so that the work that is the same in every epoch is done once.
 
 This module owns the files and decides whether a cache saves time. The transform decides what is cached
-(`transforms.TrainTransform.decode`): the upright image at its reduced size. A cache never changes a pixel.
+(`transforms.TrainTransform.decode`): the upright image at its reduced size. A cache never changes a pixel: its files
+are compared with their hashes before a run uses them, and a damaged cache is built again.
 
 The files are in `vit-pipeline/decoded`, in the cache folder of `datasets` (HF_DATASETS_CACHE), with one folder for each
 combination of images and transform. Nothing deletes them automatically. Delete these folders when no run uses them.
@@ -28,12 +29,12 @@ from pipeline.images import pixel_files
 from pipeline.images.identity import content_key
 from pipeline.images.pixel_files import Pixels
 from pipeline.performance import machine
-from pipeline.progress import progress_on_terminal_only
-from pipeline.runs.files import read_json
+from pipeline.progress import progress_on_terminal_only, show_life
+from pipeline.runs.files import describe_file, find_damaged_file, read_json
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # Increase it when the files change, or the code that makes their pixels.
+_FORMAT = 2  # Increase it when the files change, or the code that makes their pixels.
 _MANIFEST = "whole.json"  # Written last, so that a folder with it is complete.
 _SAMPLES = 8  # images that are decoded to estimate time and size
 _MIN_SECONDS_SAVED = 1.0  # A smaller gain is not worth the files.
@@ -143,11 +144,25 @@ class _CacheFolder:
     def find(self) -> datasets.Dataset | None:
         """Return the column `image` of the cached images, or None if they are missing or incomplete."""
         try:
-            if read_json(self.folder / _MANIFEST) != _manifest(self.folder, len(self.rows)):
+            manifest = read_json(self.folder / _MANIFEST)
+            if manifest != self._manifest(self.folder, manifest["files"]) or self._is_damaged(manifest["files"]):
                 return None
             return pixel_files.open_files(self.folder).select_columns("image")
-        except (OSError, ValueError):  # missing or corrupt
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or corrupt
             return None
+
+    def _is_damaged(self, files: dict[str, list[int | str]]) -> bool:
+        """Return whether a file is not as it was written. Only one process of a machine reads the files for that."""
+        if sorted(files) != [file.name for file in pixel_files.list_files(self.folder)]:
+            return True
+        if not distributed.is_local_main_process():
+            return False
+        with show_life(lambda: f"verifying the cache of {self.split_name} images"):
+            return find_damaged_file(self.folder, files) is not None
+
+    def _manifest(self, folder: Path, files: dict[str, list[int | str]]) -> dict[str, Any]:
+        """Return the content of the manifest of a complete folder with these files."""
+        return {"format": _FORMAT, "folder": str(folder), "rows": len(self.rows), "files": files}
 
     def _reason_not_to_build(self, seconds_saved: float, size: int, limit_gb: float) -> str | None:
         if seconds_saved < _MIN_SECONDS_SAVED:
@@ -168,7 +183,8 @@ class _CacheFolder:
         partial.mkdir()
         try:
             self._decode_into(partial, seconds, size)
-            manifest = _manifest(partial, len(self.rows)) | {"folder": str(self.folder)}
+            files = {file.name: describe_file(file) for file in pixel_files.list_files(partial)}
+            manifest = self._manifest(self.folder, files)
             (partial / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
             for file in partial.iterdir():
                 with file.open("rb") as opened:
@@ -206,9 +222,3 @@ def _decode_batch(
         torch.set_num_threads(1)  # There is one process per core already, and threads do not survive a fork.
     images = [transform.decode(value, index) for value, index in zip(batch["image"], batch["index"], strict=True)]
     return pixel_files.to_table(images, rows, folder=folder)
-
-
-def _manifest(folder: Path, rows: int) -> dict[str, Any]:
-    """Return the expected content of the manifest of a complete folder."""
-    files = {file.name: file.stat().st_size for file in pixel_files.list_files(folder)}
-    return {"format": _FORMAT, "folder": str(folder), "rows": rows, "files": files}

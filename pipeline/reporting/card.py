@@ -102,6 +102,7 @@ def _template_values(
         "refit": wording.describe_refit(results),
         "auto": " ".join(filter(None, [escape(wording.describe_trials(record)), wording.describe_auto(results)])),
         "best_metric": recipe.get("metric_for_best_model", "accuracy"),
+        "history": [escape(sentence) for sentence in wording.history_sentences(record)],
         "machine": wording.describe_machine(record["machine"]),
         "precision": record["machine"]["precision"],
         "minutes": f"{record['timings']['train'] / 60:.1f}",

@@ -1,6 +1,6 @@
 """Settings and results of a run as sentences, for the card and the page."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.reporting import summary
@@ -81,3 +81,15 @@ def describe_machine(machine: Mapping[str, Any]) -> str:
 def model_name(recipe: Mapping[str, Any]) -> str:
     """Return the name of the checkpoint without a folder of this machine."""
     return remove_absolute_path(str(recipe["model_name_or_path"]))
+
+
+def history_sentences(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a repetition of the run would not repeat, or would do as well: changes on the way, and rewinds."""
+    for entry in record.get("overridden", []):
+        changes = [f"{each['name']} from {each['before']} to {each['now']}" for each in entry["changes"]]
+        yield f"The run was interrupted and continued with changes: {", ".join(changes)}. A repetition will differ."
+    for entry in record.get("rewinds", []):
+        yield (
+            f"Training diverged, and continued from step {entry['resumed_from']:,} with the learning rate "
+            f"{entry['learning_rate']:g}."
+        )

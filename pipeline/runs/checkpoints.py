@@ -6,12 +6,14 @@ The manifest is written last and lists every file with its size and hash. A chec
 import json
 import logging
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import xxhash
 
 from pipeline.errors import PipelineError
 from pipeline.runs.files import (
+    atomic_write,
     describe_file,
     find_damaged_file,
     flush,
@@ -55,9 +57,32 @@ def seal(checkpoint: Path) -> None:
     for path in files:
         set_permissions(path)
         flush(path)
-    described = {path.name: describe_file(path) for path in files}
-    write_json(checkpoint / MANIFEST, {"files": described, "hash": _hash(described)})
+    _write_manifest(checkpoint, {path.name: describe_file(path) for path in files})
     flush_folder(checkpoint.parent)
+
+
+def add_file(checkpoint: Path, name: str, write: Callable[[Path], object]) -> None:
+    """Add a file to a sealed checkpoint. A kill in between leaves the checkpoint as it was.
+
+    Args:
+        checkpoint: Its folder.
+        name: Name of the file.
+        write: Writes the file to the path that it gets.
+    """
+    with atomic_write(checkpoint / name) as temporary:
+        write(temporary)
+        set_permissions(temporary)
+    files = read_json(checkpoint / MANIFEST)["files"]
+    _write_manifest(checkpoint, files | {name: describe_file(checkpoint / name)})
+
+
+def _write_manifest(checkpoint: Path, files: Mapping[str, list[int | str]]) -> None:
+    write_json(checkpoint / MANIFEST, {"files": files, "hash": _hash(files)})
+
+
+def listed_files(checkpoint: Path) -> list[Path]:
+    """Return the files of a sealed checkpoint, with its manifest as the last one."""
+    return [checkpoint / name for name in (*read_json(checkpoint / MANIFEST)["files"], MANIFEST)]
 
 
 def find_damage(checkpoint: Path) -> str | None:

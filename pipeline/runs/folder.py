@@ -9,14 +9,12 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from pipeline.errors import PipelineError
 from pipeline.runs.files import (
-    absolute_if_local,
     check_writable,
     describe_file,
     explain_unreadable,
@@ -129,53 +127,6 @@ def default_folder(*, recipe: str | None, dataset: str | None, seed: int) -> Pat
     return Path("outputs") / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', source)}-seed{seed}"
 
 
-def claim(
-    folder: Path,
-    *,
-    arguments: Mapping[str, Any],
-    neutral: frozenset[str] = frozenset(),
-    defaults: Mapping[str, Any] = MappingProxyType({}),
-) -> RunFolder:
-    """Check that this run may use the folder. Nothing is written.
-
-    Args:
-        folder: The run folder. It does not have to exist.
-        arguments: The resolved settings, as `recipe.yaml` stores them.
-        neutral: Names of settings that may differ from those of the run in the folder.
-        defaults: What settings mean that the run in the folder does not state, because it was started by an earlier
-            version.
-
-    Returns:
-        The run folder. Its record is empty if the run is new.
-
-    Raises:
-        PipelineError: If the folder holds another run or unknown files, or cannot be written.
-    """
-    run = check_usable(folder)
-    if _is_new(folder):
-        return run
-    if differing := _find_differences(_filled(run.arguments, defaults), _filled(arguments, defaults), neutral):
-        trained = f", with --model_name_or_path {folder} to train its model further" if run.finished else ""
-        raise PipelineError(
-            f"{folder} holds another run ({'; '.join(differing)})\n"
-            f"choose another --output_dir{trained}; or remove that folder to start again"
-        )
-    return run
-
-
-def check_data(run: RunFolder, *, fingerprint: str) -> None:
-    """Check that a run that was started before used the same data.
-
-    Raises:
-        PipelineError: If the data changed.
-    """
-    if run.record and fingerprint != run.record["data"]["fingerprint"]:
-        raise PipelineError(
-            f"the data changed after the run in {run.folder} started\n"
-            "choose another --output_dir, or remove that folder to start again"
-        )
-
-
 def check_usable(folder: Path) -> RunFolder:
     """Check that the folder is new or a run folder, and can be written. Nothing is written.
 
@@ -207,7 +158,7 @@ def start(
     """Create the folder with `recipe.yaml` and `run.json`. Do nothing if the run was started before.
 
     Args:
-        run: The result of `claim`.
+        run: The result of `claim.claim`.
         command: The verb and the flags of the call, as words.
         arguments: The resolved settings. Values of None are not written, so that `--config recipe.yaml` can read them.
         data: Name and fingerprint of the dataset, and the number of images in each split.
@@ -218,37 +169,33 @@ def start(
     if run.record:
         return
     run.folder.mkdir(parents=True, exist_ok=True)
-    recipe = {key: value for key, value in arguments.items() if value is not None}
-    write_text(run.folder / RECIPE, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+    write_recipe(run.folder, arguments)
     run.update(
         status="running",
-        command=["vit-pipeline", *(remove_absolute_path(word) for word in command)],
+        command=recorded_command(command),
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         data=dict(data),
         machine=dict(machine) | {"system": platform.system()},
         **({} if auto is None else {"auto": list(auto), "trials": list(trials)}),
-        versions={"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in _PACKAGES},
+        versions=installed_versions(),
         commit=_commit(),
     )
 
 
-def _find_differences(old: Mapping[str, Any], new: Mapping[str, Any], neutral: frozenset[str]) -> Sequence[str]:
-    keys = sorted((old.keys() | new.keys()) - neutral)
-    return [
-        f"{key}: {old.get(key)} in the run folder, {new.get(key)} on the command line"
-        for key in keys
-        if old.get(key) != new.get(key) and _located(old.get(key)) != new.get(key)
-    ]
+def write_recipe(folder: Path, arguments: Mapping[str, Any]) -> None:
+    """Write `recipe.yaml`. Settings that are None are not written."""
+    recipe = {key: value for key, value in arguments.items() if value is not None}
+    write_text(folder / RECIPE, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
 
 
-def _filled(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    stated = {key: value for key, value in arguments.items() if value is not None}
-    return {key: getattr(value, "value", value) for key, value in ({**defaults, **stated}).items()}
+def recorded_command(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line without absolute paths."""
+    return ["vit-pipeline", *map(remove_absolute_path, words)]
 
 
-def _located(value: Any) -> Any:
-    """Return a setting of an earlier version, which recorded paths as they were typed, as it is recorded now."""
-    return absolute_if_local(value) if isinstance(value, str) else value
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a run depends on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _commit() -> str | None:

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +33,20 @@ def published_contents(folder: Path) -> dict[str, Path | bytes]:
     contents[RECIPE] = public_recipe(folder).encode()
     if _names_paths(folder / PREDICTIONS):  # a run of an earlier version
         contents[PREDICTIONS] = _public_predictions(folder)
+    require_public(folder, contents)
+    return contents
+
+
+def require_public(folder: Path, contents: Mapping[str, Path | bytes]) -> None:
+    """Check that nothing names a path of this machine.
+
+    Args:
+        folder: The run folder.
+        contents: Files, or their contents, by the names under which they would be published.
+
+    Raises:
+        PipelineError: If a file names the home folder, or the folder of the run, its data or its model on this machine.
+    """
     private = _private_paths(folder)
     raise_problems(
         f"{folder / name} contains {path}, a path of this machine, which a push would publish: remove it from the file"
@@ -39,7 +54,6 @@ def published_contents(folder: Path) -> dict[str, Path | bytes]:
         for path in private
         if re.search(rb"(?<![\w.~-])" + re.escape(path.encode()) + rb"(?![\w.-])", _text_of(content))
     )
-    return contents
 
 
 def public_recipe(folder: Path) -> str:
@@ -67,6 +81,8 @@ def _text_of(content: Path | bytes) -> bytes:
         return "\n".join(_ids(content)).encode() if content[:4] == b"PAR1" else content
     if content.suffix == ".parquet":
         return "\n".join(_ids(content)).encode()
+    if content.suffix in (".pt", ".pth"):  # tensors of a checkpoint
+        return b""
     with content.open("rb") as stream:
         if content.suffix == ".safetensors":
             return stream.read(int.from_bytes(stream.read(_HEADER_SIZE), "little"))

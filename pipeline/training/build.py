@@ -27,6 +27,7 @@ from pipeline.performance.matmul import matmul_rate
 from pipeline.performance.throughput import Clock
 from pipeline.training.callbacks import loop
 from pipeline.training.callbacks.margins import Margins
+from pipeline.training.callbacks.pushing import PushCheckpoints
 from pipeline.training.checkpoints import saved_batch_size
 from pipeline.training.objective import Objective
 from pipeline.training.sampling import BalancedSampler
@@ -88,7 +89,7 @@ def build_trainer(
             loop.StopWhenDiverged(),
             loop.Progress(clock),
             *_stopping_callbacks(settings, clock),
-            *([margins] if margins else []),
+            *filter(None, [margins, PushCheckpoints.of(settings.trainer, folder)]),
             *extra_callbacks,
         ],
     )

@@ -11,9 +11,10 @@ from safetensors import SafetensorError
 
 from pipeline import distributed
 from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.errors import PipelineError
 from pipeline.runs import checkpoints
 from pipeline.runs.checkpoints import checkpoint_folder
-from pipeline.runs.files import read_json
+from pipeline.runs.files import read_json, write_json
 from pipeline.runs.folder import TRAINER_STATE
 
 _MARGIN = 1 << 20  # bytes for the small files of a checkpoint
@@ -32,6 +33,11 @@ class Start:
 
     checkpoint: Path | None = None
     final_state: Path | None = None
+
+    @property
+    def step(self) -> int:
+        """The optimizer steps that are done."""
+        return int(self.checkpoint.name.removeprefix("checkpoint-")) if self.checkpoint else 0
 
 
 def find_start(folder: Path, args: FineTuningArguments) -> Start:
@@ -133,6 +139,7 @@ def saved_safely(checkpoint: Path, *, weights: int, best: int | None, keep: int 
         checkpoints.require_space(checkpoint, needed)
 
     def finish() -> None:
+        _remove_path(checkpoint / TRAINER_STATE)
         checkpoints.seal(checkpoint)
         kept = keep and max(keep, checkpoints.KEPT_WHILE_TRAINING)
         checkpoints.rotate(checkpoint.parent, best=best, keep=kept)
@@ -147,6 +154,25 @@ def saved_safely(checkpoint: Path, *, weights: int, best: int | None, keep: int 
             raise
         shutil.rmtree(checkpoint, ignore_errors=True)
         raise checkpoints.full_disk(checkpoint, needed, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _remove_path(state_file: Path) -> None:
+    """Remove the path of this machine from a state of the Trainer. A resume finds the best checkpoint by its step."""
+    state = read_json(state_file)
+    if (best := state.get("best_model_checkpoint")) is not None:
+        write_json(state_file, state | {"best_model_checkpoint": Path(best).name})
+
+
+@contextlib.contextmanager
+def explain_misfit(checkpoint: Path) -> Iterator[None]:
+    """Convert the errors of loading a checkpoint of other settings, see `--resume anyway`, to a `PipelineError`."""
+    try:
+        yield
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise PipelineError(
+            f"training cannot continue from {checkpoint} with these settings ({' '.join(str(error).split())[:200]}): "
+            "use the settings that it was started with, or choose another --output_dir"
+        ) from error
 
 
 def count_bytes(state: Any) -> int:

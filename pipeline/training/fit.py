@@ -1,12 +1,15 @@
 """`fit`: run or resume the Trainer, and load its best weights."""
 
 import contextlib
+import copy
+import gc
 import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerState
 
 from pipeline import distributed
@@ -17,11 +20,15 @@ from pipeline.models.classifier import ImageClassifier
 from pipeline.performance import batch_size
 from pipeline.performance.throughput import Clock
 from pipeline.runs import checkpoints
+from pipeline.runs.checkpoints import checkpoint_folder
 from pipeline.runs.files import atomic_write
 from pipeline.runs.folder import TRAINER_STATE
 from pipeline.training.build import build_trainer
 from pipeline.training.callbacks import loop
+from pipeline.training.callbacks.divergence import Diverged
+from pipeline.training.callbacks.margins import FINAL_MARGINS, MARGINS
 from pipeline.training.checkpoints import find_start
+from pipeline.training.rewind import note_rewind, rewinds_in_effect
 from pipeline.training.trainer import StrictTrainer
 
 logger = logging.getLogger(__name__)
@@ -55,6 +62,37 @@ def fit(
         Terminated: If a signal arrived; a checkpoint was written.
     """
     stop, clock = loop.StopOnSignal(), clock or Clock()
+    if settings.trainer.on_nan == "stop":
+        return _fit(classifier, images, folder=folder, settings=settings, clock=clock, stop=stop)
+    untrained, generator = copy.deepcopy(classifier), torch.random.get_rng_state()
+    while True:
+        try:
+            return _fit(classifier, images, folder=folder, settings=settings, clock=clock, stop=stop)
+        except Diverged as error:
+            problem = error.with_traceback(None)  # which would hold the memory of the training
+        note_rewind(folder, problem, settings.trainer)
+        if received := max(distributed.all_gather(stop.received)):
+            raise Terminated(f"training in {folder} diverged: repeat the command to continue", received)
+        clock = Clock()  # a resumed training counts the time until its checkpoint
+        gc.collect()
+        vars(classifier).update(vars(copy.deepcopy(untrained)))
+        torch.random.set_rng_state(generator)
+
+
+def _fit(
+    classifier: ImageClassifier,
+    images: PreparedImages,
+    *,
+    folder: Path,
+    settings: Settings,
+    clock: Clock,
+    stop: loop.StopOnSignal,
+) -> dict[str, Any]:
+    """Do what `fit` does, until the training diverges.
+
+    Raises:
+        Diverged: If it does.
+    """
     attention = classifier.model.config._attn_implementation
     trainer = build_trainer(classifier, images, folder=folder, settings=settings, clock=clock, extra_callbacks=[stop])
     args = trainer.args
@@ -62,7 +100,7 @@ def fit(
         global_batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         per_device=args.train_batch_size,
     )
-    with memory, _dead_worker_explained(args.dataloader_num_workers):
+    with memory, _dead_worker_explained(args.dataloader_num_workers), distributed.time_limit(args.ddp_timeout):
         metrics = _train(trainer, folder, stop)
     received = max(distributed.all_gather(stop.received))
     if stop.stopped:
@@ -71,7 +109,8 @@ def fit(
         raise PipelineError(
             "validation metrics were NaN in every evaluation, so there is no best checkpoint: lower --learning_rate"
         )
-    distributed.on_main_process(lambda: _write_state(trainer, folder))
+    evidence = trainer.components.margins.evidence() if trainer.components.margins else None
+    distributed.on_main_process(lambda: _write_end(trainer, folder))
     if received:  # in the last step, which needs no other checkpoint
         raise Terminated(f"training in {folder} is complete: repeat the command to score it", received)
     classifier.model.set_attn_implementation(attention)
@@ -79,7 +118,7 @@ def fit(
         speed = clock.total.speed(trainer.components.matmul_rate)
         metrics["speed"] = speed.metrics() | {"data_wait": round(clock.total.data_wait, 4)}
         logger.info("%s, data wait %.1f%%", speed, 100 * clock.total.data_wait)
-    if trainer.components.margins and (evidence := trainer.components.margins.evidence()):
+    if evidence is not None:
         metrics["margins"] = evidence
     # The Trainer's total_flos is wrong for images.
     return {key: value for key, value in metrics.items() if key not in ("total_flos", "elapsed")}
@@ -105,21 +144,30 @@ def _train(trainer: StrictTrainer, folder: Path, stop: loop.StopOnSignal) -> dic
     if start.final_state is not None:
         trainer.state = TrainerState.load_from_json(str(start.final_state))
         logger.info("training was complete at step %d; loading the best checkpoint", trainer.state.global_step)
-        if trainer.components.margins and (steps := checkpoints.saved_steps(folder)):
-            trainer.components.margins.restore(checkpoints.checkpoint_folder(folder, steps[0]))
+        if margins := trainer.components.margins:
+            margins.restore(_find_margins(folder, trainer.state))
         trainer.load_best_weights()
         return {k: v for row in trainer.state.log_history for k, v in row.items() if k.startswith("train_")}
     if start.checkpoint is not None:
         logger.info("resuming from %s", start.checkpoint.name)
+    trainer.halvings = rewinds_in_effect(folder, start.step)
     with stop.listening():
         resumed = str(start.checkpoint) if start.checkpoint else None
         metrics: dict[str, Any] = trainer.train(resume_from_checkpoint=resumed).metrics
     return metrics
 
 
-def _write_state(trainer: StrictTrainer, folder: Path) -> None:
-    """Write the state of the complete training, then remove the checkpoints that nothing needs any more."""
-    best = trainer.state.best_global_step
+def _find_margins(folder: Path, state: TrainerState) -> Path:
+    """Return the file with the margins until the end of training."""
+    final = checkpoint_folder(folder, state.best_global_step or 0) / FINAL_MARGINS
+    return final if final.exists() else checkpoint_folder(folder, state.global_step) / MARGINS
+
+
+def _write_end(trainer: StrictTrainer, folder: Path) -> None:
+    """Write what the steps after training need, then remove the checkpoints that nothing needs any more."""
+    best = trainer.state.best_global_step or 0
+    if trainer.components.margins:
+        checkpoints.add_file(checkpoint_folder(folder, best), FINAL_MARGINS, trainer.components.margins.save)
     trainer.state.best_model_checkpoint = f"checkpoint-{best}"  # without a local path
     limit = trainer.components.settings.trainer.save_total_limit
     with atomic_write(folder / TRAINER_STATE) as temporary:

@@ -28,9 +28,10 @@ from pipeline.runs.files import remove_absolute_path
 from pipeline.runs.folder import ADAPTER
 from pipeline.training.callbacks.averaging import MovingAverage, changing_tensors
 from pipeline.training.callbacks.divergence import Guard
-from pipeline.training.callbacks.margins import ROWS, Margins, NumberedRows
-from pipeline.training.checkpoints import count_bytes, saved_safely
+from pipeline.training.callbacks.margins import MARGINS, ROWS, Margins, NumberedRows
+from pipeline.training.checkpoints import count_bytes, explain_misfit, saved_safely
 from pipeline.training.objective import Objective
+from pipeline.training.rewind import options_of, use_options
 from pipeline.training.sampling import BalancedSampler
 
 
@@ -82,6 +83,7 @@ class StrictTrainer(Trainer):
         dataset = NumberedRows(images) if components.margins else images
         super().__init__(compute_loss_func=components.objective, train_dataset=dataset, **trainer)
         self.guard = Guard(peak_rate=self.args.learning_rate)
+        self.halvings = 0  # of the learning rate, by rewinds
         decay = components.settings.strategy.ema_decay
         self.average = MovingAverage(self.model, decay) if decay else None
         if self.average:
@@ -99,7 +101,16 @@ class StrictTrainer(Trainer):
                 head_learning_rate=self.components.settings.strategy.head_learning_rate,
             )
             self.optimizer = kind(groups, **options)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] = group["lr"] * 0.5**self.halvings
         return self.optimizer
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        options = options_of(self.optimizer)
+        with explain_misfit(Path(checkpoint or "")):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None:
+                use_options(options, self.optimizer, self.lr_scheduler)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the images if they have their own, a balanced one if asked for, or the Trainer's."""
@@ -222,7 +233,7 @@ class StrictTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         if self.components.margins:
-            self.components.margins.restore(folder)
+            self.components.margins.restore(folder / MARGINS)
         if self._resume_weights():
             self._restore(folder)
         else:
@@ -261,7 +272,7 @@ class StrictTrainer(Trainer):
         if weights := self._resume_weights():
             save_file(weights, folder / TRAINING_WEIGHTS)
         if self.components.margins:
-            self.components.margins.save(folder)
+            self.components.margins.save(folder / MARGINS)
 
     @contextlib.contextmanager
     def _deployed_weights(self) -> Iterator[None]:
@@ -283,7 +294,8 @@ class StrictTrainer(Trainer):
         Raises:
             PipelineError: If a tensor is missing, unexpected, or has another shape.
         """
-        saved = load_file(folder / TRAINING_WEIGHTS)
+        with explain_misfit(folder):
+            saved = load_file(folder / TRAINING_WEIGHTS)
         expected = {name: tensor.shape for name, tensor in self._resume_weights().items()}
         if {name: tensor.shape for name, tensor in saved.items()} != expected:
             raise PipelineError(f"{folder / TRAINING_WEIGHTS} does not fit the model: choose another --output_dir")

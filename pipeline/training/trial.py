@@ -38,7 +38,7 @@ from pipeline.training.images import load_images
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # increase it when the same settings lead to another training
+_VERSION = 2  # increase it when the same settings lead to another training
 
 
 def try_settings(settings: Settings, splits: LoadedSplits, epochs: int) -> Correct:
@@ -77,7 +77,7 @@ def try_settings(settings: Settings, splits: LoadedSplits, epochs: int) -> Corre
 def _shortened(settings: Settings, epochs: int) -> Settings:
     args = copy.copy(settings.trainer)
     args.num_train_epochs, args.max_hours, args.report_to, args.disable_tqdm = epochs, None, [], True
-    args.audit = "no"
+    args.audit, args.push_to_hub = "no", False
     return dataclasses.replace(settings, trainer=args)
 
 
@@ -141,7 +141,10 @@ def _cache_file(classifier: ImageClassifier, splits: LoadedSplits, settings: Set
 def _read(file: Path, *, images: int) -> Correct | None:
     """Return a cached result, or None if it is missing or damaged."""
     try:
-        wrong = read_json(file)["wrong"]
+        content = read_json(file)
+        wrong = content["wrong"]
+        if content["hash"] != _hash(wrong):
+            return None
         correct = np.ones(images, dtype=bool)
         correct[wrong] = False
     except (OSError, PipelineError, ValueError, KeyError, TypeError, IndexError):
@@ -153,6 +156,11 @@ def _write(file: Path, correct: Correct) -> None:
     """Cache a result. Without it, a repeated command trains again, so a full disk only costs time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"wrong": np.flatnonzero(~correct).tolist()})
+        wrong = np.flatnonzero(~correct).tolist()
+        write_json(file, {"wrong": wrong, "hash": _hash(wrong)})
     except (OSError, PipelineError) as error:
         logger.warning("the trial cannot be cached: %s", error)
+
+
+def _hash(wrong: list[int]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(wrong).encode())

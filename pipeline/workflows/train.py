@@ -24,7 +24,9 @@ from pipeline.probing.baseline import fit_baseline
 from pipeline.probing.linear import install_head
 from pipeline.reporting import card
 from pipeline.reporting.run import Run
+from pipeline.runs import claim
 from pipeline.runs import folder as run_folder
+from pipeline.runs.claim import Call
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.lock import lock
 from pipeline.selection.auto import warn_of_high_learning_rate
@@ -125,6 +127,7 @@ def _claim(line: CommandLine) -> tuple[RunFolder, Settings]:
     settings = read_settings(line)
     run = RunFolder(Path(str(settings.trainer.output_dir)), writes=distributed.is_main_process())
     distributed.on_main_process(lambda: run_folder.check_usable(run.folder))
+    distributed.on_main_process(lambda: _fetch(run, settings))
     record = distributed.broadcast(run.record)
     distributed.require_same({f"{run.folder} (which all machines share)": run.record.get("status", "new")})
     if settings.selection.auto and record:
@@ -133,15 +136,27 @@ def _claim(line: CommandLine) -> tuple[RunFolder, Settings]:
         settings = read_settings(dataclasses.replace(line, chosen=record["auto"]))
         logger.info("auto: keeping the choices of the run: %s", " ".join(record["auto"]))
     distributed.require_same(settings.resolved())
-    arguments = as_recipe(settings)
-    distributed.on_main_process(
-        lambda: run_folder.claim(run.folder, arguments=arguments, neutral=NEUTRAL, defaults=DEFAULTS)
-    )
+    call = _call(settings)
+    distributed.on_main_process(lambda: claim.claim(run.folder, call))
     args = settings.trainer
     if args.push_to_hub and args.hub_model_id:
         repo_id = args.hub_model_id
         distributed.on_main_process(lambda: hub.check_may_push(repo_id))
     return run, settings
+
+
+def _fetch(run: RunFolder, settings: Settings) -> None:
+    """Download the run from its repository, if an unfinished one was pushed from another machine."""
+    args = settings.trainer
+    if args.push_to_hub and args.hub_strategy == "checkpoint" and not run.record:
+        hub.fetch_run(
+            run.folder, str(args.hub_model_id), revision=args.hub_revision or "main", arguments=as_recipe(settings)
+        )
+
+
+def _call(settings: Settings) -> Call:
+    args = settings.trainer
+    return Call(as_recipe(settings), NEUTRAL, DEFAULTS, args.machine(), anyway=args.resume == "anyway")
 
 
 @contextlib.contextmanager
@@ -158,7 +173,8 @@ def _load_splits(run: RunFolder, settings: Settings) -> tuple[LoadedSplits, dict
         splits = sources.load_splits(settings.data)
         data = report.describe(splits, settings.data.dataset_name, revision=settings.data.dataset_revision)
         distributed.require_same(data)
-        distributed.on_main_process(lambda: run_folder.check_data(run, fingerprint=str(data["fingerprint"])))
+        fingerprint, anyway = str(data["fingerprint"]), settings.trainer.resume == "anyway"
+        distributed.on_main_process(lambda: claim.check_data(run, fingerprint=fingerprint, anyway=anyway))
     return splits, data
 
 
@@ -175,6 +191,7 @@ def _start(
         classifier = build_classifier(settings.model, class_names=class_names, seed=settings.trainer.seed)
         set_depth(classifier.processor, splits.grayscale_bits)
         reject_unsupported(classifier, settings)
+        distributed.on_main_process(lambda: claim.note_changes(run, _call(settings), data=data, command=command))
         distributed.on_main_process(
             lambda: run_folder.start(
                 run,
@@ -232,7 +249,13 @@ def _finish(run: RunFolder, settings: Settings) -> Run:
         card.write(run.folder, repo_id=args.hub_model_id)
         revision = args.hub_revision or "main"
         try:
-            pushed = hub.push_run(run.folder, args.hub_model_id, private=args.hub_private_repo, revision=revision)
+            pushed = hub.push_run(
+                run.folder,
+                args.hub_model_id,
+                private=args.hub_private_repo,
+                revision=revision,
+                removes_checkpoints=args.hub_strategy == "checkpoint",
+            )
             hub.check_pushed(run.folder, pushed)
         except PipelineError as error:
             logger.warning("%s", Run(run.folder))  # the results, which the error would hide

@@ -58,6 +58,8 @@ def test_a_redeclared_flag_has_the_default_of_the_trainer_or_one_of_these() -> N
         "log_level_replica": "passive",
         "metric_for_best_model": "accuracy",
         "report_to": ["none"],
+        "hub_strategy": "end",
+        "ddp_timeout": 300,
         "dataloader_num_workers": -1,
         "hub_private_repo": False,
         "ddp_find_unused_parameters": False,

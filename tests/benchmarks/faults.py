@@ -6,8 +6,9 @@
 - damage: each file of the newest and of the best checkpoint absent, truncated, zeroed, or with one flipped bit.
 - signals: SIGTERM, SIGINT, SIGHUP and SIGUSR1 to the process group, in every phase.
 
-The weights, the predictions and the logged losses of every repeated command must have the bytes of an undisturbed run.
-The exit code is 1 if one of them has not. `--short` takes less than three minutes, and is a test.
+The weights, the predictions, the findings about labels and the logged losses of every repeated command must have the
+bytes of an undisturbed run. The exit code is 1 if one of them has not. `--short` takes less than three minutes, and is
+a test.
 """
 
 import argparse
@@ -131,7 +132,7 @@ class Lab:
 
 def results(folder: Path) -> dict[str, Any]:
     """Return the hashes of weights and predictions, and everything that was logged except times."""
-    names = ("model.safetensors", "config.json", "predictions.parquet")
+    names = ("model.safetensors", "config.json", "predictions.parquet", "issues.csv")
     logged = ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy")
     state = read_json(folder / "trainer_state.json")
     rows = {(row["step"], key): row[key] for row in state["log_history"] for key in logged if key in row}

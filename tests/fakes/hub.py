@@ -309,6 +309,8 @@ def add_commit(hub: FakeHub, request: Request) -> Reply:
                 files[path] = File(base64.b64decode(content), lfs=False)
             case {"key": "lfsFile", "value": {"path": path, "oid": oid}} if oid in hub.storage:
                 files[path] = File(hub.storage[oid], lfs=True)
+            case {"key": "deletedFolder", "value": {"path": path}}:
+                files = {name: file for name, file in files.items() if not name.startswith(path)}
             case _:
                 raise HubError(400, f"unknown operation, or no such LFS object: {operation}")
     if hub.corrupted in files:

@@ -152,7 +152,9 @@ def test_nothing_is_cached_if_a_cache_is_not_worthwhile(
     assert folders(root) == []
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no manifest", "no pixels", "other version", "invalid JSON"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "no manifest", "no pixels", "other version", "invalid JSON", "no list"]
+)
 def test_a_corrupt_or_outdated_cache_is_rebuilt(damage: str, root: Path, caplog: pytest.LogCaptureFixture) -> None:
     split, transform = images(), transform_with()
     cache(split, transform)
@@ -169,6 +171,8 @@ def test_a_corrupt_or_outdated_cache_is_rebuilt(damage: str, root: Path, caplog:
             manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 0}))
         case "invalid JSON":
             manifest.write_text("{")
+        case "no list":
+            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"files": ["pixels.arrow"]}))
     pixel_files._open_folder.cache_clear()  # A new process would not have mapped the files yet.
     cached = cache(split, transform)
     assert_equal(pixels_of(cached, transform), pixels_of(split, transform))
@@ -178,6 +182,23 @@ def test_a_corrupt_or_outdated_cache_is_rebuilt(damage: str, root: Path, caplog:
     caplog.clear()
     cache(split, transform)
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+def test_no_flipped_byte_of_a_cache_is_used(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither in the pixels nor in the offsets, sizes and names around them."""
+    split, transform = images(4), transform_with()
+    cache(split, transform)
+    (folder,) = folders(root)
+    expected = (folder / "pixels.arrow").read_bytes()
+    for file in ("pixels.arrow", "whole.json"):
+        content = (folder / file).read_bytes()
+        for position in range(len(content) // 40, len(content), len(content) // 12):
+            (folder / file).write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+            pixel_files._open_folder.cache_clear()
+            caplog.clear()
+            assert_equal(pixels_of(cache(split, transform), transform), pixels_of(split, transform))
+            assert "is corrupt or outdated; rebuilding it" in caplog.text, (file, position)
+            assert (folder / "pixels.arrow").read_bytes() == expected
 
 
 def test_a_run_that_is_killed_while_it_decodes_leaves_no_complete_cache(root: Path) -> None:

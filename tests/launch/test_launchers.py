@@ -12,6 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
 from pipeline.config import RECIPES
+from pipeline.runs.checkpoints import newest_complete_checkpoint
 from pipeline.runs.folder import RunFolder
 from tests.launch.conftest import Launch
 
@@ -56,6 +57,25 @@ def test_a_killed_rank_ends_the_job(launch: Launch, train_flags: list[str], tmp_
     assert job.returncode != 0, output
     _, alive = psutil.wait_procs(ranks, timeout=10)
     assert alive == []
+
+
+def test_a_rank_that_hangs_ends_the_job_which_can_be_resumed(
+    launch: Launch, train_flags: list[str], tmp_path: Path
+) -> None:
+    """The main process is stopped, so the other one reports it; the launcher kills what is left after 30 s."""
+    train = ["train", *train_flags, "--num_train_epochs=5000", "--output_dir=run", "--logging_steps=1000"]
+    job = launch("--num_processes", 2, "-m", "pipeline", *train, "--ddp_timeout=3")
+    wait_for(lambda: any(tmp_path.glob("run/checkpoint-*/manifest.json")), job)
+    ranks = [p for p in psutil.Process(job.pid).children(recursive=True) if p.environ().get("RANK")]
+    next(p for p in ranks if p.environ()["RANK"] == "0").suspend()
+    start = time.monotonic()
+    output, _ = job.communicate(timeout=90)
+    assert time.monotonic() - start < 60
+    assert job.returncode != 0, output
+    assert "rank 1: error: another rank has ended, or has not answered for 3 s (--ddp_timeout)" in output
+    _, alive = psutil.wait_procs(ranks, timeout=10)
+    assert alive == []
+    assert newest_complete_checkpoint(tmp_path / "run") is not None
 
 
 def test_fewer_processes_than_requested_are_rejected(launch: Launch, train_flags: list[str], tmp_path: Path) -> None:

@@ -324,3 +324,19 @@ def test_slices_on_which_the_model_is_worse_are_named(run: Path) -> None:
         r"- The model is significantly worse on images in folder \<b\>x\_1: 20.00% \[10.0, 30.0\] of 40 images are "
         "classified correctly, compared with 70.00% of the other images."
     )
+
+
+def test_the_card_says_what_a_repetition_would_not_repeat(run: Path) -> None:
+    before = card.render(run)
+    RunFolder(run).update(
+        overridden=[
+            {"changes": [{"name": "seed", "before": 1, "now": 2}, {"name": "torch", "before": "2", "now": "3"}]}
+        ],
+        rewinds=[{"diverged_at": 1500, "resumed_from": 1200, "learning_rate": 5e-5}],
+    )
+    added = set(card.render(run).splitlines()) - set(before.splitlines())
+    changed = "The run was interrupted and continued with changes: seed from 1 to 2 and torch from 2 to 3."
+    assert added == {
+        f"{changed} A repetition will differ.",
+        "Training diverged, and continued from step 1,200 with the learning rate 5e-05.",
+    }

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.arguments.settings import DEFAULTS, NEUTRAL
 from pipeline.errors import PipelineError
+from pipeline.runs.claim import Call, check_data, claim, note_changes
 from pipeline.runs.files import atomic_write, read_json, remove_absolute_path, write_json
 from pipeline.runs.folder import (
     CARD,
@@ -20,11 +21,11 @@ from pipeline.runs.folder import (
     RECORD,
     REPORT,
     RESULTS,
+    TRAINER_STATE,
     UNCERTAINTY,
     RunFolder,
-    check_data,
-    claim,
     default_folder,
+    installed_versions,
     require_intact,
     start,
 )
@@ -72,30 +73,31 @@ def test_the_default_folder_for_a_dot_is_named_after_the_current_folder(
 
 
 def test_claiming_a_new_or_empty_folder_creates_nothing(tmp_path: Path) -> None:
-    run = claim(tmp_path / "outputs" / "new", arguments=ARGUMENTS)
+    run = claim(tmp_path / "outputs" / "new", Call(ARGUMENTS))
     assert run.record == {}
     assert not run.finished
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "empty").mkdir()
-    assert claim(tmp_path / "empty", arguments=ARGUMENTS).record == {}
+    assert claim(tmp_path / "empty", Call(ARGUMENTS)).record == {}
     assert list((tmp_path / "empty").iterdir()) == []
 
 
 def test_a_folder_with_other_files_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("other")
     with pytest.raises(PipelineError, match="is not empty and is not a run folder: choose another --output_dir"):
-        claim(tmp_path, arguments=ARGUMENTS)
+        claim(tmp_path, Call(ARGUMENTS))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_another_run_is_rejected_with_all_differences(tmp_path: Path) -> None:
     started(tmp_path)
     with pytest.raises(PipelineError) as caught:
-        claim(tmp_path, arguments=ARGUMENTS | {"seed": 1, "weight_decay": 0.1, "learning_rate": 3e-3})
+        claim(tmp_path, Call(ARGUMENTS | {"seed": 1, "weight_decay": 0.1, "learning_rate": 3e-3}))
     assert str(caught.value) == (
         f"{tmp_path} holds another run (seed: 42 in the run folder, 1 on the command line; "
         "weight_decay: None in the run folder, 0.1 on the command line)\n"
-        "choose another --output_dir; or remove that folder to start again"
+        "choose another --output_dir; or remove that folder to start again; or add --resume anyway to continue it on "
+        "purpose"
     )
 
 
@@ -103,7 +105,7 @@ def test_settings_that_do_not_change_training_may_differ_in_the_same_run(tmp_pat
     started(tmp_path)
     neutral = {"save_total_limit": 5, "output_dir": "elsewhere", "dataloader_num_workers": 4, "push_to_hub": True}
     assert neutral.keys() <= NEUTRAL
-    run = claim(tmp_path, arguments=ARGUMENTS | neutral, neutral=NEUTRAL)
+    run = claim(tmp_path, Call(ARGUMENTS | neutral, neutral=NEUTRAL))
     check_data(run, fingerprint="abc")
     assert run.record["status"] == "running"
     assert not run.finished
@@ -112,11 +114,11 @@ def test_settings_that_do_not_change_training_may_differ_in_the_same_run(tmp_pat
 def test_a_flag_that_is_newer_than_the_run_has_its_default_there(tmp_path: Path) -> None:
     started(tmp_path)
     newer = ARGUMENTS | {"coverage": DEFAULTS["coverage"], "head_init": "random", "baseline": False}
-    assert claim(tmp_path, arguments=newer, defaults=DEFAULTS).record["status"] == "running"
+    assert claim(tmp_path, Call(newer, defaults=DEFAULTS)).record["status"] == "running"
     with pytest.raises(
         PipelineError, match=r"holds another run \(coverage: 0\.9 in the run folder, 0\.8 on the command"
     ):
-        claim(tmp_path, arguments=ARGUMENTS | {"coverage": 0.8}, defaults=DEFAULTS)
+        claim(tmp_path, Call(ARGUMENTS | {"coverage": 0.8}, defaults=DEFAULTS))
 
 
 def finished_with(folder: Path, *names: str) -> RunFolder:
@@ -157,12 +159,12 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, name: str, damage: str) ->
     (tmp_path / RECIPE).write_text('dataset_name: "photos of flowers"\n')
     DAMAGE[damage](tmp_path / name)
     with pytest.raises(PipelineError, match=rf"{name} cannot be read \(.*\): restore it from a backup, or remove"):
-        claim(tmp_path, arguments=ARGUMENTS)
+        claim(tmp_path, Call(ARGUMENTS))
 
 
 def test_a_finished_run_is_claimed_as_finished(tmp_path: Path) -> None:
     started(tmp_path).update(status="finished")
-    assert claim(tmp_path, arguments=ARGUMENTS).finished
+    assert claim(tmp_path, Call(ARGUMENTS)).finished
 
 
 def test_a_run_whose_data_changed_is_rejected(tmp_path: Path) -> None:
@@ -173,14 +175,65 @@ def test_a_run_whose_data_changed_is_rejected(tmp_path: Path) -> None:
         check_data(run, fingerprint="xyz")
 
 
+def test_a_run_of_other_versions_or_processes_is_rejected_unless_it_is_finished(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    run.update(versions=run.record["versions"] | {"torch": "2.0.1", "datasets": "1.0"})
+    message = (
+        r"was started with other versions or processes \(torch: 2\.0\.1 in the run folder, \S+ now\)\nuse the same"
+    )
+    with pytest.raises(PipelineError, match=message):
+        claim(tmp_path, Call(ARGUMENTS))
+    run.update(versions=installed_versions())
+    with pytest.raises(PipelineError, match=r"processes \(processes: 1 in the run folder, 2 now\)\nuse the same again"):
+        claim(tmp_path, Call(ARGUMENTS, machine={"processes": 2}))
+    run.update(status="finished")
+    assert claim(tmp_path, Call(ARGUMENTS, machine={"processes": 2})).finished
+
+
+def test_the_number_of_processes_may_change_with_a_fixed_global_batch_size(tmp_path: Path) -> None:
+    started(tmp_path, global_batch_size=8)
+    assert claim(tmp_path, Call(ARGUMENTS | {"global_batch_size": 8}, machine={"processes": 2})).record
+
+
+def test_a_changed_run_is_continued_on_purpose_and_says_so(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    run.update(versions=run.record["versions"] | {"torch": "2.0.1"})
+    changed = ARGUMENTS | {"seed": 1, "dataset_name": "/data/photos"}
+    call = Call(changed, machine={"device": "cuda", "processes": 2}, anyway=True)
+    assert claim(tmp_path, call) == run
+    check_data(run, fingerprint="xyz", anyway=True)
+    note_changes(run, call, data=DATA | {"fingerprint": "xyz"}, command=[*COMMAND, "--resume=anyway"])
+    (entry,) = run.record["overridden"]
+    assert entry["changes"] == [
+        {"name": "dataset_name", "before": "photos", "now": "photos"},  # in another folder, which is not published
+        {"name": "seed", "before": 42, "now": 1},
+        {"name": "torch", "before": "2.0.1", "now": installed_versions()["torch"]},
+        {"name": "processes", "before": 1, "now": 2},
+        {"name": "data", "before": "abc", "now": "xyz"},
+    ]
+    assert entry["command"] == ["vit-pipeline", "train", "--seed=42", "--dataset_name", "photos", "--resume=anyway"]
+    assert run.arguments["seed"] == 1
+    assert run.record["machine"].items() >= {"device": "cuda", "processes": 2}.items()
+    (tmp_path / TRAINER_STATE).write_text("{}")
+    with pytest.raises(PipelineError, match="is complete, so other settings would have no effect"):
+        claim(tmp_path, Call(ARGUMENTS, anyway=True))
+    again = Call(call.arguments, machine=call.machine)
+    assert claim(tmp_path, again) == run  # from now on, it is the changed run
+    note_changes(run, again, data=DATA | {"fingerprint": "xyz"}, command=COMMAND)
+    assert len(run.record["overridden"]) == 1
+    run.update(status="finished")
+    with pytest.raises(PipelineError, match="holds another run"):
+        claim(tmp_path, Call(ARGUMENTS, anyway=True))
+
+
 def test_checking_an_unwritable_folder_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("other")
     with pytest.raises(PipelineError, match=r"cannot write into .*run \(Not a directory\): choose another"):
-        claim(tmp_path / "file" / "deep" / "run", arguments=ARGUMENTS)
+        claim(tmp_path / "file" / "deep" / "run", Call(ARGUMENTS))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "other"
     with pytest.raises(PipelineError, match=r"cannot write into .*file \(File exists\)"):
-        claim(tmp_path / "file", arguments=ARGUMENTS)
+        claim(tmp_path / "file", Call(ARGUMENTS))
 
 
 def test_starting_a_run_twice_writes_its_record_once(tmp_path: Path) -> None:
@@ -271,7 +324,7 @@ def test_absolute_paths_are_removed_from_command_line_words(word: str, expected:
 def test_a_run_killed_before_its_record_was_written_starts_again(tmp_path: Path) -> None:
     (tmp_path / RECIPE).write_text("seed: 1\n")
     (tmp_path / f".{RECORD}.99").write_text("{")
-    run = claim(tmp_path, arguments={"seed": 2})
+    run = claim(tmp_path, Call({"seed": 2}))
     start(run, command=COMMAND, arguments={"seed": 2}, data={}, machine={})
     assert run.arguments == {"seed": 2}
     assert run.record["status"] == "running"

@@ -1,5 +1,6 @@
 """A trial of `--auto` is the training that it stands for; its result is cached, and nothing else is left."""
 
+import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from pipeline.errors import PipelineError, Terminated
 from pipeline.evaluation.scoring import score
 from pipeline.models.build import build_classifier
 from pipeline.models.inference import LoaderOptions
+from pipeline.runs.files import read_json
 from pipeline.training import trial
 from pipeline.training.fit import fit
 from pipeline.training.images import load_images
@@ -84,8 +86,11 @@ def test_the_result_is_cached_and_nothing_else_is_left(
     assert np.array_equal(trial.try_settings(settings, splits, 2), first)
     monkeypatch.undo()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    file.write_text('{"wrong": [1000]}')
-    assert np.array_equal(trial.try_settings(settings, splits, 2), first)
+    damaged = read_json(file)
+    damaged["wrong"] = [0] if damaged["wrong"] != [0] else [1]  # another result, but a valid one
+    for text in ('{"wrong": [1000]}', json.dumps(damaged)):
+        file.write_text(text)
+        assert np.array_equal(trial.try_settings(settings, splits, 2), first)
 
 
 def test_other_settings_epochs_and_labels_are_other_trials(

@@ -9,7 +9,7 @@ import pytest
 from pipeline.evaluation.audit.issues import read_issues
 from pipeline.reporting.run import Run
 from pipeline.runs.files import read_json
-from pipeline.runs.folder import ISSUES, RECORD, RESULTS
+from pipeline.runs.folder import ISSUES, RECORD, RESULTS, TRAINER_STATE
 from pipeline.runs.publish import published_files
 from tests.conftest import noisy_image
 
@@ -32,10 +32,27 @@ def audited(flawed: Path, train_flags: list[str], tmp_path_factory: pytest.TempP
     from pipeline import cli
 
     folder = tmp_path_factory.mktemp("runs") / "flawed"
-    flags = [flag for flag in train_flags if not flag.startswith("--dataset_name")]
-    words = [*flags, f"--dataset_name={flawed}", "--baseline", "--num_train_epochs=6", f"--output_dir={folder}"]
-    assert cli.main(["train", *words]) == 0
+    assert cli.main(["train", *words_of(flawed, train_flags, folder)]) == 0
     return folder
+
+
+def words_of(data: Path, train_flags: list[str], folder: Path) -> list[str]:
+    flags = [flag for flag in train_flags if not flag.startswith("--dataset_name")]
+    return [*flags, f"--dataset_name={data}", "--baseline", "--num_train_epochs=6", f"--output_dir={folder}"]
+
+
+def test_a_run_that_is_killed_after_training_writes_the_same_table(
+    audited: Path, flawed: Path, train_flags: list[str], vit_pipeline: Command, tmp_path: Path
+) -> None:
+    """Only the best checkpoint is kept, but the margins are those of all epochs."""
+    state = read_json(audited / TRAINER_STATE)
+    assert state["best_global_step"] < state["global_step"]
+    killed = shutil.copytree(audited, tmp_path / "killed")
+    for name in (ISSUES, RESULTS, "model.safetensors"):
+        (killed / name).unlink()
+    code, _, err = vit_pipeline("train", *words_of(flawed, train_flags, killed))
+    assert code == 0, err
+    assert (killed / ISSUES).read_bytes() == (audited / ISSUES).read_bytes()
 
 
 def test_the_table_names_the_flaws(audited: Path) -> None:

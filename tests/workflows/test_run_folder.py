@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
-from pipeline.runs.folder import PUBLISHED, RunFolder
+from pipeline.runs.checkpoints import newest_complete_checkpoint
+from pipeline.runs.files import read_json
+from pipeline.runs.folder import CARD, PUBLISHED, TRAINER_STATE, RunFolder
 from pipeline.runs.lock import lock
 
 Run = Callable[..., tuple[int, str, str]]
@@ -95,3 +97,42 @@ def test_a_folder_in_use_is_rejected(
     with lock(relative_run):
         code, _, err = vit_pipeline("push", f"--model={relative_run}", "--hub_model_id=ann/vit")
     assert code == 2
+
+
+def test_an_interrupted_run_is_continued_with_other_settings_only_on_purpose(
+    train_flags: list[str], photos: Path, vit_pipeline: Run, tmp_path: Path
+) -> None:
+    """It has other images, half the batch size and a lower learning rate; one version was another one."""
+    data, folder = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "run"
+    words = [*train_flags, f"--dataset_name={data}", f"--output_dir={folder}", "--report=no", "--uncertainty=no"]
+    assert vit_pipeline("train", *words)[0] == 0
+    (folder / TRAINER_STATE).unlink()  # as if it was killed after the best epoch
+    step = newest_complete_checkpoint(folder).name  # type: ignore[union-attr]
+    assert step in ("checkpoint-6", "checkpoint-12")
+    run = RunFolder(folder)
+    run.update(status="running", versions=run.record["versions"] | {"accelerate": "0.1"})
+    code, _, err = vit_pipeline("train", *words)
+    assert (code, "(accelerate: 0.1 in the run folder, " in err, "add --resume anyway" in err) == (2, True, True)
+    shutil.copy(data / "train" / "red" / "000.png", data / "train" / "red" / "again.png")
+    changed = [*words, "--per_device_train_batch_size=3", "--learning_rate=1e-3"]
+    code, _, err = vit_pipeline("train", *changed)
+    assert (code, "learning_rate: 0.003 in the run folder, 0.001 on the command line" in err) == (2, True)
+    code, _, err = vit_pipeline("train", *changed, "--resume=anyway")
+    assert code == 0, err
+    (entry,) = run.record["overridden"]
+    names = ["learning_rate", "per_device_train_batch_size", "accelerate", "data"]
+    assert [each["name"] for each in entry["changes"]] == names
+    assert "A repetition will differ." in (folder / CARD).read_text()
+    assert run.arguments["learning_rate"] == 1e-3
+    state = read_json(folder / TRAINER_STATE)
+    assert state["global_step"] == state["max_steps"] == 3 * 13  # 37 images in batches of 3
+    rates = {row["step"]: row["learning_rate"] for row in state["log_history"] if "learning_rate" in row}
+    first = min(each for each in rates if each > int(step.removeprefix("checkpoint-")))
+    assert 0 < rates[first] <= 1e-3
+    assert vit_pipeline("train", *changed)[0] == 0
+    incompatible = shutil.copytree(folder, tmp_path / "incompatible")
+    (incompatible / TRAINER_STATE).unlink()
+    RunFolder(incompatible).update(status="running")
+    other = [*changed, f"--output_dir={incompatible}", "--resume=anyway", "--optim=sgd"]
+    code, _, err = vit_pipeline("train", *other)
+    assert (code, "with these settings (its optimizer has no " in err) == (2, True), err

@@ -6,6 +6,37 @@ from torch import Tensor, nn
 from pipeline import distributed
 
 
+class Diverged(distributed.DistributedError):
+    """The error of a training whose values are not finite. All ranks raise it.
+
+    Attributes:
+        reason: What is not finite, when, and the learning rate then.
+        remedy: What to change in a new training.
+        step: When it was noticed. None: before a checkpoint.
+    """
+
+    def __init__(self, name: str, value: float, *, step: int | None, rate: float, peak_rate: float) -> None:
+        """Describe the value.
+
+        Args:
+            name: The value.
+            value: NaN or infinity.
+            step: When it was noticed. None: before a checkpoint.
+            rate: The learning rate then.
+            peak_rate: The value of `--learning_rate`.
+        """
+        when = "before a checkpoint was saved" if step is None else f"at step {step}"
+        self.step = step
+        self.reason = (
+            f"{name} is {value} {when} (training diverged at learning rate {rate:.3g}; the checkpoints before are kept)"
+        )
+        self.remedy = (
+            f"lower --learning_rate (now {peak_rate:g}), raise --warmup_steps or use --precision fp32, and choose "
+            "another --output_dir"
+        )
+        super().__init__(f"{self.reason}: {self.remedy}; or repeat the command with --on_nan rewind")
+
+
 class Guard:
     """Looks at the gradient norm of every step, which is the same on all ranks.
 
@@ -26,43 +57,23 @@ class Guard:
         """Note whether the gradients of a step are finite, before the weights are changed.
 
         Raises:
-            DistributedError: If they are not, and the norm is on the CPU.
+            Diverged: If they are not, and the norm is on the CPU.
         """
         norm = torch.as_tensor(norm)
         bad = torch.where(norm.isfinite(), torch.inf, float(step))
         self._first_bad_step = bad if self._first_bad_step is None else torch.minimum(self._first_bad_step, bad)
         if norm.device.type == "cpu" and not norm.isfinite():
-            raise diverged("the gradient norm", float(norm), step=step, rate=rate, peak_rate=self.peak_rate)
+            raise Diverged("the gradient norm", float(norm), step=step, rate=rate, peak_rate=self.peak_rate)
 
     def require_finite(self, model: nn.Module | None = None, *, rate: float) -> None:
         """Raise the error for the first bad step, if there was one, or if a weight of the model is not finite.
 
         Raises:
-            DistributedError: On all ranks.
+            Diverged: On all ranks.
         """
         step = float("inf") if self._first_bad_step is None else self._first_bad_step.item()
         if step != float("inf"):
-            raise diverged("the gradient norm", float("nan"), step=int(step), rate=rate, peak_rate=self.peak_rate)
+            raise Diverged("the gradient norm", float("nan"), step=int(step), rate=rate, peak_rate=self.peak_rate)
         tensors = [] if model is None else [each for each in model.parameters() if each.is_floating_point()]
         if tensors and not torch.stack([each.detach().isfinite().all() for each in tensors]).all():
-            raise diverged("a weight", float("nan"), step=None, rate=rate, peak_rate=self.peak_rate)
-
-
-def diverged(
-    name: str, value: float, *, step: int | None, rate: float, peak_rate: float
-) -> distributed.DistributedError:
-    """Return the error of a training whose values are not finite.
-
-    Args:
-        name: The value.
-        value: NaN or infinity.
-        step: When it was noticed. None: before a checkpoint.
-        rate: The learning rate then.
-        peak_rate: The value of `--learning_rate`.
-    """
-    when = "before a checkpoint was saved" if step is None else f"at step {step}"
-    return distributed.DistributedError(
-        f"{name} is {value} {when} (training diverged at learning rate {rate:.3g}; the checkpoints before are kept): "
-        f"lower --learning_rate (now {peak_rate:g}), raise --warmup_steps or use --precision fp32, and choose another "
-        "--output_dir"
-    )
+            raise Diverged("a weight", float("nan"), step=None, rate=rate, peak_rate=self.peak_rate)

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from pipeline import distributed, signals
 from pipeline.performance.throughput import Clock
-from pipeline.training.callbacks.divergence import diverged
+from pipeline.training.callbacks.divergence import Diverged
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class StopWhenDiverged(TrainerCallback):
         """Check the logged values. The Trainer logs the metrics of an evaluation before it saves a checkpoint.
 
         Raises:
-            DistributedError: With the name of the value and the step. The logged values are the same on all ranks.
+            Diverged: With the name of the value and the step. The logged values are the same on all ranks.
         """
         del control, kwargs
         for name in ("loss", "grad_norm", "eval_loss"):
@@ -62,7 +62,7 @@ class StopWhenDiverged(TrainerCallback):
             if value is not None and not math.isfinite(value):
                 peak = args.learning_rate
                 rates = [row["learning_rate"] for row in [*state.log_history, logs or {}] if "learning_rate" in row]
-                raise diverged(name, value, step=state.global_step, rate=[peak, *rates][-1], peak_rate=peak)
+                raise Diverged(name, value, step=state.global_step, rate=[peak, *rates][-1], peak_rate=peak)
 
 
 class StopOnSignal(TrainerCallback):

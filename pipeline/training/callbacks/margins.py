@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 MARGINS = "margins.safetensors"
 """The file of a checkpoint that holds the margins until then."""
 
+FINAL_MARGINS = "final_margins.safetensors"
+"""The file of the best checkpoint that holds the margins until the end of training."""
+
 ROWS = "rows"
 """The key of a batch that holds the row of each image."""
 
@@ -100,21 +103,21 @@ class Margins(TrainerCallback):
         margins = np.divide(self._total["sum"].numpy(), count, out=np.full_like(count, np.nan), where=count > 0)
         return of_margins(margins, self._total["rival"].numpy(), float(np.mean(count)))
 
-    def save(self, checkpoint: Path) -> None:
-        """Write the margins until the last exchange into a checkpoint."""
-        save_file(self._total, checkpoint / MARGINS)
+    def save(self, path: Path) -> None:
+        """Write the margins until the last exchange into a file."""
+        save_file(self._total, path)
 
-    def restore(self, checkpoint: Path) -> None:
-        """Continue with the margins of a checkpoint, or with none if it has none for these images."""
+    def restore(self, path: Path) -> None:
+        """Continue with the margins in a file of a checkpoint, or with none if it has none for these images."""
         self._own = None
         found: dict[str, Tensor] = {}
         with contextlib.suppress(OSError, SafetensorError):
-            found = load_file(checkpoint / MARGINS)
+            found = load_file(path)
         shapes = {name: each.shape for name, each in self._total.items()}
         if {name: each.shape for name, each in found.items()} == shapes:
             self._total = found
         else:
-            logger.info("%s has no margins of these images; they start again", checkpoint.name)
+            logger.info("%s has no margins of these images; they start again", path.parent.name)
 
     def _exchange(self) -> None:
         """Add what all ranks have seen since the last exchange. They have seen different images."""

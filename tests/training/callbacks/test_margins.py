@@ -39,10 +39,10 @@ def test_a_checkpoint_holds_the_margins_until_then(tmp_path: Path) -> None:
     args, state = TrainingArguments(output_dir=str(tmp_path), use_cpu=True), TrainerState()
     first.add(torch.tensor([0]), torch.tensor([[1.0, 4.0]]), torch.tensor([0]))
     first.on_epoch_end(args, state, control)
-    first.save(tmp_path)
+    first.save(tmp_path / MARGINS)
     first.add(torch.tensor([1]), torch.tensor([[9.0, 0.0]]), torch.tensor([0]))  # after the checkpoint
     resumed = Margins(2)
-    resumed.restore(tmp_path)
+    resumed.restore(tmp_path / MARGINS)
     resumed.add(torch.tensor([1, 0]), torch.tensor([[2.0, 0.0], [1.0, 2.0]]), torch.tensor([0, 0]))
     found = resumed.evidence()
     assert found is not None
@@ -50,11 +50,11 @@ def test_a_checkpoint_holds_the_margins_until_then(tmp_path: Path) -> None:
     for wrong in (b"", b"broken"):
         (tmp_path / MARGINS).write_bytes(wrong)
         other = Margins(2)
-        other.restore(tmp_path)
+        other.restore(tmp_path / MARGINS)
         assert other.evidence() is None
-    first.save(tmp_path)
+    first.save(tmp_path / MARGINS)
     other = Margins(3)  # the margins of other images
-    other.restore(tmp_path)
+    other.restore(tmp_path / MARGINS)
     assert other.evidence() is None
 
 
