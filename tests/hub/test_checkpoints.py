@@ -25,15 +25,16 @@ REPO = "tester/unfinished"
 def use_the_client(root: Path, train: list[str]) -> None:
     """Train on two machines, and print a report."""
     with client_of_a_fake_hub(root) as hub, short_waits():
+        from huggingface_hub import HfApi
+
         from pipeline import cli
-        from pipeline.hub import checkpoints
         from pipeline.runs.files import read_json
 
         log = io.StringIO()
         logging.basicConfig(stream=log)
         logging.getLogger("pipeline").setLevel(logging.INFO)
         pushed: list[list[str]] = []
-        push = checkpoints.HfApi.create_commit
+        push = HfApi.create_commit
 
         def stop_after_the_second(*args: Any, **kwargs: Any) -> Any:
             """Stop training at the first step after a push, as a machine does that is needed by others."""
@@ -50,7 +51,7 @@ def use_the_client(root: Path, train: list[str]) -> None:
         to_hub = ("--push_to_hub", f"--hub_model_id={REPO}", "--hub_strategy=checkpoint")
         report: Report = {"whole": run(root / "whole")}
         hub.fail("POST", "/commit/", status=403, times=1)  # of the first push
-        checkpoints.HfApi.create_commit = stop_after_the_second  # type: ignore[method-assign]
+        HfApi.create_commit = stop_after_the_second  # type: ignore[method-assign]
         report["stopped"] = run(root / "one" / "run", *to_hub)
         report["pushed"] = pushed.copy()
         files = hub.files("model", REPO)
