@@ -221,13 +221,15 @@ def time_limit(seconds: float) -> Iterator[None]:
         return
     import torch
 
+    # It is private in earlier versions of torch.
+    set_timeout = getattr(torch.distributed, "set_timeout", None) or torch.distributed.distributed_c10d._set_pg_timeout
     groups = (None, _gloo_group())
     try:
         for group in groups:
-            torch.distributed.set_timeout(dt.timedelta(seconds=seconds), group)
+            set_timeout(dt.timedelta(seconds=seconds), group)
         yield
         for group in groups:
-            torch.distributed.set_timeout(_TIMEOUT, group)
+            set_timeout(_TIMEOUT, group)
     except RuntimeError as error:
         if not re.search("timed? ?out|connection closed|connection reset", str(error), re.IGNORECASE):
             raise

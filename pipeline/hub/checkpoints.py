@@ -18,7 +18,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.hf_api import RepoFolder
 
 from pipeline.errors import PipelineError
-from pipeline.hub.requests import errors_explained, persistently
+from pipeline.hub.requests import errors_explained, is_reachable, persistently
 from pipeline.runs.checkpoints import checkpoint_folder, listed_files
 from pipeline.runs.files import remove_absolute_path
 from pipeline.runs.folder import RECIPE, RECORD, write_recipe
@@ -101,6 +101,8 @@ def fetch_run(folder: Path, repo_id: str, *, revision: str, arguments: Mapping[s
         PipelineError: If the Hub cannot be reached, or the folder cannot be written.
     """
     with errors_explained("repository", repo_id, revision):
+        if not is_reachable():
+            raise ConnectionError("no connection")
         try:
             if not checkpoints_in(HfApi(), repo_id, revision):
                 return

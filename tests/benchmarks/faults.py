@@ -1,6 +1,6 @@
 """Interrupt and damage trainings in every way, and compare their results with those of undisturbed ones.
 
-    python -m tests.benchmarks.faults [--short] [--kills 200] [--only kills damage signals]
+    python -m tests.benchmarks.faults [--short] [--kills 200] [--only kills damage signals] [--configurations plain ...]
 
 - kills: `kill -9` at random moments of many trainings, until each of them ends by itself.
 - damage: each file of the newest and of the best checkpoint absent, truncated, zeroed, or with one flipped bit.
@@ -53,6 +53,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "refit head, FixRes": {"refit_head": True, "fixres": True},
     "probe, by epoch": {"head_init": "probe", "eval_strategy": "epoch", "save_strategy": "epoch"},
     "device cache": {"image_cache": "device"},
+    "rewound": {"on_nan": "rewind"},
 }
 Moment = Callable[[], bool]
 
@@ -137,7 +138,9 @@ def results(folder: Path) -> dict[str, Any]:
     state = read_json(folder / "trainer_state.json")
     rows = {(row["step"], key): row[key] for row in state["log_history"] for key in logged if key in row}
     hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    return {**hashes, "log": rows, "best": state["best_global_step"], "checkpoints": saved_steps(folder)}
+    rewinds = read_json(folder / "run.json").get("rewinds")
+    kept = {"best": state["best_global_step"], "checkpoints": saved_steps(folder), "rewinds": rewinds}
+    return {**hashes, "log": rows, **kept}
 
 
 def measure_kills(lab: Lab, kills: int, names: list[str]) -> None:
@@ -277,9 +280,10 @@ def main() -> int:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--only", nargs="+", choices=["kills", "damage", "signals"])
+    parser.add_argument("--configurations", nargs="+", choices=list(CONFIGURATIONS), default=list(CONFIGURATIONS))
     options = parser.parse_args()
     parts = options.only or ["kills", "damage", "signals"]
-    every, few = list(CONFIGURATIONS), ["together"]
+    every, few = options.configurations, ["together"]
     with tempfile.TemporaryDirectory() as folder:
         server.make_data(Path(folder))
         lab = Lab(Path(folder), epochs=2 if options.short else 6)

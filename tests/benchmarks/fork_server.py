@@ -22,6 +22,7 @@ import pipeline.workflows.train
 from pipeline import cli, signals
 from pipeline.models.classifier import ImageClassifier
 from pipeline.runs import checkpoints
+from pipeline.training.callbacks.divergence import Guard
 from pipeline.training.trainer import StrictTrainer
 from tests.conftest import COLORS, noisy_image, save_vit
 
@@ -98,6 +99,16 @@ def _watch_all() -> None:
     StrictTrainer.training_step = watched  # type: ignore[method-assign,assignment]
 
 
+def _plant_divergence() -> None:
+    """Make the gradients of one step NaN, unless its learning rate was halved."""
+    look = Guard.look
+
+    def diverging(self: Guard, norm: Any, *, step: int, rate: float) -> None:
+        look(self, torch.tensor(torch.nan) if step == 20 and rate > 5e-4 else norm, step=step, rate=rate)
+
+    Guard.look = diverging  # type: ignore[method-assign]
+
+
 def spawn(words: Sequence[object], output: Path) -> int:
     """Run a command line in a new process and process group, append what it prints to a file, and return its pid."""
     _WATCH[:] = bytes(len(_WATCH))
@@ -111,6 +122,8 @@ def spawn(words: Sequence[object], output: Path) -> int:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         _watch_all()
+        if "--on_nan=rewind" in words:
+            _plant_divergence()
         _enter("start")
         signals.leave_while_starting()
         code = cli.main([str(word) for word in words])
