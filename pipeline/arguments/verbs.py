@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.arguments.flags import flag
+from pipeline.arguments.flags import ANY, flag
 
 NO_MODEL = "no model given: pass --model RUN or a Hub id"
 
@@ -102,6 +102,23 @@ class DoctorArguments:
     """How the findings are printed."""
 
     json: bool = flag(False, "Print the findings as JSON.")
+
+
+@dataclass
+class RaceArguments:
+    """Which backbones are compared, and how many of them are fine-tuned."""
+
+    backbones: list[str] = flag(
+        factory=list,
+        help="Models to compare (Hub ids, local folders), or a shipped list: tutorial, small or best.",
+        needs_all_images=(ANY,),
+    )
+    finalists: int = flag(
+        2,
+        "Number of backbones that are fine-tuned: those with the most accurate linear probes on validation. 0: linear "
+        "probes only.",
+        minimum=0,
+    )
 
 
 @dataclass
