@@ -191,6 +191,11 @@ def _race_is_not_pushed(_race: Any, trainer: Any) -> Iterator[str]:
         yield "--push_to_hub would push every finalist: remove it, and push the best one with the verb push"
 
 
+def _race_is_not_streamed(_race: Any, data: Any) -> Iterator[str]:
+    if data.streaming:
+        yield "race reads all images before training and cannot be combined with --streaming: remove --streaming"
+
+
 _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("ImageArguments", "TrainingFlags"), _blending),
     (("ImageArguments",), _cache),
@@ -201,4 +206,5 @@ _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("PredictArguments",), _two_files),
     (("RaceArguments", "StrategyArguments"), _race_of_probes),
     (("RaceArguments", "TrainingFlags"), _race_is_not_pushed),
+    (("RaceArguments", "DataArguments"), _race_is_not_streamed),
 )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.arguments.flags import ANY, flag
+from pipeline.arguments.flags import flag
 
 NO_MODEL = "no model given: pass --model RUN or a Hub id"
 
@@ -111,7 +111,6 @@ class RaceArguments:
     backbones: list[str] = flag(
         factory=list,
         help="Models to compare (Hub ids, local folders), or a shipped list: tutorial, small or best.",
-        needs_all_images=(ANY,),
     )
     finalists: int = flag(
         2,

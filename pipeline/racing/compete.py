@@ -8,6 +8,7 @@ from typing import Any
 from pipeline import distributed
 from pipeline.arguments.settings import DEFAULTS, NEUTRAL, Settings
 from pipeline.config.backbones import display_name, folder_name
+from pipeline.config.names import RACE
 from pipeline.data import report, sources
 from pipeline.data.report import LoadedSplits
 from pipeline.errors import BadImageError, PipelineError
@@ -25,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 FineTune = Callable[[str, Path], Path]
 """Fine-tunes a backbone in a run folder, or resumes, and returns the folder."""
-STATUS = "race"
-"""Status in `run.json`: the folder holds a race, and not a run."""
 
 
 def compete(
@@ -61,7 +60,7 @@ def compete(
         _require_same_data(race, data)
         machine = settings.trainer.machine()
         run_folder.start(race, command=words, arguments=_arguments(settings), data=data, machine=machine)
-        race.update(status=STATUS, backbones=list(backbones), finalists=finalists)
+        race.update(status=RACE, backbones=list(backbones), finalists=finalists)
         entries = _probe_all(backbones, splits, settings, folder)
         entries += _tune_finalists(_finalists(backbones, entries, finalists), settings, folder, fine_tune)
         entries = _score_chosen(entries, backbones, splits, settings, folder)
@@ -74,7 +73,7 @@ def compete(
 def _claim(folder: Path, settings: Settings) -> RunFolder:
     """Return the folder, after a check that it is new or holds a race with these settings."""
     race = run_folder.check_usable(folder)
-    if race.record and race.record.get("status") not in (STATUS, "running"):
+    if race.record and race.record.get("status") not in (RACE, "running"):
         raise PipelineError(f"{folder} holds a run, not a race: choose another --output_dir")
     return run_folder.claim(folder, arguments=_arguments(settings), neutral=NEUTRAL, defaults=DEFAULTS)
 

@@ -161,9 +161,7 @@ def _entries(backbone: str, folder: Path, record: Mapping[str, Any], arrays: Map
     probe = Answers.of(arrays["logits"], labels)
     return [
         Entry(name, PROBE, probe, cost=cost, license=license_name, folder=model if model.exists() else None),
-        Entry(
-            name, f"{record['neighbors']} nearest neighbors", Answers(labels, arrays["nearest"]), license=license_name
-        ),
+        Entry(name, f"kNN (k = {record['neighbors']})", Answers(labels, arrays["nearest"]), license=license_name),
     ]
 
 

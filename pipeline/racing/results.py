@@ -1,5 +1,6 @@
 """The standings of a race as text, as a CSV file and as a page."""
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,19 @@ from markupsafe import Markup
 
 from pipeline.config.names import ASSETS
 from pipeline.racing.chart import accuracy_and_throughput
-from pipeline.reporting.charts.chart import interval_bar
+from pipeline.racing.standings import p_text
+from pipeline.reporting.charts.chart import Chart
 from pipeline.reporting.markup import render_template
 from pipeline.reporting.summary import format_accuracy
-from pipeline.runs.files import write_json, write_text
+from pipeline.runs.files import atomic_write, write_json, write_text
 from pipeline.runs.spreadsheet import write_csv
 
 JSON, CSV, PAGE = "race.json", "race.csv", "race.html"
+_FIRST = 3  # columns that the page writes by itself: rank, backbone, strategy
 
 
 def write(folder: Path, results: Mapping[str, Any]) -> None:
-    """Write `race.json`, `race.csv` and `race.html`.
+    """Write `race.json`, `race.csv`, `race.html` and, with matplotlib, the chart in `figures/`.
 
     Raises:
         PipelineError: If a file cannot be written.
@@ -29,39 +32,40 @@ def write(folder: Path, results: Mapping[str, Any]) -> None:
     ]
     write_csv(folder / CSV, list(rows[0]), cells)
     write_text(folder / PAGE, page(results))
+    _write_figures(folder, accuracy_and_throughput(rows))
     write_json(folder / JSON, results)
+
+
+def _write_figures(folder: Path, chart: Chart | None) -> None:
+    if chart is None or importlib.util.find_spec("matplotlib") is None:
+        return
+    from pipeline.reporting.plots import draw  # matplotlib is optional, and slow to import
+
+    figure = draw.draw_chart(chart)
+    (folder / "figures").mkdir(exist_ok=True)
+    for kind in ("svg", "png"):
+        with atomic_write(folder / "figures" / f"accuracy-and-throughput.{kind}") as temporary:
+            draw.save(figure, temporary, kind)
 
 
 def text(results: Mapping[str, Any]) -> str:
     """Return the table and the conclusions for a terminal."""
     columns = list(_columns(results["rows"]))
-    table = [[title for title, _ in columns], *([write(row) for _, write in columns] for row in results["rows"])]
-    widths = [max(len(cells[place]) for cells in table) for place in range(len(columns))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in table
-    ]
-    return "\n".join([*lines, "", *results["conclusions"], f"({_origin(results)})"])
+    table = [[title for title, _ in columns]]
+    for row in results["rows"]:
+        cells = [write(row) for _, write in columns]
+        table.append([*cells[:_FIRST], f"failed: {row['error']}"] if row["error"] else cells)
+    complete = [cells for cells in table if len(cells) == len(columns)]
+    widths = [max(len(cells[place]) for cells in complete) for place in range(len(columns))]
+    widths[:_FIRST] = (max(len(cells[place]) for cells in table) for place in range(_FIRST))
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)) for cells in table]
+    return "\n".join([*(line.rstrip() for line in lines), "", *results["conclusions"], f"({_origin(results)})"])
 
 
 def page(results: Mapping[str, Any]) -> str:
     """Return the page."""
     style = (ASSETS / "report.css").read_text(encoding="utf-8")
-    columns = [
-        (title, write) for title, write in _columns(results["rows"]) if title not in ("#", "backbone", "strategy")
-    ]
-    rows = [
-        {
-            "number": row["rank"],
-            "backbone": row["backbone"],
-            "strategy": row["strategy"],
-            "chosen": row["chosen"],
-            "error": row["error"],
-            "bar": Markup("") if row["error"] else interval_bar(*(row[f"validation_{key}"] for key in (
-                "accuracy", "accuracy_low", "accuracy_high"))),
-            "cells": [write(row) for _, write in columns],
-        }
-        for row in results["rows"]
-    ]  # fmt: skip
+    columns = list(_columns(results["rows"]))[_FIRST:]
     best = next((row for row in results["rows"] if row["chosen"]), None)
     return render_template(
         "race.html",
@@ -72,7 +76,7 @@ def page(results: Mapping[str, Any]) -> str:
         accuracy="" if best is None else f"{100 * best['validation_accuracy']:.1f}%",
         conclusions=results["conclusions"],
         columns=[title for title, _ in columns],
-        rows=rows,
+        rows=[(row, [write(row) for _, write in columns]) for row in results["rows"] if not row["error"]],
         failed=[row for row in results["rows"] if row["error"]],
         chart=accuracy_and_throughput(results["rows"]),
         notes=list(_notes(results)),
@@ -84,22 +88,22 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Callable[
     yield "#", lambda row: str(row["rank"])
     yield "backbone", lambda row: str(row["backbone"])
     yield "strategy", lambda row: str(row["strategy"])
-    yield "validation accuracy", lambda row: f"failed: {row['error']}" if row["error"] else _percent(row, "validation")
-    yield "compared with the best", _verdict
+    yield "validation accuracy", lambda row: _percent(row, "validation")
+    yield "against the best", _verdict
     if any(row["test_accuracy"] is not None for row in rows):
         yield "test accuracy (not used to choose)", lambda row: _percent(row, "test")
     numbers: dict[str, tuple[str, Callable[[Any], str]]] = {
-        "M parameters": ("parameters", lambda value: f"{value / 1e6:.3g}"),
+        "parameters": ("parameters", lambda value: f"{value / 1e6:.3g} M"),
         "GFLOPs": ("gflops", "{:.3g}".format),
         "px": ("input_size", lambda value: str(value[0]) if value[0] == value[1] else "x".join(map(str, value))),
-        "images/s, training": ("train_images_per_second", "{:.4g}".format),
-        "images/s, prediction": ("predict_images_per_second", "{:.4g}".format),
-        "GPU memory (GB)": ("memory_gb", "{:.3g}".format),
+        "training images/s": ("train_images_per_second", "{:.3g}".format),
+        "prediction images/s": ("predict_images_per_second", "{:.3g}".format),
+        "GPU memory": ("memory_gb", "{:.3g} GB".format),
     }
     for title, (key, write) in numbers.items():
         if any(row[key] is not None for row in rows):
             yield title, lambda row, key=key, write=write: "" if row[key] is None else write(row[key])  # type: ignore[misc]
-    yield "license", lambda row: "" if row["error"] else row["license"] or "not stated"
+    yield "license", lambda row: row["license"] or "not stated"
 
 
 def _percent(row: Mapping[str, Any], split: str) -> str:
@@ -108,10 +112,10 @@ def _percent(row: Mapping[str, Any], split: str) -> str:
 
 def _verdict(row: Mapping[str, Any]) -> str:
     if row["chosen"]:
-        return "the best"
+        return "best"
     if row["p_value"] is None:
         return ""
-    return f"within noise, p = {row['p_value']:.2g}" if row["tied"] else f"p = {row['p_value']:.2g}"
+    return f"tie, {p_text(row)}" if row["tied"] else p_text(row)
 
 
 def _origin(results: Mapping[str, Any]) -> str:
@@ -129,10 +133,13 @@ def _notes(results: Mapping[str, Any]) -> Iterator[str]:
         "Accuracies have 95% Wilson intervals. The linear probe is a logistic regression on frozen features. "
         "Validation also chose its regularization and the number of neighbors."
     )
-    yield "p-values are those of exact McNemar tests against the best model on the validation images, corrected by Holm."
     yield (
-        "Images/s in training: three steps of fine-tuning without their input, or the complete fine-tuning. Images/s in "
-        "prediction: fp32, in batches of 32, without decoding. For the soft vote, they are computed from its members."
+        "Each entry is compared with the best model by an exact McNemar test on the validation images, corrected by "
+        "Holm. A tie is p >= 0.05."
+    )
+    yield (
+        "Training images/s: three steps of fine-tuning without their input, or the complete fine-tuning. Prediction "
+        "images/s: fp32, in batches of 32, without decoding. For the soft vote, they are computed from its members."
     )
     yield "FLOPs are those of the forward pass for one image. A multiplication and an addition are two FLOPs."
     if not any(row["memory_gb"] is not None for row in results["rows"]):

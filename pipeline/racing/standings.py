@@ -37,6 +37,11 @@ def standings(entries: Sequence[Entry], *, folder: Path) -> dict[str, Any]:
     return {"rows": rows, "conclusions": _conclusions(rows)}
 
 
+def p_text(row: dict[str, Any]) -> str:
+    """Return the p-value of a row."""
+    return "p < 0.001" if row["p_value"] < 0.001 else f"p = {row['p_value']:.2g}"
+
+
 def _key(entry: Entry) -> tuple[float, float]:
     return entry.accuracy, (entry.cost and entry.cost.predict_images_per_second) or 0.0
 
@@ -95,7 +100,7 @@ def _conclusions(rows: Sequence[dict[str, Any]]) -> list[str]:
         if row["strategy"] == ENSEMBLE:
             points = 100 * (row["validation_accuracy"] - best["validation_accuracy"])
             verdict = "within noise of it" if row["tied"] else "a significant difference"
-            said.append(f"The soft vote differs from it by {points:+.2f} points: {verdict} (p = {row['p_value']:.2g}).")
+            said.append(f"The soft vote differs from it by {points:+.2f} points: {verdict} ({p_text(row)}).")
     chosen_among = f"Validation chose among {len(models)} entries, so its accuracy is optimistic."
     if best["test_accuracy"] is None:
         said.append(f"{chosen_among} There are no test images.")
@@ -109,7 +114,7 @@ def _ties(best: dict[str, Any], tied: Sequence[dict[str, Any]]) -> str:
     if not tied:
         return f"It is significantly more accurate than every other model ({method})."
     fastest = max([best, *tied], key=lambda row: row["predict_images_per_second"] or 0.0)
-    names = ", ".join(f"{_name(row)} (p = {row['p_value']:.2g})" for row in tied)
+    names = ", ".join(f"{_name(row)} ({p_text(row)})" for row in tied)
     says = f"Within noise of it ({method}): {names}."
     if fastest is not best and best["predict_images_per_second"]:
         ratio = fastest["predict_images_per_second"] / best["predict_images_per_second"]

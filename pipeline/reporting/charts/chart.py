@@ -176,18 +176,18 @@ def _legend(series: Sequence[Series]) -> list[Markup]:
 
 
 def _labels(series: Sequence[Series], at: Callable[[Point], Point]) -> list[Markup]:
-    """Return the labels, each next to its point, or below or above another label that would cover it."""
-    parts, taken = [], list[tuple[float, float, float]]()
-    for each in sorted(series, key=lambda one: one.style != "main"):  # the first ones get the places next to the points
+    """Return the labels, each next to its point, or a little above or below where it covers no point and no label."""
+    taken = [(up + 4, across - 4, across + 4) for each in series for across, up in map(at, each.points)]
+    parts = []
+    for each in series:
         across, up = at(max(each.points, key=lambda point: point[1]))
         width = 6.2 * len(each.label)
         is_left = across + 8 + width > WIDTH
         start = across - 8 - width if is_left else across + 8
-        free = (up + 4 + 13 * step for step in (0, 1, -1, 2, -2, 3, -3, 4, -4))
-        height = next((y for y in free if not any(abs(y - other) < 12 and start < end and begin < start + width
+        free = (up + 4 + 6 * step for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5))
+        height = next((y for y in free if not any(abs(y - other) < 11 and start < end and begin < start + width
                                                   for other, begin, end in taken)), up + 4)  # fmt: skip
         taken.append((height, start, start + width))
-        anchor = "end" if is_left else None
-        x = round(across - 8 if is_left else across + 8, 1)
-        parts.append(element("text", each.label, x=x, y=round(height, 1), text_anchor=anchor))
+        x, anchor = (across - 8, "end") if is_left else (across + 8, None)
+        parts.append(element("text", each.label, x=round(x, 1), y=round(height, 1), text_anchor=anchor))
     return [element("g", *parts, class_="labels")] if parts else []
