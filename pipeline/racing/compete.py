@@ -1,5 +1,6 @@
 """Backbones -> linear probes of all, fine-tuning of the best, and the table."""
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipeline.config.names import RACE
 from pipeline.data import report, sources
 from pipeline.data.report import LoadedSplits
 from pipeline.errors import BadImageError, PipelineError
+from pipeline.performance.batch_size import is_out_of_memory
 from pipeline.racing import results
 from pipeline.racing.entry import PROBE, Entry
 from pipeline.racing.frozen import run_frozen, score_probe
@@ -101,12 +103,8 @@ def _require_same_data(race: RunFolder, data: Mapping[str, Any]) -> None:
 def _probe_all(backbones: Sequence[str], splits: LoadedSplits, settings: Settings, folder: Path) -> list[Entry]:
     entries = list[Entry]()
     for backbone in backbones:
-        try:
-            entries += run_frozen(backbone, splits, settings, folder=folder / folder_name(backbone))
-        except BadImageError:
-            raise
-        except PipelineError as error:
-            entries.append(_failed(backbone, PROBE, error))
+        place = folder / folder_name(backbone)
+        entries += _attempt(backbone, PROBE, functools.partial(run_frozen, backbone, splits, settings, folder=place))
     return entries
 
 
@@ -122,16 +120,34 @@ def _tune_finalists(
     strategy = "auto" if settings.selection.auto else settings.strategy.strategy
     entries = list[Entry]()
     for backbone, probe in finalists:
-        try:
-            run = fine_tune(backbone, folder / folder_name(backbone) / strategy)
-        except BadImageError:
-            raise
-        except PipelineError as error:
-            entries.append(_failed(backbone, strategy, error))
-        else:
-            entries.append(read_tuned(backbone, run, strategy=strategy, license_name=probe.license))
+        run = folder / folder_name(backbone) / strategy
+        entries += _attempt(backbone, strategy, functools.partial(_tune, backbone, probe, run, strategy, fine_tune))
     tuned = [each for each in entries if each.can_be_chosen]
     return [*entries, vote(tuned)] if len(tuned) > 1 else entries
+
+
+def _tune(backbone: str, probe: Entry, run: Path, strategy: str, fine_tune: FineTune) -> list[Entry]:
+    return [read_tuned(probe, fine_tune(backbone, run), strategy)]
+
+
+def _attempt(backbone: str, strategy: str, work: Callable[[], list[Entry]]) -> list[Entry]:
+    """Return the entries that a function returns, or one that says why it failed.
+
+    Raises:
+        BadImageError: If an image cannot be read, which would stop every backbone.
+    """
+    try:
+        return work()
+    except BadImageError:
+        raise
+    except PipelineError as error:
+        reason = " ".join(str(error).split())
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = "it does not fit in memory: lower --per_device_train_batch_size and --per_device_eval_batch_size"
+    logger.warning("%s (%s) failed: %s", backbone, strategy, reason)
+    return [Entry(display_name(backbone), strategy, error=reason)]
 
 
 def _score_chosen(
@@ -144,9 +160,3 @@ def _score_chosen(
     backbone = next(each for each in backbones if display_name(each) == best.backbone)
     scored = score_probe(best, backbone, splits, settings, folder=folder / folder_name(backbone))
     return [scored if each is best else each for each in entries]
-
-
-def _failed(backbone: str, strategy: str, error: PipelineError) -> Entry:
-    reason = " ".join(str(error).split())
-    logger.warning("%s (%s) failed: %s", backbone, strategy, reason)
-    return Entry(display_name(backbone), strategy, error=reason)

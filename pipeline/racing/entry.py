@@ -1,7 +1,9 @@
 """An entry of a race: a backbone and a strategy, its answers on validation, and what it costs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,11 @@ class Cost:
     train_images_per_second: float | None
     predict_images_per_second: float | None
     memory_gb: float | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Cost":
+        """Return the cost that was written as JSON."""
+        return cls(**dict(values) | {"input_size": tuple(values["input_size"])})
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _build(backbone: str, splits: LoadedSplits, settings: Settings) -> ImageClas
 
 def _entries(backbone: str, folder: Path, record: Mapping[str, Any], arrays: Mapping[str, Any]) -> list[Entry]:
     name, labels, license_name = display_name(backbone), arrays["labels"], record["license"]
-    cost = Cost(**record["cost"] | {"input_size": tuple(record["cost"]["input_size"])})
+    cost = Cost.of(record["cost"])
     model = folder / MODEL
     probe = Answers.of(arrays["logits"], labels)
     return [

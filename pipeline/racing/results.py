@@ -103,7 +103,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Callable[
     for title, (key, write) in numbers.items():
         if any(row[key] is not None for row in rows):
             yield title, lambda row, key=key, write=write: "" if row[key] is None else write(row[key])  # type: ignore[misc]
-    yield "license", lambda row: row["license"] or "not stated"
+    yield "license", lambda row: row["license"] or "unknown"
 
 
 def _percent(row: Mapping[str, Any], split: str) -> str:

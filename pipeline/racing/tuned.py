@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.backbones import display_name
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.evaluation.uncertainty.errors import NotFitted
 from pipeline.evaluation.uncertainty.temperature import fit_temperature
@@ -22,27 +21,22 @@ from pipeline.runs.folder import PREDICTIONS, RunFolder
 logger = logging.getLogger(__name__)
 
 
-def read_tuned(backbone: str, run: Path, *, strategy: str, license_name: str | None) -> Entry:
-    """Return the entry of a finished run. The cost in prediction is measured once, and kept next to the run folder.
+def read_tuned(probe: Entry, run: Path, strategy: str) -> Entry:
+    """Return the entry of a finished run. What it costs in prediction is measured once, and kept next to the run.
 
     Args:
-        backbone: Name of the model.
+        probe: The entry of the linear probe of the same backbone.
         run: The run folder.
         strategy: Strategy of the race.
-        license_name: License of the backbone.
     """
     splits = {each.split: each for each in read_predictions(run / PREDICTIONS)[0]}
     answers = {name: Answers.of(each.logits, each.labels) for name, each in splits.items()}
     speed = RunFolder(run).record.get("speed") or {}
-    cost = dataclasses.replace(_cost(run), train_images_per_second=speed.get("images_per_second"))
-    return Entry(
-        display_name(backbone),
-        strategy,
-        answers["validation"],
-        answers.get("test"),
-        cost=cost,
-        license=license_name,
-        folder=run,
+    cost = dataclasses.replace(
+        _cost(run, probe.cost), train_images_per_second=speed.get("images_per_second"), memory_gb=None
+    )
+    return dataclasses.replace(
+        probe, strategy=strategy, validation=answers["validation"], test=answers.get("test"), cost=cost, folder=run
     )
 
 
@@ -53,7 +47,7 @@ def vote(members: Sequence[Entry]) -> Entry:
     if all(each.test is not None for each in members):
         probabilities["test"] = _mean([each.test for each in members], temperatures)
     costs = [each.cost for each in members if each.cost is not None]
-    licenses = sorted({each.license or "not stated" for each in members})
+    licenses = sorted({each.license or "unknown" for each in members})
     return Entry(
         " + ".join(each.backbone for each in members),
         ENSEMBLE,
@@ -64,12 +58,12 @@ def vote(members: Sequence[Entry]) -> Entry:
     )
 
 
-def _cost(run: Path) -> Cost:
+def _cost(run: Path, of_probe: Cost | None) -> Cost:
+    """Return the cost in prediction. The network of the probe, with other weights, is not measured again."""
     path = run.parent / f"{run.name}-cost.json"
     if not path.is_file() or path.stat().st_mtime < (run / PREDICTIONS).stat().st_mtime:
-        write_json(path, dataclasses.asdict(measure_prediction(ImageClassifier.load(run))))
-    found = read_json(path)
-    return Cost(**found | {"input_size": tuple(found["input_size"])})
+        write_json(path, dataclasses.asdict(measure_prediction(ImageClassifier.load(run), known=of_probe)))
+    return Cost.of(read_json(path))
 
 
 def _temperature(entry: Entry) -> float:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.special import softmax
-from transformers import pipeline
+from transformers import DINOv3ViTConfig, pipeline
 
 from pipeline import Run, race
 from pipeline.errors import PipelineError
@@ -211,6 +211,15 @@ def test_changed_weights_of_a_backbone_are_noticed(flags: dict[str, Any], tmp_pa
     save_vit(tmp_path / "vit", num_labels=7)
     (row,) = race(**common)["rows"]
     assert "changed after it was compared: choose another --output_dir, or remove" in row["error"]
+
+
+def test_a_backbone_without_a_classification_class_fails_by_name(flags: dict[str, Any], tmp_path: Path) -> None:
+    DINOv3ViTConfig(hidden_size=32, num_hidden_layers=1).save_pretrained(tmp_path / "dinov3")
+    common = {name: flags[name] for name in ("dataset_name", "precision", "dataloader_num_workers")}
+    found = race(**common, backbones=[str(tmp_path / "dinov3")], finalists=1, output_dir=tmp_path / "race")
+    (row,) = found["rows"]
+    assert "has the model type dinov3_vit, for which transformers has no image classifier" in row["error"]
+    assert found["conclusions"] == ["No backbone could be compared."]
 
 
 @pytest.mark.parametrize(
