@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.workflows.export import export
     from pipeline.workflows.load import load, load_splits
     from pipeline.workflows.predict import predict
+    from pipeline.workflows.race import race
     from pipeline.workflows.report import report
     from pipeline.workflows.train import train
 
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "load_splits",
     "predict",
+    "race",
     "report",
     "train",
 ]
@@ -48,6 +50,7 @@ _HOMES = {
     "load": "pipeline.workflows.load",
     "load_splits": "pipeline.workflows.load",
     "predict": "pipeline.workflows.predict",
+    "race": "pipeline.workflows.race",
     "report": "pipeline.workflows.report",
     "train": "pipeline.workflows.train",
 }

@@ -180,6 +180,24 @@ def _two_files(predict: Any) -> Iterator[str]:
         yield f"--errors {predict.errors} is also the --output: choose two files"
 
 
+def _race_of_probes(_race: Any, strategy: Any) -> Iterator[str]:
+    if strategy.strategy == "head":
+        yield (
+            "--strategy head is what race does with every backbone first: remove it, and pass --finalists 0 for linear "
+            "probes only"
+        )
+
+
+def _race_is_not_pushed(_race: Any, trainer: Any) -> Iterator[str]:
+    if trainer.push_to_hub:
+        yield "--push_to_hub would push every finalist: remove it, and push the best one with the verb push"
+
+
+def _race_is_not_streamed(_race: Any, data: Any) -> Iterator[str]:
+    if data.streaming:
+        yield "race reads all images before training and cannot be combined with --streaming: remove --streaming"
+
+
 _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("ImageArguments", "TrainingFlags"), _blending),
     (("ImageArguments",), _cache),
@@ -188,4 +206,7 @@ _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("StrategyArguments",), _strategy),
     (("StrategyArguments", "SelectionArguments"), _selection_of_strategy),
     (("PredictArguments",), _two_files),
+    (("RaceArguments", "StrategyArguments"), _race_of_probes),
+    (("RaceArguments", "TrainingFlags"), _race_is_not_pushed),
+    (("RaceArguments", "DataArguments"), _race_is_not_streamed),
 )

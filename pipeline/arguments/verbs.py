@@ -105,6 +105,22 @@ class DoctorArguments:
 
 
 @dataclass
+class RaceArguments:
+    """Which backbones are compared, and how many of them are fine-tuned."""
+
+    backbones: list[str] = flag(
+        factory=list,
+        help="Models to compare (Hub ids, local folders), or a shipped list: tutorial, small or best.",
+    )
+    finalists: int = flag(
+        2,
+        "Number of backbones that are fine-tuned: those with the most accurate linear probes on validation. 0: linear "
+        "probes only.",
+        minimum=0,
+    )
+
+
+@dataclass
 class ReportArguments:
     """Which run is shown."""
 

@@ -17,9 +17,11 @@ from pipeline.arguments.verbs import (
     ExportArguments,
     PredictArguments,
     PushArguments,
+    RaceArguments,
     ReportArguments,
 )
 from pipeline.config import names
+from pipeline.config.backbones import backbone_problems
 from pipeline.config.command_line import CommandLine
 from pipeline.config.parse import STRATEGIES, read_groups
 from pipeline.config.verbs import VERBS
@@ -32,13 +34,15 @@ class _Call:
 
     Attributes:
         verb: The verb.
-        given: The flags that were given.
+        given: The flags that the recipe or the user gave.
+        typed: The flags that the user gave.
         hinted: The flags that other problems say to use, so that they are not reported as missing.
         images: The images of `predict` or `explain`.
     """
 
     verb: str
     given: set[str]
+    typed: set[str]
     hinted: set[str]
     images: Sequence[str | Path]
 
@@ -55,7 +59,7 @@ def check(line: CommandLine, images: Sequence[str | Path] | None = None) -> None
     """
     read, groups, problems = read_groups(line, VERBS[line.verb].classes, positional=VERBS[line.verb].takes_images)
     hinted = re.findall(r"\buse --(\w+)", "\n".join(problems))
-    call = _Call(line.verb, line.given, set(hinted), read.positional if images is None else images)
+    call = _Call(line.verb, line.given, line.typed, set(hinted), read.positional if images is None else images)
     for group in groups:
         problems += _NAMES.get(type(group), _no_names)(group, call)
     raise_problems(problems)
@@ -98,17 +102,25 @@ def _names_of_training(group: TrainerFlags, _call: _Call) -> Iterator[str]:
 
 
 def _names_of_model(group: ModelArguments, call: _Call) -> Iterator[str]:
-    if "model_name_or_path" not in call.hinted:
+    if call.verb != "race" and "model_name_or_path" not in call.hinted:
         yield from names.model_problems(group.model_name_or_path)
 
 
 def _names_of_data(group: DataArguments, call: _Call) -> Iterator[str]:
     if group.dataset_name is not None:
         yield from names.dataset_problems(group.dataset_name)
-    elif call.verb in ("train", "doctor") and "dataset_name" not in call.given | call.hinted:
+    elif call.verb in ("train", "doctor", "race") and "dataset_name" not in call.given | call.hinted:
         yield f"{NO_DATASET}; or use --config RECIPE"
     for flag in ("class_names", "drop_list", "relabel"):
         yield from names.file_problems(getattr(group, flag), flag=f"--{flag}")
+
+
+def _names_of_race(group: RaceArguments, call: _Call) -> Iterator[str]:
+    if "backbones" not in call.hinted:
+        yield from backbone_problems(group.backbones, group.finalists)
+    for flag in ("model_name_or_path", "model_revision"):
+        if flag in call.typed:
+            yield f"--{flag} is for one model, and race compares several: remove it, and pass --backbones"
 
 
 def _names_of_saved_model(name: str | None, call: _Call) -> Iterator[str]:
@@ -187,6 +199,7 @@ _NAMES: Mapping[type, Callable[[Any, _Call], Iterator[str]]] = {
     PredictArguments: _names_of_prediction,
     ExplainArguments: _names_of_explanation,
     ExportArguments: _names_of_export,
+    RaceArguments: _names_of_race,
     ReportArguments: _names_of_run,
     PushArguments: _names_of_push,
 }

@@ -23,6 +23,8 @@ TABLE_EXTENSIONS = (".csv", ".jsonl", ".parquet")
 ERROR_EXTENSIONS = (".csv", ".jsonl")
 """The files that `predict --output` can write."""
 RECORD = "run.json"
+RACE = "race"
+"""Status in `run.json` of a folder that holds a race, and not a run."""
 RESULTS = "all_results.json"
 EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What `export` needs: the extra `export`."""
@@ -197,8 +199,15 @@ def run_problems(name: str) -> Iterator[str]:
         return
     with contextlib.suppress(OSError, ValueError):  # a damaged file is reported when it is read
         content = json.loads(record.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and content.get("status") != "finished":
+        if isinstance(content, dict) and content.get("status") == RACE:
+            yield is_race(name)
+        elif isinstance(content, dict) and content.get("status") != "finished":
             yield f"the run in {name} is not finished: repeat its `train` command"
+
+
+def is_race(name: str) -> str:
+    """Return the problem of a folder that holds a race in place of a run."""
+    return f"{name} holds a race, not a run: pass one of the run folders in it"
 
 
 def evaluation_problems(name: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pipeline.arguments.verbs import (
     ExportArguments,
     PredictArguments,
     PushArguments,
+    RaceArguments,
     ReportArguments,
 )
 
@@ -62,6 +63,11 @@ VERBS = {
         "fine-tune a model, keep the best checkpoint on validation, and score it once on test",
         "[--config RECIPE|FILE.yaml] [--flag value ...]",
         _TRAINING,
+    ),
+    "race": Verb(
+        "compare backbones on your images: linear probes, and fine-tuning of the best, with the flags of train",
+        "--backbones MODEL ...|tutorial|small|best [--finalists 2] [--config RECIPE|FILE.yaml] [--flag value ...]",
+        {"race": RaceArguments, **_TRAINING},
     ),
     "evaluate": Verb(
         "score a run or a Hub model on any labeled images",

@@ -18,12 +18,18 @@ def licenses(folders: dict[str, Path]) -> Iterator[Finding]:
         folders: Local folder by what it holds, such as `base model`.
     """
     for what, folder in folders.items():
-        card = folder / "README.md"
-        if not card.is_file():
-            continue
-        try:
-            data = metadata_load(card) or {}
-        except (ValueError, yaml.YAMLError):  # damaged
-            continue
-        if name := data.get("license_name") or data.get("license"):
+        if name := license_of(folder):
             yield Finding("note", SUBJECT, f"license of the {what}: {name}")
+
+
+def license_of(folder: Path) -> str | None:
+    """Return the license that the card (`README.md`) of a folder states, or None."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    try:
+        data = metadata_load(card) or {}
+    except (ValueError, yaml.YAMLError):  # damaged
+        return None
+    name = data.get("license_name") or data.get("license")
+    return str(name) if name else None

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from pipeline.errors import PipelineError, list_some
@@ -67,6 +68,19 @@ def require_classes(used: Iterable[str], against_names: Sequence[str]) -> None:
         )
 
 
+def compare_correct(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> Comparison:
+    """Return the comparison of two models from whether each of them classifies each image correctly.
+
+    Args:
+        ours: Shape (images,), for the model.
+        theirs: The same images in the same order, for the other model.
+    """
+    only_model, only_against = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    discordant = only_model + only_against
+    p_value = float(binomtest(only_model, discordant).pvalue) if discordant else 1.0
+    return Comparison(float(ours.mean()), float(theirs.mean()), only_model, only_against, p_value)
+
+
 def compare(
     predictions: Predictions, against: Predictions, class_names: Sequence[str], against_names: Sequence[str]
 ) -> tuple[Comparison, list[list[str]]]:
@@ -85,7 +99,6 @@ def compare(
     labels = np.array([number.get(name, -1) for name in class_names])[predictions.labels]
     ours = outcomes_of(predictions.logits, predictions.labels, name=f"{predictions.split} split")
     theirs = outcomes_of(against.logits, labels, name=f"{against.split} split, model of --against")
-    only_model, only_against = int((ours.correct & ~theirs.correct).sum()), int((theirs.correct & ~ours.correct).sum())
     rows = np.flatnonzero(ours.correct != theirs.correct).tolist()
     cells = [
         [
@@ -96,6 +109,4 @@ def compare(
         ]
         for i in rows
     ]
-    p_value = float(binomtest(only_model, len(rows)).pvalue) if rows else 1.0
-    accuracy, against_accuracy = float(ours.correct.mean()), float(theirs.correct.mean())
-    return Comparison(accuracy, against_accuracy, only_model, only_against, p_value), cells
+    return compare_correct(ours.correct, theirs.correct), cells

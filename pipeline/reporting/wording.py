@@ -87,7 +87,8 @@ def history_sentences(record: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a repetition of the run would not repeat, or would do as well: changes on the way, and rewinds."""
     for entry in record.get("overridden", []):
         changes = [f"{each['name']} from {each['before']} to {each['now']}" for each in entry["changes"]]
-        yield f"The run was interrupted and continued with changes: {", ".join(changes)}. A repetition will differ."
+        listed = ", ".join(changes)
+        yield f"The run was interrupted and continued with changes: {listed}. A repetition will differ."
     for entry in record.get("rewinds", []):
         yield (
             f"Training diverged, and continued from step {entry['resumed_from']:,} with the learning rate "

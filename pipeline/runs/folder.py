@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.config.names import RACE, is_race
 from pipeline.errors import PipelineError
 from pipeline.runs.files import (
     check_writable,
@@ -217,6 +218,8 @@ def require_finished(folder: Path) -> None:
     """
     if not RunFolder(folder).record:
         raise PipelineError(f"{folder} is not a run folder: pass a folder that `train` wrote")
+    if RunFolder(folder).record.get("status") == RACE:
+        raise PipelineError(is_race(str(folder)))
     if not RunFolder(folder).finished:
         raise PipelineError(f"the run in {folder} is not finished: repeat its `train` command")
 

@@ -51,6 +51,7 @@ class Series:
         style: Class in the style sheet: `main`, `other` (for a comparison) or `reference` (dashed, no data).
         dots: Whether each point is marked.
         intervals: (low, high) of each point, drawn as vertical lines.
+        label: A text next to the highest point.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Series:
     style: str = "main"
     dots: bool = False
     intervals: Sequence[Point] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Chart:
         parts = [element("g", *_grid(self.x, self.y, at), class_="grid")]
         parts += [part for each in self.series for part in _draw(each, at)]
         parts += _legend([each for each in self.series if each.name])
+        parts += _labels([each for each in self.series if each.label], at)
         return element(
             "svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=self.title, class_="chart"
         )
@@ -170,3 +173,21 @@ def _legend(series: Sequence[Series]) -> list[Markup]:
         parts.append(element("text", each.name, x=f"{left + 23:.0f}", y=15))
         left += 23 + 6.5 * len(each.name) + 16
     return [element("g", *parts, class_="legend")]
+
+
+def _labels(series: Sequence[Series], at: Callable[[Point], Point]) -> list[Markup]:
+    """Return the labels, each next to its point, or a little above or below where it covers no point and no label."""
+    taken = [(up + 4, across - 4, across + 4) for each in series for across, up in map(at, each.points)]
+    parts = []
+    for each in series:
+        across, up = at(max(each.points, key=lambda point: point[1]))
+        width = 6.2 * len(each.label)
+        is_left = across + 8 + width > WIDTH
+        start = across - 8 - width if is_left else across + 8
+        free = (up + 4 + 6 * step for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5))
+        height = next((y for y in free if not any(abs(y - other) < 11 and start < end and begin < start + width
+                                                  for other, begin, end in taken)), up + 4)  # fmt: skip
+        taken.append((height, start, start + width))
+        x, anchor = (across - 8, "end") if is_left else (across + 8, None)
+        parts.append(element("text", each.label, x=round(x, 1), y=round(height, 1), text_anchor=anchor))
+    return [element("g", *parts, class_="labels")] if parts else []

@@ -116,6 +116,11 @@ def _draw_series(axes: Axes, series: Series) -> None:
     if series.intervals:
         low, high = zip(*series.intervals, strict=True)
         axes.vlines(across, low, high, colors=style["color"], linewidth=1.2, alpha=0.6)
+    if series.label:
+        point = max(series.points, key=lambda each: each[1])
+        axes.annotate(
+            _writable(series.label), point, xytext=(6, 0), textcoords="offset points", va="center", fontsize=7.5
+        )
 
 
 def _set_axis(axes: Axes, name: str, axis: Axis) -> None:

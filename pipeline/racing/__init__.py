@@ -1,0 +1,1 @@
+"""`race`: backbones on the data of the user, compared in one table."""
