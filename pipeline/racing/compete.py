@@ -20,6 +20,7 @@ from pipeline.racing.frozen import run_frozen, score_probe
 from pipeline.racing.standings import best_of, standings
 from pipeline.racing.tuned import read_tuned, vote
 from pipeline.runs import folder as run_folder
+from pipeline.runs.claim import Call, claim
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.lock import lock
 from pipeline.selection.settings import as_recipe
@@ -77,7 +78,8 @@ def _claim(folder: Path, settings: Settings) -> RunFolder:
     race = run_folder.check_usable(folder)
     if race.record and race.record.get("status") not in (RACE, "running"):
         raise PipelineError(f"{folder} holds a run, not a race: choose another --output_dir")
-    return run_folder.claim(folder, arguments=_arguments(settings), neutral=NEUTRAL, defaults=DEFAULTS)
+    call = Call(_arguments(settings), neutral=NEUTRAL, defaults=DEFAULTS, anyway=None)
+    return claim(folder, call)
 
 
 def _arguments(settings: Settings) -> dict[str, Any]:

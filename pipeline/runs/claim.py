@@ -19,7 +19,7 @@ from pipeline.runs.folder import (
 
 _DECISIVE = ("torch", "torchvision", "transformers", "accelerate")
 """The packages whose other version trains other weights."""
-_ANYWAY = "or add --resume anyway to continue it on purpose"
+_ANYWAY = "; or add --resume anyway to continue it on purpose"
 
 
 class Change(NamedTuple):
@@ -49,14 +49,14 @@ class Call:
         defaults: What settings mean that the run in the folder does not state, because it was started by an earlier
             version.
         machine: Device, precision and number of processes.
-        anyway: Whether an unfinished run is continued although it was started differently.
+        anyway: Whether an unfinished run is continued although it was started differently. None: that is not offered.
     """
 
     arguments: Mapping[str, Any]
     neutral: frozenset[str] = frozenset()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
-    anyway: bool = False
+    anyway: bool | None = False
 
 
 def claim(folder: Path, call: Call) -> RunFolder:
@@ -75,6 +75,7 @@ def claim(folder: Path, call: Call) -> RunFolder:
     run = check_usable(folder)
     if not run.record:
         return run
+    hint = "" if call.anyway is None else _ANYWAY
     settings, surroundings = _compare_settings(run, call), _compare_surroundings(run, call)
     if run.finished and settings:
         raise PipelineError(
@@ -92,12 +93,12 @@ def claim(folder: Path, call: Call) -> RunFolder:
     if settings:
         raise PipelineError(
             f"{folder} holds another run ({_list(settings + surroundings)})\n"
-            f"choose another --output_dir; or remove that folder to start again; {_ANYWAY}"
+            f"choose another --output_dir; or remove that folder to start again{hint}"
         )
     if surroundings:
         raise PipelineError(
             f"the run in {folder} was started with other versions or processes ({_list(surroundings)})\n"
-            f"use the same again, or choose another --output_dir; {_ANYWAY}"
+            f"use the same again, or choose another --output_dir{hint}"
         )
     return run
 
@@ -111,7 +112,7 @@ def check_data(run: RunFolder, *, fingerprint: str, anyway: bool = False) -> Non
     if _compare_data(run, fingerprint) and not anyway:
         raise PipelineError(
             f"the data changed after the run in {run.folder} started\n"
-            f"choose another --output_dir, or remove that folder to start again; {_ANYWAY}"
+            f"choose another --output_dir, or remove that folder to start again{_ANYWAY}"
         )
 
 
