@@ -335,7 +335,7 @@ def test_the_card_says_what_a_repetition_would_not_repeat(run: Path) -> None:
         rewinds=[{"diverged_at": 1500, "resumed_from": 1200, "learning_rate": 5e-5}],
     )
     added = set(card.render(run).splitlines()) - set(before.splitlines())
-    changed = "The run was interrupted and continued with changes: seed from 1 to 2 and torch from 2 to 3."
+    changed = "The run was interrupted and continued with changes: seed from 1 to 2, torch from 2 to 3."
     assert added == {
         f"{changed} A repetition will differ.",
         "Training diverged, and continued from step 1,200 with the learning rate 5e-05.",

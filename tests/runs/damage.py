@@ -21,12 +21,12 @@ def flip(fraction: float) -> Callable[[Path], object]:
 
 
 def zero(begin: float, end: float) -> Callable[[Path], object]:
-    """Return a function that overwrites a part of a file with zeros, as a power failure does."""
+    """Return a function that overwrites a part of a file with zeros, as a power failure does; with ones if it is 0."""
 
     def damage(file: Path) -> None:
         content = bytearray(file.read_bytes())
         first, last = int(len(content) * begin), max(int(len(content) * end), 1)
-        content[first:last] = bytes(last - first)
+        content[first:last] = (b"\0" if any(content[first:last]) else b"\xff") * (last - first)
         file.write_bytes(content)
 
     return damage
