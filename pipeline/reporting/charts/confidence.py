@@ -11,7 +11,7 @@ from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.uncertainty.conformal import chunks
 from pipeline.evaluation.uncertainty.metrics import set_sizes, uncertainty_metrics
 from pipeline.models.uncertainty import OutOfDistribution, Uncertainty
-from pipeline.reporting.charts.chart import Axis, Chart, Series, fraction_axis, linear_axis
+from pipeline.reporting.charts.chart import Chart, Series, fraction_axis, linear_axis
 from pipeline.reporting.charts.curves import Figure, thin
 from pipeline.reporting.run_files import RunFiles
 
@@ -156,9 +156,7 @@ def risk_figure(scored: Scored, answers: str = "") -> Figure:
     points = thin([(float(share), float(risk)) for share, risk in zip(curve.coverage, curve.risk, strict=True)])
     half = next(risk for coverage, risk in points if coverage >= 0.5)
     parts = [next((point for point in points if point[0] >= tenth / 10 - 1e-9), points[-1]) for tenth in range(1, 11)]
-    highest = max(risk for _, risk in points)
-    top = next(limit for limit in (0.1, 0.25, 0.5, 1.0) if highest <= limit)
-    wrong = Axis("", 0, 100 * top, [25 * top * quarter for quarter in range(5)], "{:.3g}%".format)
+    wrong = linear_axis("", [100 * risk for _, risk in points], write="{:g}%".format)
     return Figure(
         "Risk and coverage",
         Chart(
