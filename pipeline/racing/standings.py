@@ -1,7 +1,7 @@
 """The entries of a race in their order, compared with the best one: the content of `race.json`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def standings(entries: Sequence[Entry], *, folder: Path) -> dict[str, Any]:
     return {"rows": rows, "conclusions": _conclusions(rows)}
 
 
-def p_text(row: dict[str, Any]) -> str:
+def p_text(row: Mapping[str, Any]) -> str:
     """Return the p-value of a row."""
     return "p < 0.001" if row["p_value"] < 0.001 else f"p = {row['p_value']:.2g}"
 

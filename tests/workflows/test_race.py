@@ -274,3 +274,16 @@ def test_an_unfinished_fine_tuning_is_resumed(models: list[str], flags: dict[str
     (folder / "race.json").unlink()
     (row,) = (row for row in race(**call)["rows"] if row["strategy"] == "full")
     assert row["validation_accuracy"] == Run(folder / "vit" / "full").metrics["eval_accuracy"]
+
+
+def test_auto_chooses_the_settings_of_a_finalist(models: list[str], flags: dict[str, Any], tmp_path: Path) -> None:
+    loop = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
+    common = {name: value for name, value in flags.items() if name not in loop}
+    found = race(
+        **common, auto=True, num_train_epochs=1, backbones=models[:1], finalists=1, output_dir=tmp_path / "race"
+    )
+    (row,) = (row for row in found["rows"] if row["strategy"] == "auto")
+    assert row["folder"] == "vit/auto"
+    assert "--learning_rate=0.002" in read_json(tmp_path / "race" / "vit" / "auto" / "run.json")["auto"]
+    with pytest.raises(PipelineError, match="auto: True in the run folder, False on the command line"):
+        race(**common, num_train_epochs=1, backbones=models[:1], finalists=1, output_dir=tmp_path / "race")
