@@ -56,7 +56,7 @@ class BadImageError(PipelineError):
 
 
 class FindingsError(PipelineError):
-    """The findings of `doctor`, with at least one error. They are its result, so they go to stdout."""
+    """The findings of `doctor` with an error, or the table of `race` with a failure: results, so they go to stdout."""
 
 
 class Terminated(Exception):  # noqa: N818 (it is not an error: the same command resumes the run)

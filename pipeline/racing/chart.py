@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.racing.entry import ENSEMBLE
 from pipeline.reporting.charts.chart import Axis, Chart, Series
 from pipeline.reporting.markup import shorten
 
@@ -24,7 +25,7 @@ def accuracy_and_throughput(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
         own = [row for row in shown if row["backbone"] == name]
         points = [(row["predict_images_per_second"], row["validation_accuracy"]) for row in own]
         intervals = [(row["validation_accuracy_low"], row["validation_accuracy_high"]) for row in own]
-        label = shorten(name.rpartition("/")[2], _LONGEST_NAME)
+        label = ENSEMBLE if own[0]["strategy"] == ENSEMBLE else shorten(name.rpartition("/")[2], _LONGEST_NAME)
         style = "main" if any(row["chosen"] for row in own) else "other"
         series.append(Series("", points, style, dots=True, intervals=intervals, label=label))
     rates = [rate for each in series for rate, _ in each.points]

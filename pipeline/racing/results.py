@@ -119,11 +119,12 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 
 def _origin(results: Mapping[str, Any]) -> str:
-    counts = ", ".join(f"{count:,} {name}" for name, count in results["data"]["samples"].items())
-    machine = results["machine"]
+    data, machine = results["data"], results["machine"]
+    counts = ", ".join(f"{count:,} {name}" for name, count in data["samples"].items())
+    device = "" if machine["device"] == "cpu" else f"{machine['device']} with "
     return (
-        f"{results['data']['name']}: {counts} images of {results['data']['classes']} classes; measured on "
-        f"{machine['device']}, {machine['cpus']} CPU cores, features in {machine['precision']}"
+        f"{data['name']}: {counts} images of {data['classes']} classes; "
+        f"measured on {device}{machine['cpus']} CPU cores, features in {machine['precision']}"
     )
 
 

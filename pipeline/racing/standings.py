@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.evaluation.comparison import Comparison, compare_correct
 from pipeline.evaluation.confidence import wilson_interval
 from pipeline.evaluation.slices.find import SIGNIFICANCE, holm
@@ -49,6 +51,7 @@ def _key(entry: Entry) -> tuple[float, float]:
 def _compare(entry: Entry, best: Entry) -> Comparison:
     assert entry.validation is not None
     assert best.validation is not None
+    assert np.array_equal(entry.validation.labels, best.validation.labels), "not the same images in the same order"
     return compare_correct(entry.validation.correct, best.validation.correct)
 
 

@@ -213,6 +213,18 @@ def test_changed_weights_of_a_backbone_are_noticed(flags: dict[str, Any], tmp_pa
     assert "changed after it was compared: choose another --output_dir, or remove" in row["error"]
 
 
+def test_every_supported_family_can_be_compared(flags: dict[str, Any], tmp_path: Path) -> None:
+    folders = [tmp_path / "models" / name.replace("/", "") for name in families.FAMILIES]
+    for name, folder in zip(families.FAMILIES, folders, strict=True):
+        families.save(name, folder)
+    common = {name: flags[name] for name in ("dataset_name", "precision", "dataloader_num_workers")}
+    found = race(**common, backbones=folders, finalists=0, output_dir=tmp_path / "race")
+    assert [(row["backbone"], row["error"]) for row in found["rows"] if row["error"]] == []
+    probes = [row for row in found["rows"] if row["strategy"] == PROBE]
+    assert {row["backbone"] for row in probes} == {folder.name for folder in folders}
+    assert all(row["train_images_per_second"] and row["predict_images_per_second"] for row in probes)
+
+
 def test_a_backbone_without_a_classification_class_fails_by_name(flags: dict[str, Any], tmp_path: Path) -> None:
     DINOv3ViTConfig(hidden_size=32, num_hidden_layers=1).save_pretrained(tmp_path / "dinov3")
     common = {name: flags[name] for name in ("dataset_name", "precision", "dataloader_num_workers")}
@@ -274,3 +286,16 @@ def test_an_unfinished_fine_tuning_is_resumed(models: list[str], flags: dict[str
     (folder / "race.json").unlink()
     (row,) = (row for row in race(**call)["rows"] if row["strategy"] == "full")
     assert row["validation_accuracy"] == Run(folder / "vit" / "full").metrics["eval_accuracy"]
+
+
+def test_auto_chooses_the_settings_of_a_finalist(models: list[str], flags: dict[str, Any], tmp_path: Path) -> None:
+    loop = ("num_train_epochs", "learning_rate", "per_device_train_batch_size")
+    common = {name: value for name, value in flags.items() if name not in loop}
+    found = race(
+        **common, auto=True, num_train_epochs=1, backbones=models[:1], finalists=1, output_dir=tmp_path / "race"
+    )
+    (row,) = (row for row in found["rows"] if row["strategy"] == "auto")
+    assert row["folder"] == "vit/auto"
+    assert "--learning_rate=0.002" in read_json(tmp_path / "race" / "vit" / "auto" / "run.json")["auto"]
+    with pytest.raises(PipelineError, match="auto: True in the run folder, False on the command line"):
+        race(**common, num_train_epochs=1, backbones=models[:1], finalists=1, output_dir=tmp_path / "race")

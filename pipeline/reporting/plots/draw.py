@@ -53,6 +53,8 @@ def draw_chart(chart: Chart) -> Figure:
             _draw_series(axes, series)
         for axis, spec in (("x", chart.x), ("y", chart.y)):
             _set_axis(axes, axis, spec)
+        for series in filter(lambda each: each.label, chart.series):
+            _annotate(axes, chart, series)
         axes.set_title(_writable(chart.title), loc="left", fontsize=9.5, wrap=True)
         if any(series.name for series in chart.series):
             axes.legend()
@@ -116,11 +118,21 @@ def _draw_series(axes: Axes, series: Series) -> None:
     if series.intervals:
         low, high = zip(*series.intervals, strict=True)
         axes.vlines(across, low, high, colors=style["color"], linewidth=1.2, alpha=0.6)
-    if series.label:
-        point = max(series.points, key=lambda each: each[1])
-        axes.annotate(
-            _writable(series.label), point, xytext=(6, 0), textcoords="offset points", va="center", fontsize=7.5
-        )
+
+
+def _annotate(axes: Axes, chart: Chart, series: Series) -> None:
+    """Write the label of a series next to its highest point, on the side where there is more space."""
+    point = max(series.points, key=lambda each: each[1])
+    shift, side = (-6, "right") if chart.x.place(point[0]) > 0.6 else (6, "left")
+    axes.annotate(
+        _writable(series.label),
+        point,
+        xytext=(shift, 0),
+        textcoords="offset points",
+        ha=side,
+        va="center",
+        fontsize=7.5,
+    )
 
 
 def _set_axis(axes: Axes, name: str, axis: Axis) -> None:
