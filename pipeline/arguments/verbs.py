@@ -98,6 +98,16 @@ class ExportArguments:
 
 
 @dataclass
+class AppArguments:
+    """Which model the page shows, and where it listens."""
+
+    model: str | None = flag(None, "Run folder, Hub id, or exported file or folder.")
+    model_revision: str = flag("main", "Branch, tag or commit of a Hub model.")
+    host: str = flag("127.0.0.1", "Address that the page listens on. With 0.0.0.0, other machines can open the page.")
+    port: int = flag(7860, "Port that the page listens on.", minimum=1, maximum=65535)
+
+
+@dataclass
 class DoctorArguments:
     """How the findings are printed."""
 

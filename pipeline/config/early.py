@@ -12,6 +12,7 @@ from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.training import TrainerFlags
 from pipeline.arguments.verbs import (
     NO_MODEL,
+    AppArguments,
     EvaluateArguments,
     ExplainArguments,
     ExportArguments,
@@ -157,6 +158,15 @@ def _names_of_explanation(group: ExplainArguments, call: _Call) -> Iterator[str]
         yield from names.class_problems(group.class_name, names.classes_of(group.model), model=group.model)
 
 
+def _names_of_app(group: AppArguments, call: _Call) -> Iterator[str]:
+    exported = group.model is not None and (names.exported_file(group.model) or group.model.endswith(".onnx"))
+    yield from names.extra_problems("app", ("gradio", "onnxruntime") if exported else ("gradio",))
+    if exported:
+        yield from names.file_problems(str(names.exported_file(str(group.model)) or group.model), flag="--model")
+    else:
+        yield from _names_of_saved_model(group.model, call)
+
+
 def _names_of_export(group: ExportArguments, call: _Call) -> Iterator[str]:
     yield from names.extra_problems("export", names.EXPORT_PACKAGES)
     yield from _names_of_run(group, call)
@@ -187,6 +197,7 @@ _NAMES: Mapping[type, Callable[[Any, _Call], Iterator[str]]] = {
     PredictArguments: _names_of_prediction,
     ExplainArguments: _names_of_explanation,
     ExportArguments: _names_of_export,
+    AppArguments: _names_of_app,
     ReportArguments: _names_of_run,
     PushArguments: _names_of_push,
 }

@@ -28,6 +28,7 @@ EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What `export` needs: the extra `export`."""
 EXPORT_FOLDER = "onnx"
 """Of the exported files in a run folder, without `--output`."""
+_EXPORTED = ("model-fp32.onnx", "model-fp16.onnx", "model-int8.onnx")
 # Trackers -> the packages that provide them. `transformers` checks the other trackers when the settings are read.
 _TRACKERS = {
     **{name: (name,) for name in ("wandb", "mlflow", "trackio", "comet_ml", "neptune", "codecarbon", "clearml")},
@@ -78,6 +79,14 @@ def model_problems(name: str) -> Iterator[str]:
         yield not_cached("model", name)
     elif folder is not None:
         yield from config_problems(folder, name)
+
+
+def exported_file(name: str | Path) -> Path | None:
+    """Return the exported file that a name means: the file, or the most precise one in a folder of `export`."""
+    path = as_path(name)
+    if path.suffix == ".onnx":
+        return path if path.is_file() else None
+    return next((path / file for file in _EXPORTED if (path / file).is_file()), None)
 
 
 def missing_config(name: str) -> str:

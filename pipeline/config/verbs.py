@@ -10,6 +10,7 @@ from pipeline.arguments.selection import SelectionArguments
 from pipeline.arguments.strategy import ObjectiveArguments, StrategyArguments
 from pipeline.arguments.training import TrainerFlags
 from pipeline.arguments.verbs import (
+    AppArguments,
     DoctorArguments,
     EvaluateArguments,
     ExplainArguments,
@@ -84,6 +85,11 @@ VERBS = {
         "write a finished run as ONNX files that need no torch, compared with it on validation",
         "--model RUN [--output FOLDER] [--precision fp32 fp16 int8] [--max_accuracy_drop 0.5]",
         {"model": ExportArguments, "data": DataArguments},
+    ),
+    "app": Verb(
+        "show a page that classifies images in a browser, for a run, a Hub model or an exported file",
+        "--model RUN|HUB_ID|FILE.onnx [--port 7860]",
+        {"model": AppArguments},
     ),
     "report": Verb(
         "write the page report.html of a finished run again",
