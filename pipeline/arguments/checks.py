@@ -178,6 +178,12 @@ def _two_files(predict: Any) -> Iterator[str]:
         yield f"--errors {predict.errors} is also the --output: choose two files"
 
 
+def _space(push: Any) -> Iterator[str]:
+    if push.space and (push.create_pr or push.hub_revision != "main"):
+        flag = "--create_pr" if push.create_pr else "--hub_revision"
+        yield f"--space needs the files of the run in the branch main, which {flag} does not push to: remove {flag}"
+
+
 _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("ImageArguments", "TrainingFlags"), _blending),
     (("ImageArguments",), _cache),
@@ -186,4 +192,5 @@ _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("StrategyArguments",), _strategy),
     (("StrategyArguments", "SelectionArguments"), _selection_of_strategy),
     (("PredictArguments",), _two_files),
+    (("PushArguments",), _space),
 )

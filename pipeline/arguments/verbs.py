@@ -130,4 +130,9 @@ class PushArguments:
     hub_private_repo: bool = flag(False, "Create the repository as private.")
     hub_revision: str = flag("main", "Branch to push to. It is created if it does not exist.")
     create_pr: bool = flag(False, "Open a pull request in an existing repository.")
+    space: bool = flag(
+        False,
+        "Push a Space of the same name too: a page that classifies images with the exported model of the run (run "
+        "`export --model RUN` before).",
+    )
     dry_run: bool = flag(False, "List the files and their sizes, and upload nothing.")

@@ -187,6 +187,8 @@ def _names_of_push(group: PushArguments, call: _Call) -> Iterator[str]:
     yield from _names_of_run(group, call)
     if group.hub_model_id is None and "hub_model_id" not in call.hinted:
         yield "no repository given: pass --hub_model_id OWNER/NAME"
+    if group.space:
+        yield from names.extra_problems("push --space", ("gradio", "onnxruntime"))
 
 
 _NAMES: Mapping[type, Callable[[Any, _Call], Iterator[str]]] = {

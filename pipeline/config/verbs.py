@@ -98,7 +98,7 @@ VERBS = {
     ),
     "push": Verb(
         "upload a finished run to the Hub",
-        "--model RUN --hub_model_id OWNER/NAME",
+        "--model RUN --hub_model_id OWNER/NAME [--space] [--dry_run]",
         {"model": PushArguments},
     ),
 }
