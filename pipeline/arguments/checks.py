@@ -178,6 +178,17 @@ def _two_files(predict: Any) -> Iterator[str]:
         yield f"--errors {predict.errors} is also the --output: choose two files"
 
 
+def _watch(predict: Any) -> Iterator[str]:
+    if predict.watch is None:
+        return
+    if predict.output is None or not predict.output.endswith(".csv"):
+        yield "--watch appends to a CSV file: add --output FILE.csv"
+    if predict.errors is not None and not predict.errors.endswith(".csv"):
+        yield f"--watch appends to --errors {predict.errors}: use the name of a CSV file"
+    if predict.bad_images == "fail":
+        yield "--watch waits for images that are still written, and --bad_images fail does not: remove --bad_images"
+
+
 def _space(push: Any) -> Iterator[str]:
     if push.space and (push.create_pr or push.hub_revision != "main"):
         flag = "--create_pr" if push.create_pr else "--hub_revision"
@@ -192,5 +203,6 @@ _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("StrategyArguments",), _strategy),
     (("StrategyArguments", "SelectionArguments"), _selection_of_strategy),
     (("PredictArguments",), _two_files),
+    (("PredictArguments",), _watch),
     (("PushArguments",), _space),
 )

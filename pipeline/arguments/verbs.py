@@ -43,6 +43,11 @@ class PredictArguments:
         "or @ gets an apostrophe in front.",
     )
     errors: str | None = flag(None, "Write the skipped images with reasons to FILE.csv or FILE.jsonl.")
+    watch: str | None = flag(
+        None,
+        "Folder whose images are labeled as they arrive, each once, until Ctrl-C. Rows are appended to --output "
+        "FILE.csv, which names images by their paths in the folder. The same command continues it.",
+    )
     bad_images: Literal["fail", "skip"] = flag(
         "skip", "What to do with images that cannot be read: skip them and list them at the end, or fail at the first."
     )

@@ -133,7 +133,10 @@ def _names_of_evaluation(group: EvaluateArguments, call: _Call) -> Iterator[str]
 
 def _names_of_prediction(group: PredictArguments, call: _Call) -> Iterator[str]:
     yield from _names_of_saved_model(group.model, call)
-    yield from names.image_problems(call.images)
+    if group.watch is None:
+        yield from names.image_problems(call.images)
+    else:
+        yield from names.watch_problems(group.watch, call.images)
     if group.output is not None:
         yield from names.table_problems(group.output, flag="--output", extensions=names.TABLE_EXTENSIONS)
     if group.errors is not None:

@@ -128,6 +128,14 @@ def image_problems(names: Sequence[str | Path]) -> Iterator[str]:
             yield missing_images(name)
 
 
+def watch_problems(folder: str, images: Sequence[str | Path]) -> Iterator[str]:
+    """Yield what is wrong with the folder of `predict --watch`, and with images next to it."""
+    if not as_path(folder).is_dir():
+        yield f"--watch {folder} is not a folder: pass an existing folder"
+    if images:
+        yield f"--watch labels the images of its folder only: remove {list_some([str(name) for name in images])}"
+
+
 def matching_files(name: str | Path) -> list[Path]:
     """Return the files that a path or a glob pattern names."""
     path = as_path(name)

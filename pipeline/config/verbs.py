@@ -71,7 +71,7 @@ VERBS = {
     ),
     "predict": Verb(
         "rank labels for images, folders and glob patterns",
-        "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... [--top_k 5] [--output FILE.csv|.jsonl|.parquet]",
+        "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... [--top_k 5] [--output FILE.csv|.jsonl|.parquet] [--watch FOLDER]",
         {"model": PredictArguments},
         takes_images=True,
     ),
