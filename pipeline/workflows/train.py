@@ -13,6 +13,8 @@ from pipeline.config import CommandLine
 from pipeline.data import report, sources
 from pipeline.data.bad_images import Skipped, describe_skipped
 from pipeline.data.report import LoadedSplits
+from pipeline.diagnosis.environment import environment, storage
+from pipeline.diagnosis.finding import reject_errors
 from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.audit.labels import Evidence
@@ -134,6 +136,7 @@ def _claim(line: CommandLine) -> tuple[RunFolder, Settings]:
     settings = read_settings(line)
     run = RunFolder(Path(str(settings.trainer.output_dir)), writes=distributed.is_main_process())
     distributed.on_main_process(lambda: run_folder.check_usable(run.folder))
+    distributed.on_main_process(lambda: reject_errors(environment(settings)))
     record = distributed.broadcast(run.record)
     distributed.require_same({f"{run.folder} (which all machines share)": run.record.get("status", "new")})
     if settings.selection.auto and record:
@@ -184,6 +187,9 @@ def _start(
         classifier = build_classifier(settings.model, class_names=class_names, seed=settings.trainer.seed)
         set_depth(classifier.processor, splits.grayscale_bits)
         reject_unsupported(classifier, settings)
+        if not run.record:  # one that continues has written its checkpoints
+            weights, size = classifier.model.num_parameters(), classifier.input_size
+            distributed.on_main_process(lambda: reject_errors(storage(settings, weights=weights, input_size=size)))
         distributed.on_main_process(
             lambda: run_folder.start(
                 run,
