@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.models.classifier import ImageClassifier
     from pipeline.reporting.run import Run
+    from pipeline.workflows.app import app
     from pipeline.workflows.doctor import doctor
     from pipeline.workflows.evaluate import evaluate
     from pipeline.workflows.explain import explain
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ImageClassifier",
     "Run",
+    "app",
     "doctor",
     "evaluate",
     "explain",
@@ -43,6 +45,7 @@ __all__ = [
 _HOMES = {
     "ImageClassifier": "pipeline.models.classifier",
     "Run": "pipeline.reporting.run",
+    "app": "pipeline.workflows.app",
     "doctor": "pipeline.workflows.doctor",
     "evaluate": "pipeline.workflows.evaluate",
     "explain": "pipeline.workflows.explain",

@@ -198,6 +198,23 @@ def _race_is_not_streamed(_race: Any, data: Any) -> Iterator[str]:
         yield "race reads all images before training and cannot be combined with --streaming: remove --streaming"
 
 
+def _watch(predict: Any) -> Iterator[str]:
+    if predict.watch is None:
+        return
+    if predict.output is None or not predict.output.endswith(".csv"):
+        yield "--watch appends to a CSV file: add --output FILE.csv"
+    if predict.errors is not None and not predict.errors.endswith(".csv"):
+        yield f"--watch appends to --errors {predict.errors}: use the name of a CSV file"
+    if predict.bad_images == "fail":
+        yield "--watch waits for images that are still written, and --bad_images fail does not: remove --bad_images"
+
+
+def _space(push: Any) -> Iterator[str]:
+    if push.space and (push.create_pr or push.hub_revision != "main"):
+        flag = "--create_pr" if push.create_pr else "--hub_revision"
+        yield f"--space needs the files of the run in the branch main, which {flag} does not push to: remove {flag}"
+
+
 _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("ImageArguments", "TrainingFlags"), _blending),
     (("ImageArguments",), _cache),
@@ -209,4 +226,6 @@ _COMBINATIONS: tuple[tuple[tuple[str, ...], Any], ...] = (
     (("RaceArguments", "StrategyArguments"), _race_of_probes),
     (("RaceArguments", "TrainingFlags"), _race_is_not_pushed),
     (("RaceArguments", "DataArguments"), _race_is_not_streamed),
+    (("PredictArguments",), _watch),
+    (("PushArguments",), _space),
 )

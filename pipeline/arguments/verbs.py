@@ -43,6 +43,11 @@ class PredictArguments:
         "or @ gets an apostrophe in front.",
     )
     errors: str | None = flag(None, "Write the skipped images with reasons to FILE.csv or FILE.jsonl.")
+    watch: str | None = flag(
+        None,
+        "Folder whose images are labeled as they arrive, each once, until Ctrl-C. Rows are appended to --output "
+        "FILE.csv, which names images by their paths in the folder. The same command continues it.",
+    )
     bad_images: Literal["fail", "skip"] = flag(
         "skip", "What to do with images that cannot be read: skip them and list them at the end, or fail at the first."
     )
@@ -98,6 +103,16 @@ class ExportArguments:
 
 
 @dataclass
+class AppArguments:
+    """Which model the page shows, and where it listens."""
+
+    model: str | None = flag(None, "Run folder, Hub id, or exported file or folder.")
+    model_revision: str = flag("main", "Branch, tag or commit of a Hub model.")
+    host: str = flag("127.0.0.1", "Address that the page listens on. With 0.0.0.0, other machines can open the page.")
+    port: int = flag(7860, "Port that the page listens on.", minimum=1, maximum=65535)
+
+
+@dataclass
 class DoctorArguments:
     """How the findings are printed."""
 
@@ -136,4 +151,9 @@ class PushArguments:
     hub_private_repo: bool = flag(False, "Create the repository as private.")
     hub_revision: str = flag("main", "Branch to push to. It is created if it does not exist.")
     create_pr: bool = flag(False, "Open a pull request in an existing repository.")
+    space: bool = flag(
+        False,
+        "Push a Space of the same name too: a page that classifies images with the exported model of the run (run "
+        "`export --model RUN` before).",
+    )
     dry_run: bool = flag(False, "List the files and their sizes, and upload nothing.")

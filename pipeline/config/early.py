@@ -12,6 +12,7 @@ from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.training import TrainerFlags
 from pipeline.arguments.verbs import (
     NO_MODEL,
+    AppArguments,
     EvaluateArguments,
     ExplainArguments,
     ExportArguments,
@@ -144,7 +145,10 @@ def _names_of_evaluation(group: EvaluateArguments, call: _Call) -> Iterator[str]
 
 def _names_of_prediction(group: PredictArguments, call: _Call) -> Iterator[str]:
     yield from _names_of_saved_model(group.model, call)
-    yield from names.image_problems(call.images)
+    if group.watch is None:
+        yield from names.image_problems(call.images)
+    else:
+        yield from names.watch_problems(group.watch, call.images)
     if group.output is not None:
         yield from names.table_problems(group.output, flag="--output", extensions=names.TABLE_EXTENSIONS)
     if group.errors is not None:
@@ -169,6 +173,15 @@ def _names_of_explanation(group: ExplainArguments, call: _Call) -> Iterator[str]
         yield from names.class_problems(group.class_name, names.classes_of(group.model), model=group.model)
 
 
+def _names_of_app(group: AppArguments, call: _Call) -> Iterator[str]:
+    exported = group.model is not None and (names.exported_file(group.model) or group.model.endswith(".onnx"))
+    yield from names.extra_problems("app", ("gradio", "onnxruntime") if exported else ("gradio",))
+    if exported:
+        yield from names.file_problems(str(names.exported_file(str(group.model)) or group.model), flag="--model")
+    else:
+        yield from _names_of_saved_model(group.model, call)
+
+
 def _names_of_export(group: ExportArguments, call: _Call) -> Iterator[str]:
     yield from names.extra_problems("export", names.EXPORT_PACKAGES)
     yield from _names_of_run(group, call)
@@ -189,6 +202,8 @@ def _names_of_push(group: PushArguments, call: _Call) -> Iterator[str]:
     yield from _names_of_run(group, call)
     if group.hub_model_id is None and "hub_model_id" not in call.hinted:
         yield "no repository given: pass --hub_model_id OWNER/NAME"
+    if group.space:
+        yield from names.extra_problems("push --space", ("gradio", "onnxruntime"))
 
 
 _NAMES: Mapping[type, Callable[[Any, _Call], Iterator[str]]] = {
@@ -200,6 +215,7 @@ _NAMES: Mapping[type, Callable[[Any, _Call], Iterator[str]]] = {
     ExplainArguments: _names_of_explanation,
     ExportArguments: _names_of_export,
     RaceArguments: _names_of_race,
+    AppArguments: _names_of_app,
     ReportArguments: _names_of_run,
     PushArguments: _names_of_push,
 }

@@ -30,6 +30,7 @@ EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What `export` needs: the extra `export`."""
 EXPORT_FOLDER = "onnx"
 """Of the exported files in a run folder, without `--output`."""
+_EXPORTED = ("model-fp32.onnx", "model-fp16.onnx", "model-int8.onnx")
 # Trackers -> the packages that provide them. `transformers` checks the other trackers when the settings are read.
 _TRACKERS = {
     **{name: (name,) for name in ("wandb", "mlflow", "trackio", "comet_ml", "neptune", "codecarbon", "clearml")},
@@ -82,6 +83,14 @@ def model_problems(name: str) -> Iterator[str]:
         yield from config_problems(folder, name)
 
 
+def exported_file(name: str | Path) -> Path | None:
+    """Return the exported file that a name means: the file, or the most precise one in a folder of `export`."""
+    path = as_path(name)
+    if path.suffix == ".onnx":
+        return path if path.is_file() else None
+    return next((path / file for file in _EXPORTED if (path / file).is_file()), None)
+
+
 def missing_config(name: str) -> str:
     """Return the problem of a model folder without configuration."""
     return f"{name} has no config.json: pass the folder or the Hub id of a transformers model"
@@ -119,6 +128,14 @@ def image_problems(names: Sequence[str | Path]) -> Iterator[str]:
         folder = as_path(name)
         if not any(any(files) for _, _, files in os.walk(folder)) if folder.is_dir() else not matching_files(name):
             yield missing_images(name)
+
+
+def watch_problems(folder: str, images: Sequence[str | Path]) -> Iterator[str]:
+    """Yield what is wrong with the folder of `predict --watch`, and with images next to it."""
+    if not as_path(folder).is_dir():
+        yield f"--watch {folder} is not a folder: pass an existing folder"
+    if images:
+        yield f"--watch labels the images of its folder only: remove {list_some([str(name) for name in images])}"
 
 
 def matching_files(name: str | Path) -> list[Path]:

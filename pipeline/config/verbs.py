@@ -10,6 +10,7 @@ from pipeline.arguments.selection import SelectionArguments
 from pipeline.arguments.strategy import ObjectiveArguments, StrategyArguments
 from pipeline.arguments.training import TrainerFlags
 from pipeline.arguments.verbs import (
+    AppArguments,
     DoctorArguments,
     EvaluateArguments,
     ExplainArguments,
@@ -76,7 +77,7 @@ VERBS = {
     ),
     "predict": Verb(
         "rank labels for images, folders and glob patterns",
-        "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... [--top_k 5] [--output FILE.csv|.jsonl|.parquet]",
+        "--model RUN|HUB_ID IMAGE|FOLDER|GLOB ... [--top_k 5] [--output FILE.csv|.jsonl|.parquet] [--watch FOLDER]",
         {"model": PredictArguments},
         takes_images=True,
     ),
@@ -91,6 +92,11 @@ VERBS = {
         "--model RUN [--output FOLDER] [--precision fp32 fp16 int8] [--max_accuracy_drop 0.5]",
         {"model": ExportArguments, "data": DataArguments},
     ),
+    "app": Verb(
+        "show a page that classifies images in a browser, for a run, a Hub model or an exported file",
+        "--model RUN|HUB_ID|FILE.onnx [--port 7860]",
+        {"model": AppArguments},
+    ),
     "report": Verb(
         "write the page report.html of a finished run again",
         "--model RUN",
@@ -98,7 +104,7 @@ VERBS = {
     ),
     "push": Verb(
         "upload a finished run to the Hub",
-        "--model RUN --hub_model_id OWNER/NAME",
+        "--model RUN --hub_model_id OWNER/NAME [--space] [--dry_run]",
         {"model": PushArguments},
     ),
 }

@@ -3,24 +3,33 @@
 Owns the policy of `--bad_images` and the messages about unreadable images. `images.decode` reads the images.
 """
 
+import contextlib
+import hashlib
 import logging
 import math
 import mmap
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import datasets
+import PIL
 
 from pipeline import distributed
-from pipeline.errors import BadImageError, raise_problems
+from pipeline.errors import BadImageError, PipelineError, raise_problems
 from pipeline.images.decode import check_image, supported_formats
 from pipeline.images.depth import FULL_DEPTH, GrayscaleDepth
+from pipeline.images.identity import content_key
 from pipeline.performance import machine
 from pipeline.progress import hide_library_bars, show_life
+from pipeline.runs.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 _MIN_IMAGES_FOR_PROCESSES = 2000  # with fewer images, starting processes takes longer than it saves
+_MIN_SECONDS_TO_KEEP = 1.0  # checking again what took less is not worth a file
+_VERDICT_FORMAT = 1  # increase it when `check_image` accepts or measures other images
 _MAX_LISTED = 20  # a message lists this many bad images of a split and counts the rest
 _MAX_PROCESSES = 256
 # The number of images that each process has checked. It is shared memory, so that the main process can show the sum.
@@ -206,8 +215,49 @@ def _check_split(split: datasets.Dataset, *, split_name: str) -> list[_Checked]:
     rows = split.select_columns(["image", "index"]).select(distributed.shard(range(len(split))))
     _num_checked[:] = memoryview(bytes(_num_checked.nbytes)).cast("q")
     with show_life(lambda: f"checking the images of {split_name}: {sum(_num_checked)} of {len(rows)}"):
-        checked = _check_rows(rows)
+        checked = _check_once(rows, split_name)
     return distributed.all_gather_shards(checked, same={f"the number of {split_name} images": len(split)})
+
+
+def _check_once(rows: datasets.Dataset, split_name: str) -> list[_Checked]:
+    """Return the results for rows, from an earlier command (`doctor`, `train`) if it could read the same images."""
+    verdict = _verdict_file(rows)
+    if (known := _read_verdict(verdict)) is not None:
+        logger.info("%s: %d images could be read by an earlier command and have not changed", split_name, len(rows))
+        return [_Checked(None, None, *known.get(str(row), (None, False))) for row in range(len(rows))]
+    start = time.perf_counter()
+    checked = _check_rows(rows)
+    # Bad images are read again each time, because the reason can be a disk or a network.
+    if time.perf_counter() - start >= _MIN_SECONDS_TO_KEEP and all(result.reason is None for result in checked):
+        found = {str(row): [r.maximum, r.dark] for row, r in enumerate(checked) if r.dark or r.maximum is not None}
+        with contextlib.suppress(OSError, PipelineError):  # it is only slower without the file
+            if verdict is not None:
+                verdict.parent.mkdir(parents=True, exist_ok=True)
+                write_json(verdict, found)
+    return checked
+
+
+def _verdict_file(rows: datasets.Dataset) -> Path | None:
+    """Return the file for the results of rows, named by their contents (files by name, size and time) and the decoder.
+
+    None: an image is missing, so nothing is known of these rows.
+    """
+    try:
+        images = content_key(rows)
+    except PipelineError:
+        return None
+    decoder = "-".join((PIL.__version__, *supported_formats()))
+    name = hashlib.sha256(f"{_VERDICT_FORMAT} {decoder} {images}".encode()).hexdigest()[:32]
+    return Path(datasets.config.HF_DATASETS_CACHE) / "vit-pipeline" / "checked" / f"{name}.json"
+
+
+def _read_verdict(file: Path | None) -> dict[str, Any] | None:
+    if file is None or not file.is_file():
+        return None
+    try:
+        return read_json(file)
+    except (OSError, ValueError):  # a damaged file is replaced
+        return None
 
 
 def _check_rows(rows: datasets.Dataset) -> list[_Checked]:

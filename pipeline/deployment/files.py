@@ -37,6 +37,8 @@ def metadata_of(classifier: ImageClassifier, settings: Mapping[str, Any]) -> dic
         "class_names": classifier.class_names,
         **settings,
         "temperature": known.temperature if known else None,
+        "coverage": known.coverage if known else None,
+        "aps_threshold": known.aps_threshold if known else None,
         "abstain_threshold": known.abstain_threshold if known else None,
         "unknown_threshold": known.ood.threshold if known and known.ood else None,
     }

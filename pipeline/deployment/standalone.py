@@ -85,19 +85,22 @@ class ExportedClassifier:
             images: Paths, bytes of image files, or PIL images.
 
         Returns:
-            For each image `probabilities` (classes,), `abstain` (whether the confidence is too low to answer) and
-            `unknown` (whether it is unlike the training images). The last two are None without a threshold.
+            For each image `probabilities` (classes,), `prediction_set` (numbers of its classes, most likely first),
+            `abstain` (whether the confidence is too low to answer) and `unknown` (whether it is unlike the training
+            images). The last three are None without a threshold.
 
         Raises:
             ValueError, OSError: If an image cannot be read.
         """
         outputs = self.run(np.stack([preprocess(image, self.settings) for image in images]))
         limits = [self.settings[f"{name}_threshold"] for name in ("abstain", "unknown")]
+        largest = self.settings.get("aps_threshold")  # files of an earlier version have none
         results = []
         for number, row in enumerate(softmax(outputs["logits"] / (self.settings["temperature"] or 1.0))):
             abstain = None if limits[0] is None else bool(row.max() < limits[0])
             unknown = None if limits[1] is None else bool(outputs["unknown_score"][number] > limits[1])
-            results.append({"probabilities": row, "abstain": abstain, "unknown": unknown})
+            members = None if largest is None else aps_set(row, largest)
+            results.append({"probabilities": row, "prediction_set": members, "abstain": abstain, "unknown": unknown})
         return results
 
     def run(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -110,6 +113,18 @@ def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
     """Return the probabilities (images, classes) of logits."""
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def aps_set(probabilities: NDArray[np.float64], threshold: float) -> list[int]:
+    """Return the classes of the APS set of an image: those before which the total probability is at most a threshold.
+
+    Args:
+        probabilities: Calibrated, shape (classes,).
+        threshold: The largest total probability of the more likely classes.
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    before = np.concatenate([[0.0], np.cumsum(probabilities[order])[:-1]])
+    return [int(number) for number in order[before <= threshold]]
 
 
 def preprocess(image: Any, settings: Mapping[str, Any]) -> NDArray[np.uint8]:
@@ -231,7 +246,10 @@ def _crop(pixels: NDArray[np.uint8], size: Sequence[int], to_int: Callable[[floa
 
 def _open(source: Any) -> PIL.Image.Image:
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    image = PIL.Image.open(io.BytesIO(data), formats=_supported_formats())
+    try:
+        image = PIL.Image.open(io.BytesIO(data), formats=_supported_formats())
+    except PIL.UnidentifiedImageError as error:  # its text names an object in memory
+        raise ValueError("not an image, or in an unsupported format") from error
     if image.format == "PNG":  # only verify() finds a wrong checksum, and the image cannot be used afterwards
         image.verify()
         image = PIL.Image.open(io.BytesIO(data), formats=("PNG",))

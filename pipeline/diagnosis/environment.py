@@ -22,6 +22,7 @@ PACKAGE = "vit-pipeline"
 _SHARED_MEMORY = Path("/dev/shm")
 _BYTES_PER_PIXEL_VALUE = 4
 _BATCHES_PER_WORKER = 3  # two prefetched ones, and one that is being made
+_BYTES_PER_FROZEN_WEIGHT = 4  # most weights have no moments with LoRA or frozen blocks
 _BYTES_PER_WEIGHT = 12  # of a checkpoint: the fp32 weight, and the two moments of AdamW
 
 
@@ -49,7 +50,11 @@ def environment(settings: Settings) -> Iterator[Finding]:
 
 def unmet_requirements(package: str = PACKAGE) -> Iterator[Finding]:
     """Yield an error for each installed package whose version this package does not support."""
-    for text in importlib.metadata.requires(package) or []:
+    try:
+        requirements = importlib.metadata.requires(package) or []
+    except importlib.metadata.PackageNotFoundError:  # it runs from its source tree
+        return
+    for text in requirements:
         needed, _, marker = (part.strip() for part in text.partition(";"))
         if marker:  # of an extra
             continue
@@ -85,7 +90,9 @@ def storage(settings: Settings, *, weights: int, input_size: tuple[int, int]) ->
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     newest = max(args.save_total_limit or args.num_train_epochs, KEPT_WHILE_TRAINING)
     kept = newest + 2  # the best one, and the one that is being written
-    need = 0 if settings.strategy.strategy == "head" else _BYTES_PER_WEIGHT * weights * kept
+    is_full = settings.strategy.strategy == "full" and not settings.strategy.freeze_blocks
+    per_weight = _BYTES_PER_WEIGHT if is_full else _BYTES_PER_FROZEN_WEIGHT
+    need = 0 if settings.strategy.strategy == "head" else per_weight * weights * kept
     free = shutil.disk_usage(existing).free
     text = f"{folder.name}: checkpoints need about {need / 1e9:.2g} GB, and {free / 1e9:.3g} GB are free"
     if need > free:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, raise_problems
 
 Level = Literal["ok", "note", "warning", "error"]
 
@@ -39,6 +39,15 @@ class Finding:
 def errors_of(subject: str, error: PipelineError) -> Finding:
     """Return the finding for an error of the program itself, whose text says what to do."""
     return Finding("error", subject, str(error))
+
+
+def reject_errors(findings: Iterable[Finding]) -> None:
+    """Raise one error for all findings that are errors.
+
+    Raises:
+        PipelineError: If there is such a finding.
+    """
+    raise_problems(f"{each.text}: {each.remedy}" for each in findings if each.level == "error")
 
 
 def describe(findings: Sequence[Finding]) -> str:

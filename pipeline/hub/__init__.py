@@ -3,7 +3,6 @@
 A push checks the rights, uploads all files in one commit, and compares the hashes in the repository with the files.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +23,12 @@ from pipeline.hub.checkpoints import (
 from pipeline.hub.download import (
     StreamedDataset,
     find_model,
-    git_hash,
+    is_equal,
     load_hub_dataset,
     stream_hub_dataset,
 )
 from pipeline.hub.requests import errors_explained, is_reachable, persistently
+from pipeline.hub.space import push_space
 from pipeline.runs.folder import require_finished
 from pipeline.runs.publish import published_contents
 
@@ -44,6 +44,7 @@ __all__ = [
     "open_checkpoints",
     "push_checkpoints",
     "push_run",
+    "push_space",
     "stream_hub_dataset",
 ]
 
@@ -178,17 +179,7 @@ def check_pushed(folder: Path, pushed: Pushed) -> None:
     with errors_explained("repository", repo_id, pushed.revision):
         found = persistently(lambda: api.get_paths_info(repo_id, list(contents), revision=pushed.revision))
     remote = {file.path: file for file in found if isinstance(file, RepoFile)}
-    if wrong := [name for name, content in contents.items() if not _is_equal(content, remote.get(name))]:
+    if wrong := [name for name, content in contents.items() if not is_equal(content, remote.get(name))]:
         raise PipelineError(
             f"{list_some(wrong)} in {repo_id} differ from the files of the run after the push: repeat `push`"
         )
-
-
-def _is_equal(content: Path | bytes, remote: RepoFile | None) -> bool:
-    """Return whether a file of the Hub has the content: by SHA-256 in large file storage, by the hash of git else."""
-    if remote is None:
-        return False
-    data = content.read_bytes() if isinstance(content, Path) else content
-    if remote.lfs is not None:
-        return hashlib.sha256(data).hexdigest() == remote.lfs.sha256
-    return git_hash(data) == remote.blob_id

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.hf_api import RepoFile
 
 from pipeline.config import names
 from pipeline.config.model_files import config_problems
@@ -99,6 +100,16 @@ def _has_hash(blob: Path) -> bool:
 def git_hash(content: bytes) -> str:
     """Return the hash that git has for a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def is_equal(content: Path | bytes, remote: RepoFile | None) -> bool:
+    """Return whether a file of the Hub has the content: by SHA-256 in large file storage, by the hash of git else."""
+    if remote is None:
+        return False
+    data = content.read_bytes() if isinstance(content, Path) else content
+    if remote.lfs is not None:
+        return hashlib.sha256(data).hexdigest() == remote.lfs.sha256
+    return git_hash(data) == remote.blob_id
 
 
 def load_hub_dataset(name: str, config: str | None, revision: str) -> "DatasetDict":

@@ -122,6 +122,14 @@ def collate_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def rounded_rows(batch: Ranked, class_names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return `ranked_rows` with numbers of six decimal places, as files have them."""
+    return [
+        tuple(round(value, 6) if isinstance(value, float) else value for value in row)
+        for row in ranked_rows(batch, class_names)
+    ]
+
+
 def ranked_rows(batch: Ranked, class_names: Sequence[str]) -> list[tuple[Any, ...]]:
     """Return one row for each image and rank, without the images that cannot be read.
 

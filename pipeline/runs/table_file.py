@@ -92,7 +92,7 @@ class _TableFile:
                 self.file.seek(0)
                 self.file.truncate()
         self.header = [*self.columns]
-        self._write(_csv_lines([self.header]))
+        self._write(csv_lines([self.header]))
 
     def append(self, rows: Sequence[Sequence[Any]]) -> None:
         if not rows:
@@ -102,7 +102,7 @@ class _TableFile:
             objects = (dict(zip(self.columns, row, strict=True)) for row in rows)
             self._write("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in objects))
         else:
-            self._write(_csv_lines(rows, safe=self.path.suffix == ".csv"))
+            self._write(csv_lines(rows, safe=self.path.suffix == ".csv"))
         self.num_rows += len(rows)
 
     def _write(self, lines: str) -> None:
@@ -169,7 +169,8 @@ class _TableFile:
             ) from error
 
 
-def _csv_lines(rows: Sequence[Sequence[Any]], *, safe: bool = False) -> str:
+def csv_lines(rows: Sequence[Sequence[Any]], *, safe: bool = False) -> str:
+    """Return rows as CSV, with lists as JSON and, if asked for, cells that are `harmless`."""
     lines = io.StringIO()
     texts = ([json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in row] for row in rows)
     if safe:

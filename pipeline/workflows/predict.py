@@ -18,8 +18,9 @@ from pipeline.data.labels.class_names import rename_model
 from pipeline.errors import PipelineError, visible
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
-from pipeline.models.prediction import COLUMNS, Ranked, find_images, ranked_rows
+from pipeline.models.prediction import COLUMNS, Ranked, find_images, rounded_rows
 from pipeline.runs.table_file import Append, growing_table
+from pipeline.workflows.watch import watch
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ def predict(model: str | Path, images: str | Path | Iterable[str | Path], **flag
     line = config.read_call("predict", None, {"model": model} | flags)
     config.check(line, sources)
     (args,) = config.parse(line, ARGUMENTS)
+    if args.watch is not None:
+        raise PipelineError("--watch runs until it is stopped: use `vit-pipeline predict --watch` on a command line")
     return _table(args, [str(source) for source in sources])
 
 
@@ -59,6 +62,8 @@ def run(line: CommandLine) -> str:
     """Run the verb, and return a table as text, or the name of the file."""
     with distributed.fail_together():
         args, images = config.parse(line, ARGUMENTS, positional="images")
+    if args.watch is not None:
+        watch(args)
     if args.output is None:
         return _as_text(_table(args, images))
     num_images, num_rows = _predict(args, images, dict(COLUMNS), keep=len)
@@ -98,10 +103,7 @@ def _predict(
             columns.update(classifier.columns)
             options = LoaderOptions(batch_size=32, progress=sys.stderr.isatty())
             for batch in classifier.rank_batches(named, options, top_k=args.top_k, fail=args.bad_images == "fail"):
-                rows = [
-                    tuple(round(value, 6) if isinstance(value, float) else value for value in row)
-                    for row in ranked_rows(batch, classifier.class_names)
-                ]
+                rows = rounded_rows(batch, classifier.class_names)
                 distributed.on_main_process(functools.partial(write, rows))
                 distributed.on_main_process(functools.partial(write_errors, _bad_of(batch)))
                 keep(rows)

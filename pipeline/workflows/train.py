@@ -13,6 +13,8 @@ from pipeline.config import CommandLine
 from pipeline.data import report, sources
 from pipeline.data.bad_images import Skipped, describe_skipped
 from pipeline.data.report import LoadedSplits
+from pipeline.diagnosis.environment import environment, storage
+from pipeline.diagnosis.finding import reject_errors
 from pipeline.errors import PipelineError
 from pipeline.evaluation.audit.labels import Evidence
 from pipeline.images.depth import set_depth
@@ -128,6 +130,7 @@ def _claim(line: CommandLine) -> tuple[RunFolder, Settings]:
     run = RunFolder(Path(str(settings.trainer.output_dir)), writes=distributed.is_main_process())
     distributed.on_main_process(lambda: run_folder.check_usable(run.folder))
     distributed.on_main_process(lambda: _fetch(run, settings))
+    distributed.on_main_process(lambda: reject_errors(environment(settings)))
     record = distributed.broadcast(run.record)
     distributed.require_same({f"{run.folder} (which all machines share)": run.record.get("status", "new")})
     if settings.selection.auto and record:
@@ -192,6 +195,9 @@ def _start(
         set_depth(classifier.processor, splits.grayscale_bits)
         reject_unsupported(classifier, settings)
         distributed.on_main_process(lambda: claim.note_changes(run, _call(settings), data=data, command=command))
+        if not run.record:  # one that continues has written its checkpoints
+            weights, size = classifier.model.num_parameters(), classifier.input_size
+            distributed.on_main_process(lambda: reject_errors(storage(settings, weights=weights, input_size=size)))
         distributed.on_main_process(
             lambda: run_folder.start(
                 run,

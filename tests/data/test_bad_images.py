@@ -12,6 +12,7 @@ import pytest
 from pipeline.data import bad_images
 from pipeline.data.bad_images import check_images, describe_skipped
 from pipeline.errors import PipelineError
+from pipeline.images.decode import check_image
 from tests.images.hazards import encode, encode_16_bit_rgb, noise
 
 
@@ -180,3 +181,58 @@ def test_more_than_the_accepted_fraction_is_not_skipped() -> None:
         check_images(splits, policy="skip", max_bad=0.1)
     assert "pass --max_bad_images 0.19" in str(e.value)
     assert "validation" not in str(e.value)  # one image may always be skipped
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> list[str]:
+    """The names of the images that are read, where every verdict is kept."""
+    monkeypatch.setattr(bad_images, "_MIN_SECONDS_TO_KEEP", 0)
+    names: list[str] = []
+
+    def counted(value: Any, *, name: str) -> Any:
+        names.append(name)
+        return check_image(value, name=name)
+
+    monkeypatch.setattr(bad_images, "check_image", counted)
+    assert not list(empty_cache.iterdir())
+    return names
+
+
+def files(folder: Path, *contents: bytes) -> datasets.Dataset:
+    for number, content in enumerate(contents):
+        if not (folder / f"{number}.png").exists():
+            (folder / f"{number}.png").write_bytes(content)
+    return split_of([value(None, str(folder / f"{number}.png")) for number in range(len(contents))])
+
+
+def test_images_that_an_earlier_command_could_read_are_not_read_again(reads: list[str], tmp_path: Path) -> None:
+    contents = [
+        encode(noise()),
+        encode(PIL.Image.fromarray(np.full((8, 8), 900, np.uint16))),
+        encode_16_bit_rgb(np.full((4, 4, 3), 9000, np.uint16)),
+    ]
+    first, again = (check_images({"train": files(tmp_path, *contents)}, policy="fail") for _ in range(2))
+    assert len(reads) == 3
+    assert first.grayscale_bits == again.grayscale_bits == 10
+    (tmp_path / "0.png").write_bytes(encode(noise(size=(9, 9))))
+    check_images({"train": files(tmp_path, *contents)}, policy="fail")
+    assert len(reads) == 6
+    check_images({"train": split_of([value(content) for content in contents])}, policy="fail")
+    check_images({"train": split_of([value(content) for content in contents])}, policy="fail")
+    assert len(reads) == 9
+
+
+def test_bad_images_are_read_again(reads: list[str], tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(PipelineError, match="1 of 2 images cannot be read"):
+            check_images({"train": files(tmp_path, encode(noise()), b"bad")}, policy="fail")
+    assert len(reads) == 4
+
+
+def test_a_damaged_verdict_is_replaced(reads: list[str], empty_cache: Path, tmp_path: Path) -> None:
+    check_images({"train": files(tmp_path, encode(noise()))}, policy="fail")
+    (verdict,) = (empty_cache / "vit-pipeline" / "checked").iterdir()
+    verdict.write_text("{")
+    check_images({"train": files(tmp_path, encode(noise()))}, policy="fail")
+    check_images({"train": files(tmp_path, encode(noise()))}, policy="fail")
+    assert len(reads) == 2

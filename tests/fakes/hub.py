@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-Kind = Literal["model", "dataset"]
+Kind = Literal["model", "dataset", "space"]
 Json = dict[str, Any]
 
 LFS_SIZE = 10 * 2**20
@@ -207,8 +207,8 @@ class FakeHub:
 
 
 def page(kind: Kind, repo_id: str) -> str:
-    """Return the path of a repository on the Hub, which is unique for models and datasets."""
-    return f"datasets/{repo_id}" if kind == "dataset" else repo_id
+    """Return the path of a repository on the Hub, which is unique for models, datasets and Spaces."""
+    return repo_id if kind == "model" else f"{kind}s/{repo_id}"
 
 
 def is_lfs(path: str, size: int) -> bool:
@@ -244,7 +244,7 @@ def repo_info(hub: FakeHub, request: Request) -> Reply:
     repo, commit, files = hub.find(request)
     blobs = {path: {"size": file.size, "blobId": file.oid, "lfs": file.lfs} for path, file in files.items()}
     siblings = [{"rfilename": path, **(blobs[path] if "blobs" in request.flags else {})} for path in files]
-    repo_id = request.args["page"].removeprefix("datasets/")
+    repo_id = request.args["page"].removeprefix("datasets/").removeprefix("spaces/")
     return Reply(200, {"id": repo_id, "sha": commit, "private": repo.private, "tags": [], "siblings": siblings})
 
 
@@ -371,8 +371,9 @@ class Route(NamedTuple):
     needs_token: bool = False
 
 
-_PAGE = r"(?P<page>(?:datasets/)?[^/]+(?:/[^/]+)?)"  # Names without a namespace can be requested, but do not exist.
-_API = rf"/api/(?:models/|(?=datasets/)){_PAGE}"
+# Names without a namespace can be requested, but do not exist.
+_PAGE = r"(?P<page>(?:(?:datasets|spaces)/)?[^/]+(?:/[^/]+)?)"
+_API = rf"/api/(?:models/|(?=datasets/|spaces/)){_PAGE}"
 _REVISION = r"(?P<revision>[^/]+)"
 _OBJECT = r"/(?P<oid>[0-9a-f]{64})"
 

@@ -55,6 +55,7 @@ def use_the_client(root: Path, model: Path) -> None:
         report["private"] = push(run, TO, "--hub_private_repo")
         report["new private"] = push(run, "--hub_model_id=tester/secret", "--hub_private_repo")
         report["is private"] = hub.repos["tester/secret"].private
+        report |= spaces(hub)
         (run / "config.json").write_text((run / "config.json").read_text() + "\n")
         report["pull request"] = push(run, TO, "--create_pr")
         report["branches"] = sorted(hub.repos["tester/run"].branches)
@@ -69,6 +70,31 @@ def use_the_client(root: Path, model: Path) -> None:
         report |= download(hub, model)
     report["without network"] = without_network()
     json.dump(report, sys.stdout)
+
+
+def spaces(hub: Any) -> Report:
+    """Push files to Spaces: a new one twice, a public one as private, and one of another program."""
+    from pipeline.errors import PipelineError
+    from pipeline.hub import push_space
+
+    files: dict[str, Path | bytes] = {"app.py": Path(__file__), "page.json": b"{}", "model.onnx": b"weights"}
+
+    def push(repo_id: str, *, private: bool = False) -> str:
+        try:
+            return push_space(files, repo_id, program="app.py", mark="page.json", private=private)
+        except PipelineError as error:
+            return str(error)
+
+    report: Report = {"space": push("tester/page")}
+    report["files of the space"] = {name: len(data) for name, data in hub.files("space", "tester/page").items()}
+    files["page.json"] = b"{ }"
+    report["space again"] = push("tester/page")
+    report["space page"] = hub.files("space", "tester/page")["page.json"].decode()
+    report["public space"] = push("tester/page", private=True)
+    hub.put("space", "tester/game", "app.py", b"print('hello')")
+    report["space of others"] = push("tester/game")
+    report["app of others"] = hub.files("space", "tester/game")["app.py"].decode()
+    return report
 
 
 def download(hub: Any, model: Path) -> Report:
@@ -212,6 +238,21 @@ def test_a_file_that_differs_on_the_hub_is_found(report: Report, case: str, name
     assert code == 2
     assert f"'{name}' in tester/" in err
     assert "differ from the files of the run after the push: repeat `push`" in err
+
+
+def test_a_space_is_created_and_updated_and_one_of_another_program_is_not_overwritten(report: Report) -> None:
+    assert report["space"].endswith("/spaces/tester/page")
+    sizes = {"app.py": Path(__file__).stat().st_size, "page.json": 2, "model.onnx": 7}
+    assert report["files of the space"] == sizes
+    assert report["space again"] == report["space"]
+    assert report["space page"] == "{ }"
+    assert (
+        "the Space tester/page is public, and --hub_private_repo was given: make it private" in report["public space"]
+    )
+    assert (
+        "the Space tester/game exists, and `push --space` did not write it: choose another" in report["space of others"]
+    )
+    assert report["app of others"] == "print('hello')"
 
 
 def test_a_token_that_may_only_read_is_rejected(report: Report) -> None:

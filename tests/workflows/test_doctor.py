@@ -1,13 +1,17 @@
 """`doctor` finds what `train` would refuse, says what to expect, and writes nothing."""
 
+import importlib.metadata
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline import doctor, errors
+from pipeline import doctor, errors, train
+from pipeline.diagnosis.environment import PACKAGE
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -44,6 +48,24 @@ def test_unreadable_images_are_named(make_folder: Callable[..., Path], tiny_vit:
     (error,) = [finding for finding in found if finding.level == "error"]
     assert (error.subject, bad.name in error.text) == ("data", True)
     assert "pass --bad_images skip" in error.text
+
+
+def test_train_refuses_what_doctor_calls_an_error(
+    photos: Path, tiny_vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags: dict[str, Any] = {"dataset_name": photos, "model_name_or_path": tiny_vit, "output_dir": tmp_path / "run"}
+    flags |= {"precision": "fp32", "dataloader_num_workers": 0, "num_train_epochs": 1}
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    (error,) = [finding for finding in doctor(**flags) if finding.level == "error"]
+    assert "checkpoints need about" in error.text
+    with pytest.raises(errors.PipelineError, match=re.escape(f"{error.text}: {error.remedy}")):
+        train(**flags)
+    needed = importlib.metadata.requires
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["numpy<1"] if name == PACKAGE else needed(name))
+    with pytest.raises(errors.PipelineError, match=r'numpy<1 is needed, not .*: run `pip install "numpy<1"`'):
+        train(**flags)
+    assert not (tmp_path / "run").exists()
 
 
 def test_invalid_flags_are_refused_as_by_train(photos: Path) -> None:
