@@ -6,7 +6,7 @@ The manifest is written last and lists every file with its size and hash. A chec
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import xxhash
@@ -61,19 +61,15 @@ def seal(checkpoint: Path) -> None:
     flush_folder(checkpoint.parent)
 
 
-def add_file(checkpoint: Path, name: str, write: Callable[[Path], object]) -> None:
-    """Add a file to a sealed checkpoint. A kill in between leaves the checkpoint as it was.
-
-    Args:
-        checkpoint: Its folder.
-        name: Name of the file.
-        write: Writes the file to the path that it gets.
-    """
-    with atomic_write(checkpoint / name) as temporary:
-        write(temporary)
-        set_permissions(temporary)
+def add_file(checkpoint: Path, name: str, content: bytes) -> None:
+    """Add a file to a sealed checkpoint, unless it has it. A kill in between leaves the checkpoint as it was."""
     files = read_json(checkpoint / MANIFEST)["files"]
-    _write_manifest(checkpoint, files | {name: describe_file(checkpoint / name)})
+    described = [len(content), xxhash.xxh3_128_hexdigest(content)]
+    if files.get(name) == described:
+        return
+    with atomic_write(checkpoint / name) as temporary:
+        temporary.write_bytes(content)
+    _write_manifest(checkpoint, files | {name: described})
 
 
 def _write_manifest(checkpoint: Path, files: Mapping[str, list[int | str]]) -> None:

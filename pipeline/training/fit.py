@@ -167,7 +167,7 @@ def _write_end(trainer: StrictTrainer, folder: Path) -> None:
     """Write what the steps after training need, then remove the checkpoints that nothing needs any more."""
     best = trainer.state.best_global_step or 0
     if trainer.components.margins:
-        checkpoints.add_file(checkpoint_folder(folder, best), FINAL_MARGINS, trainer.components.margins.save)
+        checkpoints.add_file(checkpoint_folder(folder, best), FINAL_MARGINS, trainer.components.margins.content())
     trainer.state.best_model_checkpoint = f"checkpoint-{best}"  # without a local path
     limit = trainer.components.settings.trainer.save_total_limit
     with atomic_write(folder / TRAINER_STATE) as temporary:

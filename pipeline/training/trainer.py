@@ -272,7 +272,7 @@ class StrictTrainer(Trainer):
         if weights := self._resume_weights():
             save_file(weights, folder / TRAINING_WEIGHTS)
         if self.components.margins:
-            self.components.margins.save(folder / MARGINS)
+            (folder / MARGINS).write_bytes(self.components.margins.content())
 
     @contextlib.contextmanager
     def _deployed_weights(self) -> Iterator[None]:

@@ -219,10 +219,12 @@ def _damage_once(lab: Lab, template: Path, name: str, target: tuple[int, str, st
     folder = lab.root / "damaged"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(template, folder)
-    DAMAGE[kind](folder / f"checkpoint-{step}" / file)
+    damaged, whole = (each / f"checkpoint-{step}" / file for each in (folder, template))
+    DAMAGE[kind](damaged)
+    is_damaged = not damaged.exists() or damaged.read_bytes() != whole.read_bytes()  # zeros can replace zeros
     word = lab.check(folder, name, f"{file} of checkpoint-{step} {kind}")
     text = (lab.root / "damaged.txt").read_text(errors="replace")
-    is_harmless = (file, kind) == ("manifest.json", "last byte gone")  # the end of the line
+    is_harmless = (file, kind) == ("manifest.json", "last byte gone") or not is_damaged  # the end of the line
     if f"checkpoint-{step} is not used and is set aside: {file} is" not in text and not is_harmless:
         lab.table.problems.append(f"{file} of checkpoint-{step} {kind}: not named: {text[-500:]}")
     return word

@@ -46,6 +46,8 @@ def test_damage_of_any_file_is_found_and_named(two_checkpoints: Path, damage: st
     harmless = {MANIFEST} if damage == "last byte gone" else set()  # it is the end of the line
     for name in sorted({path.name for path in whole.iterdir()} - harmless):
         DAMAGE[damage](checkpoint / name)
+        if damage == "middle zeroed" and (checkpoint / name).read_bytes() == (whole / name).read_bytes():
+            continue  # it was zero before
         assert str(find_damage(checkpoint)).startswith(f"{name} is {'missing' if damage == 'absent' else 'damaged'}")
         assert newest_complete_checkpoint(two_checkpoints) == whole
         shutil.copy2(whole / name, checkpoint / name)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -103,9 +103,9 @@ class Margins(TrainerCallback):
         margins = np.divide(self._total["sum"].numpy(), count, out=np.full_like(count, np.nan), where=count > 0)
         return of_margins(margins, self._total["rival"].numpy(), float(np.mean(count)))
 
-    def save(self, path: Path) -> None:
-        """Write the margins until the last exchange into a file."""
-        save_file(self._total, path)
+    def content(self) -> bytes:
+        """Return the content of a file with the margins until the last exchange."""
+        return save(self._total)
 
     def restore(self, path: Path) -> None:
         """Continue with the margins in a file of a checkpoint, or with none if it has none for these images."""
