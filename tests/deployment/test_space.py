@@ -65,7 +65,7 @@ def test_the_files_are_complete_and_pinned(exported_run: Path) -> None:
     images = {name for name in contents if name.startswith("examples/")}
     names = {"app.py", "predict.py", "requirements.txt", "README.md", "page.json", "model-fp32.onnx"}
     assert set(contents) == names | images
-    settings = json.loads(bytes(contents["page.json"]))  # type: ignore[arg-type]
+    settings = json.loads(bytes(contents["page.json"]))
     assert settings["title"] == "colors"
     assert {path for path, _ in settings["examples"]} == images
     assert [label for _, label in settings["examples"]] == ["blue", "green", "red"]
