@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from packaging.requirements import Requirement
 from transformers.utils.versions import require_version
 
 from pipeline.arguments.settings import Settings
@@ -65,6 +66,43 @@ def unmet_requirements(package: str = PACKAGE) -> Iterator[Finding]:
         except ImportError:
             found = importlib.metadata.version(re.split(r"[<>=!~ ]", needed)[0])
             yield Finding("error", SUBJECT, f"{needed} is needed, not {found}", f'run `pip install "{needed}"`')
+
+
+def missing_extras(package: str = PACKAGE) -> Iterator[Finding]:
+    """Yield a note with the extras of this package that are not installed."""
+    try:
+        needed = [Requirement(text) for text in importlib.metadata.requires(package) or []]
+    except importlib.metadata.PackageNotFoundError:  # it runs from its source tree
+        return
+    missing = dict[str, None]()
+    for each in needed:
+        extra = re.search(r"extra == ['\"](\w+)['\"]", str(each.marker or ""))
+        if extra and extra[1] != "dev" and _version(each.name) is None:
+            missing[extra[1]] = None
+    if missing:
+        yield Finding("note", SUBJECT, f"optional extras that are not installed: {', '.join(missing)}")
+
+
+def rejected_version(package: str = "pillow") -> Iterator[Finding]:
+    """Yield a warning for each installed package that does not support the version of another one that is installed."""
+    installed = _version(package)
+    for distribution in importlib.metadata.distributions():
+        for text in distribution.requires or []:
+            if not text.lower().startswith(package):  # parsing all requirements takes a second
+                continue
+            needed = Requirement(text)
+            has_extra = "extra" in str(needed.marker or "")
+            if needed.name.lower() == package and not has_extra and not needed.specifier.contains(installed or "0"):
+                wanted = f"{package}{needed.specifier}"
+                found = f"{distribution.name} needs {wanted}, not {installed}"
+                yield Finding("warning", SUBJECT, found, f'run `pip install "{wanted}"`, or remove {distribution.name}')
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _operators() -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from pipeline.data.report import LoadedSplits
 from pipeline.data.sources import load_splits
 from pipeline.diagnosis.cost import cost
 from pipeline.diagnosis.data import data, repeats
-from pipeline.diagnosis.environment import environment, storage
+from pipeline.diagnosis.environment import environment, missing_extras, rejected_version, storage
 from pipeline.diagnosis.finding import Finding, describe, errors_of
 from pipeline.diagnosis.licenses import licenses
 from pipeline.errors import FindingsError, PipelineError
@@ -73,6 +73,8 @@ def _findings(line: CommandLine) -> tuple[DoctorArguments, list[Finding]]:
 def _examine(settings: Settings) -> Iterator[Finding]:
     """Yield all findings. What needs data or model is skipped if these cannot be loaded."""
     yield from environment(settings)
+    yield from missing_extras()
+    yield from rejected_version()
     try:
         run_folder.check_usable(Path(str(settings.trainer.output_dir)))
     except PipelineError as error:

@@ -227,3 +227,13 @@ def test_a_tilde_without_such_a_user_is_part_of_the_name() -> None:
     assert as_path("~nobody-of-this-name/a") == Path("~nobody-of-this-name/a")
     for word in ("--dataset_name=~nobody-of-this-name", "--config=~nobody-of-this-name"):
         assert "~nobody-of-this-name" in "".join(problems("train", word))
+
+
+def test_a_page_needs_gradio_and_a_space_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("gradio", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert problems("app", "--model=synthetic-flowers-base") == ["app needs gradio: run `pip install gradio`"]
+    (tmp_path / "model-int8.onnx").write_bytes(b"")
+    both = "needs gradio, onnxruntime: run `pip install gradio onnxruntime`"
+    assert problems("app", f"--model={tmp_path}") == [f"app {both}"]
+    assert f"push --space {both}" in problems("push", f"--model={tmp_path}", "--hub_model_id=me/x", "--space")

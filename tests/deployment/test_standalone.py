@@ -15,6 +15,7 @@ from pipeline.images.decode import open_image
 from pipeline.images.depth import GrayscaleDepth
 from pipeline.images.processor import Normalize
 from pipeline.models.checkpoint import read_processor
+from pipeline.models.uncertainty import Uncertainty
 from tests.images.hazards import READABLE, UNREADABLE, encode
 from tests.models.families import save, square
 
@@ -90,3 +91,14 @@ def test_a_picture_in_memory_and_its_bytes_give_the_same_pixels() -> None:
     image.save(content, "PNG")
     settings = AS_IT_IS | {"resize": [16], "filter": "bilinear", "crop": [16, 16]}
     assert np.array_equal(standalone.preprocess(image, settings), standalone.preprocess(content.getvalue(), settings))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9, 1.0])
+def test_prediction_sets_are_those_of_the_run(threshold: float) -> None:
+    probabilities = np.random.default_rng(0).dirichlet(np.full(6, 0.4), size=50)
+    probabilities[0] = 1 / 6  # of equally likely classes, the first one is the more likely one
+    members = Uncertainty(0.9, 0.95, 50, aps_threshold=threshold).aps_sets(probabilities)
+    for row, inside in zip(probabilities, members, strict=True):
+        found = standalone.aps_set(row, threshold)
+        assert set(found) == set(np.flatnonzero(inside))
+        assert list(row[found]) == sorted(row[found], reverse=True)

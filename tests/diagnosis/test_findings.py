@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 
 from pipeline.arguments.data import DataArguments
@@ -17,7 +18,7 @@ from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.data.sources import load_splits
 from pipeline.diagnosis import data
 from pipeline.diagnosis.cost import Step, hours
-from pipeline.diagnosis.environment import storage, unmet_requirements
+from pipeline.diagnosis.environment import missing_extras, rejected_version, storage, unmet_requirements
 from pipeline.diagnosis.finding import Finding, describe
 from pipeline.diagnosis.licenses import licenses
 from pipeline.images.depth import FULL_DEPTH
@@ -51,6 +52,30 @@ def test_installed_packages_are_compared_with_the_requirements(monkeypatch: pyte
     assert old.text == f"numpy<1 is needed, not {np.__version__}"
     assert old.remedy == 'run `pip install "numpy<1"`'
     assert (missing.level, missing.text) == ("error", "no-such-package>=2,<3 is not installed")
+
+
+def test_extras_that_are_not_installed_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = [
+        "no-such-package>=2",
+        "numpy>=1; extra == 'one'",
+        'no-such-page; extra == "app"',
+        "no-such-test; extra == 'dev'",
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: needed)
+    (found,) = missing_extras()
+    assert (found.level, found.text) == ("note", "optional extras that are not installed: app")
+
+
+def test_a_package_that_caps_pillow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = list(rejected_version())
+    info = tmp_path / "old_page-1.0.dist-info"
+    info.mkdir()
+    requires = "Requires-Dist: pillow<9\nRequires-Dist: Pillow<8; extra == 'x'\nRequires-Dist: pillow-heif<1\n"
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: old-page\nVersion: 1.0\n{requires}")
+    monkeypatch.syspath_prepend(tmp_path)
+    (found,) = [each for each in rejected_version() if each not in before]
+    assert found.text == f"old-page needs pillow<9, not {PIL.__version__}"
+    assert found.remedy == 'run `pip install "pillow<9"`, or remove old-page'
 
 
 @pytest.mark.parametrize(("free", "level"), [(1e9, "ok"), (1e8, "error")])
