@@ -9,20 +9,28 @@ from pipeline.performance.device import DTYPES, synchronize
 
 _MATRIX_SIZES = {"cpu": (1024, 1536), "cuda": (4096, 8192)}  # The launch overhead dominates for smaller matrices.
 _REPETITIONS = 15
+_MAX_SECONDS = 1.0  # of the repetitions of one size; a CPU without bf16 instructions takes minutes for all of them
 
 
 @functools.cache
 def matmul_rate(device: torch.device, precision: str) -> float:
     """Return the FLOPs per second of large matrix products in one process: the best of several sizes.
 
-    It is measured once per process, which takes at most one second on two cores and less on a GPU.
+    It is measured once per process, which takes about one second on two cores and less on a GPU. If a product of the
+    first size takes seconds, it is the only one.
 
     Args:
         device: Device of the training.
         precision: fp32, bf16 or fp16, as in the training.
     """
     sizes = _MATRIX_SIZES.get(device.type, _MATRIX_SIZES["cuda"])
-    return max(2 * size**3 / _fastest_seconds(size, device, DTYPES[precision]) for size in sizes)
+    rates: list[float] = []
+    for size in sizes:
+        seconds = _fastest_seconds(size, device, DTYPES[precision])
+        rates.append(2 * size**3 / seconds)
+        if seconds > _MAX_SECONDS:
+            break
+    return max(rates)
 
 
 def _fastest_seconds(size: int, device: torch.device, dtype: torch.dtype) -> float:
@@ -37,4 +45,6 @@ def _fastest_seconds(size: int, device: torch.device, dtype: torch.dtype) -> flo
         torch.mm(a, b, out=out)
         synchronize(device)
         times.append(time.perf_counter() - start)
-    return min(times[1:])  # The first product is warmup.
+        if sum(times) > _MAX_SECONDS:
+            break
+    return min(times[1:] or times)  # The first product is warmup.

@@ -277,6 +277,10 @@ def _processes() -> Iterator[psutil.Process]:
     return (each for each in psutil.process_iter() if each.is_running() and each.status() != psutil.STATUS_ZOMBIE)
 
 
+def _in(chosen: list[str], *names: str) -> list[str]:
+    return [name for name in names if name in chosen]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--short", action="store_true")
@@ -293,10 +297,10 @@ def main() -> int:
             measure_kills(lab, 6 if options.short else options.kills, few if options.short else every)
         if "damage" in parts:
             kinds, files = (["flipped in the middle"], "*m*.*") if options.short else (list(DAMAGE), "*")
-            measure_damage(lab, kinds, few if options.short else ["plain", "together"], files)
+            measure_damage(lab, kinds, few if options.short else _in(every, "plain", "together"), files)
         if "signals" in parts:
             moments = ["middle"] if options.short else list(MOMENTS)
-            measure_signals(lab, moments, few if options.short else ["plain", "two workers"])
+            measure_signals(lab, moments, few if options.short else _in(every, "plain", "two workers"))
     print("\n".join(["", *lab.table.problems, f"{len(lab.table.problems)} problems"]))
     return bool(lab.table.problems)
 

@@ -1,6 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
 
+from pipeline.performance import matmul
 from pipeline.performance.matmul import matmul_rate
 from pipeline.performance.throughput import Clock, Interval, Speed
 
@@ -43,3 +46,17 @@ def test_the_matmul_rate_is_measured_once() -> None:
     first = matmul_rate(torch.device("cpu"), "fp32")
     assert 1e8 < first < 1e14
     assert matmul_rate(torch.device("cpu"), "fp32") == first
+
+
+def test_a_slow_machine_multiplies_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, a CPU without bf16 instructions would take minutes."""
+    products, multiply = [], torch.mm
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        products.append(args[0].shape)
+        return multiply(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "mm", counted)
+    monkeypatch.setattr(matmul, "_MAX_SECONDS", 0.0)
+    assert matmul_rate.__wrapped__(torch.device("cpu"), "fp32") > 0
+    assert products == [(1024, 1024)]
