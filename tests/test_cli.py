@@ -53,7 +53,12 @@ def test_arrow_shares_the_allocator_of_all_else(tmp_path: Path) -> None:
 
 
 def test_every_verb_has_its_module() -> None:
-    modules = {p.stem for p in (Path(cli.__file__).parent / "workflows").glob("*.py")} - {"__init__", "load", "results", "watch"}
+    modules = {p.stem for p in (Path(cli.__file__).parent / "workflows").glob("*.py")} - {
+        "__init__",
+        "load",
+        "results",
+        "watch",
+    }
     assert modules == config.VERBS.keys()
 
 
