@@ -231,7 +231,7 @@ def _damage_once(lab: Lab, template: Path, name: str, target: tuple[int, str, st
 
 
 MOMENTS: dict[str, Moment] = {
-    "start": lambda: server.phase() == "start",
+    "start": lambda: server.times_entered("start") >= 1,
     "first step": lambda: server.times_entered("train") >= 1,
     "middle": lambda: server.step() >= 14,
     "evaluation": lambda: server.times_entered("eval") >= 2,

@@ -124,8 +124,8 @@ def spawn(words: Sequence[object], output: Path) -> int:
         _watch_all()
         if "--on_nan=rewind" in words:
             _plant_divergence()
-        _enter("start")
         signals.leave_while_starting()
+        _enter("start")
         code = cli.main([str(word) for word in words])
     except BaseException:  # noqa: BLE001 (the child must not return into the program of its parent)
         traceback.print_exc()
