@@ -66,7 +66,7 @@ fi
 install ''
 [[ $# -gt 0 ]] || set -- train --config synthetic-flowers
 gpus=$(count_gpus)
-if ((gpus > 1)) && [[ $1 =~ ^(train|evaluate|predict)$ && -z ${RANK:-} && " $* " != *" --help"* ]]; then
+if ((gpus > 1)) && [[ $1 =~ ^(train|evaluate|predict)$ && -z ${RANK:-} && " $* " != *" --help"* && " $* " != *" --watch"* ]]; then
   exec "$venv/bin/accelerate" launch --config_file "$here/pipeline/configs/accelerate/one-machine.yaml" \
     --num_processes "$gpus" -m pipeline "$@"
 fi
