@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Create the environment if it is missing, then run a verb in it:
 #   ./run.sh                 the demo: train --config synthetic-flowers
-#   ./run.sh VERB ...        train, evaluate, predict, report, push; one process per visible GPU
+#   ./run.sh VERB ...        any verb of `vit-pipeline --help`; one process per visible GPU
 #   ./run.sh test [ARGS]     all checks: format, lint, types, import layers, tests (ARGS go to pytest)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
