@@ -66,11 +66,20 @@ def comparisons(files: RunFiles) -> list[Comparison]:
     if images and "knn_eval_accuracy" in results:
         neighbors = f"nearest neighbors (k = {results.get('knn_k', '?')}) on frozen features"
         add(neighbors, "validation", results["knn_eval_accuracy"], images)
-    if images and "probe_eval_accuracy" in results and not is_probe(files):
-        add("linear probe on frozen features", "validation", results["probe_eval_accuracy"], images)
+    if images and (probe := _probe_accuracy(files)) is not None:
+        size = results.get("auto_probe_image_size")
+        add(f"linear probe on frozen features{f' at {size} px' if size else ''}", "validation", probe, images)
     for each in files.predictions:
         add("this model", each.split, each.accuracy, len(each.ids), own=True)
     return rows
+
+
+def _probe_accuracy(files: RunFiles) -> float | None:
+    """Return the accuracy of the best linear probe next to the model, on validation; None if none was fitted."""
+    if is_probe(files):
+        return None
+    accuracy = files.results.get("auto_probe_eval_accuracy", files.results.get("probe_eval_accuracy"))
+    return None if accuracy is None else float(accuracy)
 
 
 def is_probe(files: RunFiles) -> bool:
@@ -108,9 +117,10 @@ def headline(files: RunFiles) -> dict[str, object]:
 
 def _verdict(files: RunFiles) -> str:
     """Return how the model compares with the linear probe on validation, or an empty string without a probe."""
-    if is_probe(files) or not {"eval_accuracy", "probe_eval_accuracy"} <= files.results.keys():
+    probe = _probe_accuracy(files)
+    if probe is None or "eval_accuracy" not in files.results:
         return ""
-    gain = 100 * (files.results["eval_accuracy"] - files.results["probe_eval_accuracy"])
+    gain = 100 * (files.results["eval_accuracy"] - probe)
     points = f"{abs(gain):.1f} points {'more' if gain > 0 else 'less'} accurate than" if gain else "as accurate as"
     return f"On validation, this model is {points} a linear probe on frozen features."
 

@@ -78,6 +78,16 @@ def test_the_result_is_that_of_the_test_split_next_to_what_is_cheaper(run: Path)
         assert f"{name} {split} {100 * accuracy:.2f}% [" in shown
 
 
+def test_the_probe_of_auto_is_next_to_the_result_with_its_resolution(copied: Path) -> None:
+    found = {"auto_probe_eval_accuracy": 0.48, "auto_probe_image_size": 64, "auto_trained_eval_accuracy": 0.5}
+    write_json(copied / RESULTS, read_json(copied / RESULTS) | found)
+    _, page = page_of(copied)
+    assert "linear probe on frozen features at 64 px validation 48.00% [" in page.text_of("result")
+    write_json(copied / RESULTS, read_json(copied / RESULTS) | found | {"auto_trained_eval_accuracy": 0.4})
+    _, page = page_of(copied)
+    assert "linear probe" not in page.text_of("result").partition("Accuracy next to")[2]
+
+
 def test_the_table_of_classes_holds_the_metrics_of_each_class(run: Path) -> None:
     _, page = page_of(run)
     scored = Scored.of(random_predictions("test", 200, 4, skill=1.5))
