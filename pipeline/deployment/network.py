@@ -48,7 +48,7 @@ class NetworkAnswers:
         )
 
     def draw(self, path: Path) -> PIL.Image.Image | None:
-        """Return the relevance map of the predicted class over an image file, or None if there are no such maps.
+        """Return the relevance map of the prediction over an image file, or None if the network cannot be explained.
 
         Raises:
             BadImageError: If the image cannot be read.

@@ -106,7 +106,7 @@ def _conclusions(rows: Sequence[dict[str, Any]]) -> list[str]:
             said.append(f"The soft vote differs from it by {points:+.2f} points: {verdict} ({p_text(row)}).")
     chosen_among = f"Validation chose among {len(models)} entries, so its accuracy is optimistic."
     if best["test_accuracy"] is None:
-        said.append(f"{chosen_among} There are no test images.")
+        said.append(f"{chosen_among} The data lack a test split.")
     else:
         said.append(f"{chosen_among} Test accuracies were not used to choose.")
     return said

@@ -37,7 +37,7 @@ def push(
 
     Raises:
         PipelineError: If the run is not finished, or not exported (with `space`), a file of it is damaged, another
-            command is writing into its folder, there is no valid token, the Hub cannot be reached, or a file in the
+            command is writing into its folder, no token is valid, the Hub cannot be reached, or a file in the
             repository differs from that of the run after the push.
     """
     folder = Path(model)
