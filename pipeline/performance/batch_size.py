@@ -64,12 +64,13 @@ def find_batch_size(
 
 
 @contextlib.contextmanager
-def out_of_memory_explained(*, global_batch: int, per_device: int) -> Iterator[None]:
+def out_of_memory_explained(*, global_batch: int, per_device: int, searched: bool = False) -> Iterator[None]:
     """Convert an out-of-memory error into a `PipelineError` that suggests flags.
 
     Args:
         global_batch: Global batch size.
         per_device: Per-device batch size.
+        searched: Whether it is what `find_batch_size` found.
 
     Raises:
         PipelineError: If the block raised `torch.OutOfMemoryError` or a similar error of another device.
@@ -82,7 +83,7 @@ def out_of_memory_explained(*, global_batch: int, per_device: int) -> Iterator[N
         remedies = ["--activation_checkpointing", "a smaller --image_size"]
         if per_device > 1:
             half = f"--global_batch_size {global_batch} --per_device_train_batch_size {per_device // 2}"
-            remedies = ["--auto_find_batch_size", half, *remedies]
+            remedies = [*([] if searched else ["--auto_find_batch_size"]), half, *remedies]
         raise PipelineError(
             f"training with per-device batch size {per_device} does not fit in memory: use {', or '.join(remedies)}"
         ) from error

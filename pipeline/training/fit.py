@@ -99,6 +99,7 @@ def _fit(
     memory = batch_size.out_of_memory_explained(
         global_batch=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         per_device=args.train_batch_size,
+        searched=settings.trainer.finds_batch_size,
     )
     with memory, _dead_worker_explained(args.dataloader_num_workers), distributed.time_limit(args.ddp_timeout):
         metrics = _train(trainer, folder, stop)

@@ -80,3 +80,6 @@ def test_an_out_of_memory_error_in_training_suggests_flags_in_one_line() -> None
         "or --global_batch_size 64 --per_device_train_batch_size 8, or --activation_checkpointing, "
         "or a smaller --image_size"
     )
+    with pytest.raises(PipelineError) as again, out_of_memory_explained(global_batch=64, per_device=16, searched=True):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert "--auto_find_batch_size" not in str(again.value)
