@@ -10,18 +10,22 @@ from pathlib import Path
 import numpy as np
 import PIL
 import pytest
+import torch
 
 from pipeline.arguments.data import DataArguments
+from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.settings import Settings
 from pipeline.arguments.strategy import StrategyArguments
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.data.sources import load_splits
 from pipeline.diagnosis import data
-from pipeline.diagnosis.cost import Step, hours
+from pipeline.diagnosis.cost import Step, cost, hours
 from pipeline.diagnosis.environment import missing_extras, rejected_version, storage, unmet_requirements
 from pipeline.diagnosis.finding import Finding, describe
 from pipeline.diagnosis.licenses import licenses
 from pipeline.images.depth import FULL_DEPTH
+from pipeline.models.build import build_classifier
+from tests.training.fitting import COLORS, settings_of
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -146,3 +150,21 @@ def test_repeated_images_are_counted_by_what_they_do(make_folder: Callable[..., 
     assert all(each.level == "note" for each in rest)
     clean = load_splits(DataArguments(dataset_name=str(make_folder(train=4, validation=4))))
     assert [each for each in data.repeats(clean, FULL_DEPTH) if each.level != "note"] == []
+
+
+@pytest.mark.parametrize(("finds", "level"), [(False, "error"), (True, "note")])
+def test_a_step_that_does_not_fit_is_an_error_unless_training_finds_a_smaller_one(
+    photos: Path, tiny_vit: Path, finds: bool, level: str
+) -> None:
+    def run_out_of_memory(module: torch.nn.Module, _: object) -> None:
+        if isinstance(module, torch.nn.Conv2d) and not module.weight.is_meta:
+            raise torch.OutOfMemoryError("out of memory")
+
+    settings = settings_of(auto_find_batch_size=finds)
+    splits = load_splits(DataArguments(dataset_name=str(photos)))
+    classifier = build_classifier(ModelArguments(str(tiny_vit)), class_names=COLORS, seed=1)
+    short_of_memory = torch.nn.modules.module.register_module_forward_pre_hook(run_out_of_memory)
+    (found,) = cost(classifier, splits, settings)
+    short_of_memory.remove()
+    assert found.level == level
+    assert found.text.startswith("a step of 6 images does not fit in memory")
