@@ -55,8 +55,8 @@ def open_page(file: Path, profile: Path, *flags: str) -> tuple[Any, list[str]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         command = [
             str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-            "--allow-file-access-from-files", "--window-size=1400,900", "--remote-debugging-port=0",
-            f"--user-data-dir={profile}", *flags, f"{file.as_uri()}?{server.server_port}",
+            "--allow-file-access-from-files", "--window-size=1400,900", f"--user-data-dir={profile}",
+            *flags, f"{file.as_uri()}?{server.server_port}",
         ]  # fmt: skip
         log = profile.with_name(f"{profile.name}.log")
         with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as browser:

@@ -5,7 +5,7 @@ so that one parser converts and checks all of them. The flags are declared in `p
 """
 
 from pipeline.config.command_line import CommandLine, read_call, read_command_line
-from pipeline.config.early import check, choices_that_fit
+from pipeline.config.early import check, checked_call, choices_that_fit
 from pipeline.config.other_tools import REMOVED
 from pipeline.config.parse import parse
 from pipeline.config.recipes import RECIPES, recipe_as_flags, recipe_path, shipped_recipes
@@ -18,6 +18,7 @@ __all__ = [
     "VERBS",
     "CommandLine",
     "check",
+    "checked_call",
     "choices_that_fit",
     "flag_name",
     "parse",

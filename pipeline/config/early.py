@@ -23,7 +23,7 @@ from pipeline.arguments.verbs import (
 )
 from pipeline.config import names
 from pipeline.config.backbones import backbone_problems
-from pipeline.config.command_line import CommandLine
+from pipeline.config.command_line import CommandLine, read_call
 from pipeline.config.parse import STRATEGIES, read_groups
 from pipeline.config.verbs import VERBS
 from pipeline.errors import raise_problems
@@ -46,6 +46,15 @@ class _Call:
     typed: set[str]
     hinted: set[str]
     images: Sequence[str | Path]
+
+
+def checked_call(
+    verb: str, recipe: str | Path | None, flags: Mapping[str, Any], images: Sequence[str | Path] | None = None
+) -> CommandLine:
+    """Return a call from Python as a command line, after `check`."""
+    line = read_call(verb, recipe, flags)
+    check(line, images)
+    return line
 
 
 def check(line: CommandLine, images: Sequence[str | Path] | None = None) -> None:

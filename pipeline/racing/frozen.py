@@ -54,6 +54,21 @@ def run_frozen(backbone: str, splits: LoadedSplits, settings: Settings, *, folde
         logger.info("%s: the linear probe was measured before", backbone)
         return entries
     start = time.perf_counter()
+    record, arrays = _measure(backbone, splits, settings)
+    record["seconds"] = round(time.perf_counter() - start, 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    _save(folder / ARRAYS, arrays)
+    write_json(folder / RECORD, record)  # written last: with it, the entries are complete
+    found = _entries(backbone, folder, record, arrays)
+    logger.info(
+        "%s: validation accuracy %.2f%% with a linear probe, %.2f%% with %d nearest neighbors; %.0f s",
+        backbone, 100 * found[0].accuracy, 100 * found[1].accuracy, record["neighbors"], record["seconds"],
+    )  # fmt: skip
+    return found
+
+
+def _measure(backbone: str, splits: LoadedSplits, settings: Settings) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return what is written about a backbone: as JSON, and as arrays."""
     classifier = _build(backbone, splits, settings)
     features = training_features(classifier, splits, settings.trainer)
     train, validation = features["train"], features["validation"]
@@ -73,8 +88,6 @@ def run_frozen(backbone: str, splits: LoadedSplits, settings: Settings, *, folde
         "weight": probe.weight,
         "bias": probe.bias,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    _save(folder / ARRAYS, arrays)
     record = {
         "backbone": backbone,
         "license": license_name,
@@ -82,15 +95,8 @@ def run_frozen(backbone: str, splits: LoadedSplits, settings: Settings, *, folde
         "C": probe.chosen["C"],
         "neighbors": neighbors,
         "cost": dataclasses.asdict(cost),
-        "seconds": round(time.perf_counter() - start, 1),
     }
-    write_json(folder / RECORD, record)  # written last: with it, the entries are complete
-    found = _entries(backbone, folder, record, arrays)
-    logger.info(
-        "%s: validation accuracy %.2f%% with a linear probe, %.2f%% with %d nearest neighbors; %.0f s",
-        backbone, 100 * found[0].accuracy, 100 * found[1].accuracy, neighbors, time.perf_counter() - start,
-    )  # fmt: skip
-    return found
+    return record, arrays
 
 
 def read_frozen(backbone: str, folder: Path) -> list[Entry] | None:

@@ -53,7 +53,7 @@ def text(results: Mapping[str, Any]) -> str:
     columns = list(_columns(results["rows"]))
     table = [[title for title, _ in columns]]
     for row in results["rows"]:
-        cells = [write(row) for _, write in columns]
+        cells = [to_text(row) for _, to_text in columns]
         table.append([*cells[:_FIRST], f"failed: {row['error']}"] if row["error"] else cells)
     complete = [cells for cells in table if len(cells) == len(columns)]
     widths = [max(len(cells[place]) for cells in complete) for place in range(len(columns))]
@@ -76,7 +76,7 @@ def page(results: Mapping[str, Any]) -> str:
         accuracy="" if best is None else f"{100 * best['validation_accuracy']:.1f}%",
         conclusions=results["conclusions"],
         columns=[title for title, _ in columns],
-        rows=[(row, [write(row) for _, write in columns]) for row in results["rows"] if not row["error"]],
+        rows=[(row, [to_text(row) for _, to_text in columns]) for row in results["rows"] if not row["error"]],
         failed=[row for row in results["rows"] if row["error"]],
         chart=accuracy_and_throughput(results["rows"]),
         notes=list(_notes(results)),
@@ -100,9 +100,9 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Callable[
         "prediction images/s": ("predict_images_per_second", "{:.3g}".format),
         "GPU memory": ("memory_gb", "{:.3g} GB".format),
     }
-    for title, (key, write) in numbers.items():
+    for title, (key, to_text) in numbers.items():
         if any(row[key] is not None for row in rows):
-            yield title, lambda row, key=key, write=write: "" if row[key] is None else write(row[key])  # type: ignore[misc]
+            yield title, lambda row, key=key, to_text=to_text: "" if row[key] is None else to_text(row[key])  # type: ignore[misc]
     yield "license", lambda row: row["license"] or "unknown"
 
 

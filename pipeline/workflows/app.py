@@ -33,8 +33,7 @@ def app(model: str | Path, *, model_revision: str = "main") -> "gradio.Blocks":
     Raises:
         PipelineError: If the model cannot be loaded, or Gradio is not installed.
     """
-    line = config.read_call("app", None, {"model": model, "model_revision": model_revision})
-    config.check(line)
+    line = config.checked_call("app", None, {"model": model, "model_revision": model_revision})
     (args,) = config.parse(line, ARGUMENTS)
     return _page(args)
 

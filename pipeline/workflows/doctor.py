@@ -8,7 +8,7 @@ from typing import Any
 from pipeline import config, distributed, hub
 from pipeline.arguments.settings import GROUPS, Settings
 from pipeline.arguments.verbs import DoctorArguments
-from pipeline.config import CommandLine
+from pipeline.config import CommandLine, checked_call
 from pipeline.data.report import LoadedSplits
 from pipeline.data.sources import load_splits
 from pipeline.diagnosis.cost import cost
@@ -39,7 +39,7 @@ def doctor(config: str | Path | None = None, **flags: Any) -> list[Finding]:
     Raises:
         PipelineError: If a flag is invalid, or flags cannot be combined.
     """
-    line = _read_call(config, flags)
+    line = checked_call("doctor", config, flags)
     return _findings(line)[1]
 
 
@@ -55,12 +55,6 @@ def run(line: CommandLine) -> str:
     if any(finding.level == "error" for finding in findings):
         raise FindingsError(text)
     return text
-
-
-def _read_call(recipe: str | Path | None, flags: dict[str, Any]) -> CommandLine:
-    line = config.read_call("doctor", recipe, flags)
-    config.check(line)
-    return line
 
 
 def _findings(line: CommandLine) -> tuple[DoctorArguments, list[Finding]]:

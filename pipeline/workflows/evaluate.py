@@ -46,9 +46,7 @@ def evaluate(model: str | Path, **flags: Any) -> dict[str, Any]:
     Raises:
         PipelineError: If the model or the data cannot be used, or the output folder cannot be written.
     """
-    line = config.read_call("evaluate", None, {"model": model} | flags)
-    config.check(line)
-    return _evaluate(line)[0]
+    return _evaluate(config.checked_call("evaluate", None, {"model": model} | flags))[0]
 
 
 def run(line: CommandLine) -> str:

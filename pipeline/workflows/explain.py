@@ -62,8 +62,7 @@ def explain(
             an image cannot be read (after all others are explained; not with `bad_images="skip"`).
     """
     sources = [images] if isinstance(images, str | Path) else list(images)
-    line = config.read_call("explain", None, {"model": model, "output": output} | flags)
-    config.check(line, sources)
+    line = config.checked_call("explain", None, {"model": model, "output": output} | flags, sources)
     (args,) = config.parse(line, ARGUMENTS)
     return pd.DataFrame(_explain(args, [str(source) for source in sources]), columns=list(COLUMNS))
 

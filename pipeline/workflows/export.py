@@ -52,9 +52,7 @@ def export(model: str | Path, *, output: str | Path | None = None, **flags: Any)
             less accurate than `max_accuracy_drop` allows (after the other files are written).
     """
     given = {"model": model} | ({} if output is None else {"output": output}) | flags
-    line = config.read_call("export", None, given)
-    config.check(line)
-    return _export(line)[0]
+    return _export(config.checked_call("export", None, given))[0]
 
 
 def run(line: CommandLine) -> str:

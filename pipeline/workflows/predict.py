@@ -50,8 +50,7 @@ def predict(model: str | Path, images: str | Path | Iterable[str | Path], **flag
         PipelineError: If the model cannot be loaded, no image is found or can be read, or a file cannot be written.
     """
     sources = [images] if isinstance(images, str | Path) else list(images)
-    line = config.read_call("predict", None, {"model": model} | flags)
-    config.check(line, sources)
+    line = config.checked_call("predict", None, {"model": model} | flags, sources)
     (args,) = config.parse(line, ARGUMENTS)
     if args.watch is not None:
         raise PipelineError("--watch runs until it is stopped: use `vit-pipeline predict --watch` on a command line")

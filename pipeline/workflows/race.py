@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config
-from pipeline.config import CommandLine
+from pipeline.config import CommandLine, checked_call
 from pipeline.config.backbones import expand_lists
 from pipeline.config.verbs import VERBS
 from pipeline.config.words import read_words
@@ -36,7 +36,7 @@ def race(config: str | Path | None = None, **flags: Any) -> dict[str, Any]:
         PipelineError: If a flag or the data cannot be used, or the folder holds another race.
         Terminated: If a signal arrived; the same call resumes.
     """
-    line = _read_call(config, flags)
+    line = checked_call("race", config, flags)
     return _race(line)[0]
 
 
@@ -51,12 +51,6 @@ def run(line: CommandLine) -> str:
     if any(row["error"] for row in found["rows"]):
         raise FindingsError(text)
     return text
-
-
-def _read_call(recipe: str | Path | None, flags: dict[str, Any]) -> CommandLine:
-    line = config.read_call("race", recipe, flags)
-    config.check(line)
-    return line
 
 
 def _race(line: CommandLine) -> tuple[dict[str, Any], Path]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, distributed, hub
+from pipeline import distributed, hub
 from pipeline.arguments.settings import DEFAULTS, GROUPS, NEUTRAL, Settings
-from pipeline.config import CommandLine
+from pipeline.config import CommandLine, checked_call
 from pipeline.data import report, sources
 from pipeline.data.bad_images import Skipped, describe_skipped
 from pipeline.data.report import LoadedSplits
@@ -66,7 +66,7 @@ def train(config: str | Path | None = None, **flags: Any) -> Run:
         Terminated: If a signal arrived; a checkpoint was written.
     """
     with distributed.fail_together():
-        line = _read_call(config, flags)
+        line = checked_call("train", config, flags)
     return _train(line, owns_process=False)
 
 
@@ -75,12 +75,6 @@ def run(line: CommandLine) -> str:
     finished = _train(line, owns_process=True)
     skipped = RunFolder(finished.folder).record["data"].get("skipped", [])
     return "\n".join(filter(None, [str(finished), describe_skipped([Skipped(**entry) for entry in skipped])]))
-
-
-def _read_call(recipe: str | Path | None, flags: dict[str, Any]) -> CommandLine:
-    line = config.read_call("train", recipe, flags)
-    config.check(line)
-    return line
 
 
 def _train(line: CommandLine, *, owns_process: bool) -> Run:
