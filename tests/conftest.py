@@ -15,6 +15,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
@@ -51,6 +52,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the cache of `datasets` into the temporary folder of the tests."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+
+
+@pytest.fixture(autouse=True)
+def quiet_transformers() -> None:
+    """Silence transformers again: a Trainer sets its verbosity for the process, as --log_level says."""
+    transformers.logging.set_verbosity_error()
 
 
 def noisy_image(color: tuple[int, int, int], seed: int, size: tuple[int, int] = (20, 16)) -> Image.Image:
