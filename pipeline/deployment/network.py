@@ -4,16 +4,19 @@ import functools
 import logging
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import PIL.Image
 
 from pipeline.deployment.page import TOP_K, Answer
 from pipeline.errors import BadImageError, PipelineError
-from pipeline.evaluation.explanations.explain import Explainer
 from pipeline.models import prediction
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.reporting.explanation.colors import heat
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.explanations.explain import Explainer
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +67,10 @@ class NetworkAnswers:
         return heat(explanation.pixels, explanation.maps[0].relevance, size)
 
     @functools.cached_property
-    def _explainer(self) -> Explainer | None:
+    def _explainer(self) -> "Explainer | None":
         """What makes the maps, found when the first one is needed; None if the network cannot be explained."""
+        from pipeline.evaluation.explanations.explain import Explainer  # the first answer does not wait for it
+
         try:
             return Explainer(self.classifier, named=None, random_maps=0)
         except PipelineError as error:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 
 Floats = NDArray[np.float64]
 
@@ -69,6 +68,8 @@ def wilson_interval(correct: ArrayLike, count: ArrayLike) -> tuple[Any, Any]:
 
 
 def _wilson(correct: float, count: float) -> tuple[float, float]:
+    from scipy.stats import binomtest  # takes most of a second, which `app` and `predict` do not need
+
     # Two one-sided intervals are the two-sided one. Their tests are cheaper, which counts with many classes.
     low, high = (binomtest(int(correct), int(count), alternative=side) for side in ("greater", "less"))
     return low.proportion_ci(0.975, "wilson").low, high.proportion_ci(0.975, "wilson").high

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import leaves_list, linkage
-from scipy.spatial.distance import squareform
 
 from pipeline.evaluation.confidence import wilson_interval
 
@@ -110,6 +108,9 @@ def order_by_confusion(matrix: Counts) -> Sequence[int]:
     Average linkage clusters the classes. Their similarity is the mean of the fractions of either class that is taken
     for the other. Leaves are ordered optimally (Bar-Joseph et al. 2001, Bioinformatics 17, S22-S29).
     """
+    from scipy.cluster.hierarchy import leaves_list, linkage  # slow to import, and `app` does not need it
+    from scipy.spatial.distance import squareform
+
     images = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     similarity = (matrix / images + (matrix / images).T) / 2
     np.fill_diagonal(similarity, 0)
