@@ -73,20 +73,23 @@ def training_features(
     )
 
 
-def fit_training_probe(
-    classifier: ImageClassifier, splits: datasets.DatasetDict, args: FineTuningArguments
-) -> LinearProbe:
+def fit_training_probe(features: Mapping[str, Features], splits: datasets.DatasetDict) -> LinearProbe:
     """Return a linear probe of `train`, its regularization chosen on `validation`. All ranks must call it.
 
     Raises:
-        PipelineError: If the head is not a single linear layer, or all training images are of one class.
+        PipelineError: If all training images are of one class.
     """
-    features = training_features(classifier, splits, args)
     train_y, valid_y, num_classes = training_labels(splits)
     fitted = None
     if distributed.is_main_process():  # every rank would compute the same, and slow the others of its machine down
         fitted = fit_probe(features["train"].head, train_y, features["validation"].head, valid_y, num_classes)
     return distributed.broadcast(fitted)
+
+
+def training_neighbors(features: Mapping[str, Features], splits: datasets.DatasetDict) -> tuple[int, float]:
+    """Return the best number of nearest neighbors and its validation accuracy. All ranks must call it."""
+    found = _neighbors(features, splits) if distributed.is_main_process() else None
+    return distributed.broadcast(found)
 
 
 def training_labels(splits: datasets.DatasetDict) -> tuple[Labels, Labels, int]:
@@ -102,9 +105,7 @@ def _fit(
     train, validation = features["train"], features["validation"]
     train_y, valid_y, num_classes = training_labels(splits)
     probe = fit_probe(train.head, train_y, validation.head, valid_y, num_classes)
-    neighbors, accuracy = knn_accuracy(
-        train.class_token_and_patches, train_y, validation.class_token_and_patches, valid_y
-    )
+    neighbors, accuracy = _neighbors(features, splits)
     return probe, {
         "knn_k": neighbors,
         "knn_eval_accuracy": accuracy,
@@ -113,3 +114,9 @@ def _fit(
         "probe_eval_loss": probe.chosen["loss"],
         "learning_curve": learning_curve(probe, train.head, train_y, validation.head, valid_y, seed=seed),
     }
+
+
+def _neighbors(features: Mapping[str, Features], splits: datasets.DatasetDict) -> tuple[int, float]:
+    train_y, valid_y, _ = training_labels(splits)
+    train, validation = features["train"], features["validation"]
+    return knn_accuracy(train.class_token_and_patches, train_y, validation.class_token_and_patches, valid_y)

@@ -1,7 +1,7 @@
 """What the report says in words and small tables: result, origin, speed, choices and how to repeat the run."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +63,24 @@ def comparisons(files: RunFiles) -> list[Comparison]:
         len(shown.ids),
     )
     images = results.get("eval_samples")
-    if images and "knn_eval_accuracy" in results:
-        neighbors = f"nearest neighbors (k = {results.get('knn_k', '?')}) on frozen features"
-        add(neighbors, "validation", results["knn_eval_accuracy"], images)
+    if images and (neighbors := max(_neighbors(results), default=None)):
+        accuracy, name = neighbors
+        add(name, "validation", accuracy, images)
     if images and (probe := _probe_accuracy(files)) is not None:
         size = results.get("auto_probe_image_size")
         add(f"linear probe on frozen features{f' at {size} px' if size else ''}", "validation", probe, images)
     for each in files.predictions:
         add("this model", each.split, each.accuracy, len(each.ids), own=True)
     return rows
+
+
+def _neighbors(results: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
+    """Yield accuracy and description of nearest neighbors: at the resolution of the model, and the best of --auto."""
+    for prefix in ("knn", "auto_knn"):
+        if f"{prefix}_eval_accuracy" in results:
+            size = results.get(f"{prefix}_image_size")
+            name = f"nearest neighbors (k = {results.get(f'{prefix}_k', '?')}) on frozen features"
+            yield results[f"{prefix}_eval_accuracy"], f"{name}{f' at {size} px' if size else ''}"
 
 
 def _probe_accuracy(files: RunFiles) -> float | None:

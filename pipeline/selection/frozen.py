@@ -1,4 +1,4 @@
-"""Linear probes on the frozen features of the checkpoint, at its resolution and at higher ones.
+"""Linear probes and nearest neighbors on frozen features, at the resolution of the checkpoint and at higher ones.
 
 They cost seconds, and with few images one of them can be more accurate than fine-tuning. So `--auto` fits them before
 training, where they say what is reachable and whether resolution pays; and it never saves a model that is less accurate
@@ -27,7 +27,7 @@ from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.performance import flops
 from pipeline.performance.matmul import matmul_rate
-from pipeline.probing.baseline import fit_training_probe
+from pipeline.probing.baseline import fit_training_probe, training_features, training_neighbors
 from pipeline.probing.linear import LinearProbe, install_head
 from pipeline.selection.improve import Proposal
 
@@ -41,17 +41,19 @@ _SAMPLES = 64  # images whose size is read
 
 @dataclass(frozen=True)
 class FrozenProbe:
-    """A linear probe on the frozen features of the checkpoint at one resolution.
+    """A linear probe, and nearest neighbors, on the frozen features of the checkpoint at one resolution.
 
     Attributes:
         image_size: Resolution in pixels.
         requested: The value of `--image_size` for it; None for the checkpoint's own resolution.
         probe: The probe, with its accuracy on validation.
+        neighbors: The best number of nearest neighbors, and its accuracy on validation.
     """
 
     image_size: int
     requested: int | None
     probe: LinearProbe
+    neighbors: tuple[int, float]
 
     @property
     def accuracy(self) -> float:
@@ -85,7 +87,7 @@ def fit_probes(splits: LoadedSplits, settings: Settings, *, only_higher: bool = 
             if not place and not size_is_fixed:
                 sizes += distributed.broadcast(_higher_sizes(classifier, splits, settings))
             if place or not only_higher:
-                found.append(FrozenProbe(classifier.input_size[0], size, _fit(classifier, splits, settings)))
+                found.append(_fit(classifier, size, splits, settings))
         except PipelineError as error:  # the family does not support the size, or has no linear head
             logger.info("auto: no linear probe%s: %s", f" at {size} px" if size else "", error)
     return found
@@ -108,6 +110,7 @@ def propose(classifier: ImageClassifier, splits: LoadedSplits, settings: Setting
         return None
     before = score(classifier, splits["validation"], LoaderOptions.of(settings.trainer), name="validation").accuracy
     best = max(probes, key=lambda each: each.accuracy)
+    nearest = max(probes, key=lambda each: each.neighbors[1])
 
     def accept() -> ImageClassifier:
         network = _build(splits, settings, best.requested)
@@ -118,6 +121,9 @@ def propose(classifier: ImageClassifier, splits: LoadedSplits, settings: Setting
         "auto_probe_eval_accuracy": best.accuracy,
         "auto_probe_image_size": best.image_size,
         "auto_trained_eval_accuracy": before,
+        "auto_knn_eval_accuracy": nearest.neighbors[1],
+        "auto_knn_k": nearest.neighbors[0],
+        "auto_knn_image_size": nearest.image_size,
     }
     description = f"a linear probe on frozen features at {best.image_size} px"
     return Proposal(description, before, best.accuracy, accept, results)
@@ -131,14 +137,19 @@ def _build(splits: LoadedSplits, settings: Settings, size: int | None) -> ImageC
     return classifier
 
 
-def _fit(classifier: ImageClassifier, splits: datasets.DatasetDict, settings: Settings) -> LinearProbe:
-    probe = fit_training_probe(classifier, splits, settings.trainer)
+def _fit(
+    classifier: ImageClassifier, size: int | None, splits: datasets.DatasetDict, settings: Settings
+) -> FrozenProbe:
+    features = training_features(classifier, splits, settings.trainer)
+    probe, neighbors = fit_training_probe(features, splits), training_neighbors(features, splits)
     logger.info(
-        "auto: a linear probe at %d px reaches %.2f%% on validation",
+        "auto: a linear probe at %d px reaches %.2f%% on validation, %d nearest neighbors %.2f%%",
         classifier.input_size[0],
         100 * probe.chosen["accuracy"],
+        neighbors[0],
+        100 * neighbors[1],
     )
-    return probe
+    return FrozenProbe(classifier.input_size[0], size, probe, neighbors)
 
 
 def _higher_sizes(classifier: ImageClassifier, splits: datasets.DatasetDict, settings: Settings) -> list[int]:

@@ -25,7 +25,7 @@ from pipeline.images.identity import content_key
 from pipeline.models.build import build_classifier
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
-from pipeline.probing.baseline import fit_training_probe
+from pipeline.probing.baseline import fit_training_probe, training_features
 from pipeline.probing.features import network_key
 from pipeline.probing.linear import install_head
 from pipeline.runs.files import read_json, write_json
@@ -84,7 +84,7 @@ def _shortened(settings: Settings, epochs: int) -> Settings:
 def _train(classifier: ImageClassifier, splits: LoadedSplits, settings: Settings) -> Correct:
     """Train as `train` does: from a probe if the settings say so, and with a refitted head."""
     if settings.model.head_init == "probe":
-        install_head(classifier, fit_training_probe(classifier, splits, settings.trainer))
+        install_head(classifier, fit_training_probe(training_features(classifier, splits, settings.trainer), splits))
     images = load_images(splits, classifier.processor, settings)
     with _temporary_folder() as folder:
         try:

@@ -80,9 +80,11 @@ def test_the_result_is_that_of_the_test_split_next_to_what_is_cheaper(run: Path)
 
 def test_the_probe_of_auto_is_next_to_the_result_with_its_resolution(copied: Path) -> None:
     found = {"auto_probe_eval_accuracy": 0.48, "auto_probe_image_size": 64, "auto_trained_eval_accuracy": 0.5}
+    found |= {"auto_knn_eval_accuracy": 0.42, "auto_knn_k": 10, "auto_knn_image_size": 96}
     write_json(copied / RESULTS, read_json(copied / RESULTS) | found)
     _, page = page_of(copied)
     assert "linear probe on frozen features at 64 px validation 48.00% [" in page.text_of("result")
+    assert "nearest neighbors (k = 10) on frozen features at 96 px validation 42.00% [" in page.text_of("result")
     write_json(copied / RESULTS, read_json(copied / RESULTS) | found | {"auto_trained_eval_accuracy": 0.4})
     _, page = page_of(copied)
     assert "linear probe" not in page.text_of("result").partition("Accuracy next to")[2]

@@ -13,6 +13,7 @@ from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.settings import Settings
 from pipeline.arguments.strategy import StrategyArguments
 from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.data.labels.read import read_integers
 from pipeline.data.report import LoadedSplits
 from pipeline.data.sources import load_splits
 from pipeline.errors import PipelineError
@@ -20,6 +21,8 @@ from pipeline.evaluation.scoring import score
 from pipeline.models.build import build_classifier
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
+from pipeline.probing.baseline import training_features
+from pipeline.probing.neighbors import knn_accuracy
 from pipeline.selection import frozen
 from pipeline.selection.improve import Proposal
 from tests.conftest import save_vit
@@ -64,6 +67,26 @@ def test_the_proposed_model_has_the_accuracy_that_it_promises(case: tuple[Settin
     scored = score(proposal.accept(), case[1]["validation"], LoaderOptions(), name="validation")
     assert scored.accuracy == proposal.after == proposal.results["auto_probe_eval_accuracy"]
     assert proposal.results["auto_trained_eval_accuracy"] == proposal.before
+
+
+def test_nearest_neighbors_are_fitted_on_the_same_features(
+    case: tuple[Settings, LoadedSplits], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    results = propose(case).results
+    size, k, accuracy = (results[f"auto_knn_{key}"] for key in ("image_size", "k", "eval_accuracy"))
+    settings, splits = case
+    names = splits["train"].features["label"].names
+    network = build_classifier(
+        dataclasses.replace(settings.model, image_size=size), class_names=names, seed=settings.trainer.seed
+    )
+    features = training_features(network, splits, settings.trainer)
+    expected = knn_accuracy(
+        features["train"].class_token_and_patches, read_integers(splits["train"]),
+        features["validation"].class_token_and_patches, read_integers(splits["validation"]),
+    )  # fmt: skip
+    assert (k, accuracy) == expected
+    assert f"{k} nearest neighbors {100 * accuracy:.2f}%" in caplog.text
 
 
 def test_higher_resolutions_are_those_that_the_images_fill(
