@@ -28,6 +28,7 @@ AFFORDABLE_HOURS = 1.0  # for fully fine-tuning on a CPU; above it, --auto choos
 EXPECTED_MFU = 0.5  # fraction of the matmul rate that a training step reaches (tests/benchmarks/README.md)
 BYTES_PER_WEIGHT = 16  # an fp32 weight, its gradient, and the two moments of AdamW
 SMALL_MODEL = 10e6  # parameters; the choices for small models were tried with 2.7 million
+FIXED = "your flags fix it"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Facts:
         precision: Precision of training.
         device: Type of the device.
         gpu_memory: Memory of the GPU in bytes, or None without a GPU.
+        strategy: The strategy that flags of the user fix, or None.
+        epochs: The number of epochs that the user fixed, or None.
     """
 
     images: int
@@ -59,6 +62,8 @@ class Facts:
     precision: str
     device: str
     gpu_memory: int | None = None
+    strategy: str | None = None
+    epochs: float | None = None
 
     @property
     def images_per_class(self) -> float:
@@ -70,7 +75,7 @@ class Facts:
         """Whether the network is so small that higher learning rates are better."""
         return self.parameters < SMALL_MODEL
 
-    def hours(self, epochs: int) -> float:
+    def hours(self, epochs: float) -> float:
         """Return the expected hours of fully fine-tuning."""
         return epochs * self.images * self.step_flops / (EXPECTED_MFU * self.flops_per_second) / 3600
 
@@ -138,7 +143,7 @@ def warn_of_high_learning_rate(settings: Settings) -> None:
 def choose(facts: Facts) -> list[Choice]:
     """Return the settings for these facts."""
     epochs = _epochs(facts)
-    strategy = _strategy(facts, epochs.value)
+    strategy = _strategy(facts, float(str(epochs.value)))
     precision = Choice("precision", facts.precision, f"the fastest precision of this {facts.device}")
     if strategy.value == "head":
         return [strategy, precision]
@@ -146,21 +151,27 @@ def choose(facts: Facts) -> list[Choice]:
 
 
 def _epochs(facts: Facts) -> Choice:
+    if facts.epochs is not None:
+        return Choice("num_train_epochs", facts.epochs, FIXED)
     per_class = facts.images_per_class
     epochs = next(count for most, count in ((20, 30), (100, 20), (1000, 10), (float("inf"), 5)) if per_class <= most)
     return Choice("num_train_epochs", epochs, f"{per_class:.3g} training images per class")
 
 
-def _strategy(facts: Facts, epochs: object) -> Choice:
-    hours = facts.hours(int(str(epochs)))
+def _strategy(facts: Facts, epochs: float) -> Choice:
+    if facts.strategy is not None:
+        return Choice("strategy", facts.strategy, FIXED)
+    hours = facts.hours(epochs)
     if facts.from_scratch:
         return Choice("strategy", "full", "random weights have to be trained completely")
     if facts.device == "cpu" and hours > AFFORDABLE_HOURS:
-        return Choice("strategy", "head", f"fully fine-tuning for {epochs} epochs would take about {hours:.2g} h here")
+        return Choice(
+            "strategy", "head", f"fully fine-tuning for {epochs:g} epochs would take about {hours:.2g} h here"
+        )
     need = BYTES_PER_WEIGHT * facts.parameters
     if facts.gpu_memory is not None and need > facts.gpu_memory / 2 and not facts.convolutional:
         return Choice("strategy", "lora", f"AdamW on all weights would need {need / 1e9:.3g} GB of GPU memory")
-    return Choice("strategy", "full", f"about {60 * hours:.2g} minutes on this machine")
+    return Choice("strategy", "full", f"about {60 * hours:.2g} min on this machine")
 
 
 def _batch(facts: Facts) -> Iterator[Choice]:

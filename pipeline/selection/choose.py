@@ -50,25 +50,39 @@ def choose_settings(line: CommandLine, splits: LoadedSplits, *, attempt: Try) ->
     Raises:
         PipelineError: If the data or the model cannot be used.
     """
-    facts = _gather(read_settings(line), splits)
-    choices = auto.choose(facts)
+    facts, choices = _choose_by_rules(line, _gather(read_settings(line), splits))
     values = {choice.flag: choice.value for choice in choices}
     kept = config.choices_that_fit(line, values)
     for choice in choices:
+        if choice.flag in line.given and choice.reason == auto.FIXED:
+            continue
         overridden = choice.flag in line.given or choice.word not in kept
         logger.info("auto: %s%s", choice, " (overridden)" if overridden else "")
-    for word in kept:
-        if word not in {choice.word for choice in choices}:
-            logger.info("auto: %s: other strategies do not use all of your flags", word.replace("=", " "))
     line = dataclasses.replace(line, chosen=kept)
     line, tried = _try_candidates(line, facts, values, splits, attempt)
     return Chosen(read_settings(line), line.chosen, tried)
+
+
+def _choose_by_rules(line: CommandLine, facts: auto.Facts) -> tuple[auto.Facts, list[auto.Choice]]:
+    """Return the facts and the choices of the rules, for the strategy that uses all flags of the user."""
+    choices = auto.choose(facts)
+    (strategy,) = (choice for choice in choices if choice.flag == "strategy")
+    kept = config.choices_that_fit(line, {strategy.flag: strategy.value})
+    for word in kept:  # another strategy, if the chosen one ignores or rejects a flag
+        if word != strategy.word:
+            facts = dataclasses.replace(facts, strategy=word.partition("=")[2])
+            choices = auto.choose(facts)
+    return facts, choices
 
 
 def _gather(settings: Settings, splits: LoadedSplits) -> auto.Facts:
     """Return the facts of rank 0, because the machine of another rank may measure another speed."""
     with distributed.fail_together():
         facts = auto.gather(settings.model, settings.trainer, splits["train"])
+        if "strategy" in settings.given:
+            facts = dataclasses.replace(facts, strategy=settings.strategy.strategy)
+        if "num_train_epochs" in settings.given:
+            facts = dataclasses.replace(facts, epochs=settings.trainer.num_train_epochs)
         return distributed.broadcast(facts)
 
 

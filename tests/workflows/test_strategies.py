@@ -128,20 +128,21 @@ def test_auto_logs_its_reasons_and_a_flag_overrides_its_choice(
     caplog.set_level("INFO", logger="pipeline")
     words = ["train", f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", "--auto"]
     code, _, err = vit_pipeline(
-        *words, "--num_train_epochs=1", "--dataloader_num_workers=0", f"--output_dir={tmp_path}/a"
+        *words, "--num_train_epochs=1", "--weight_decay=0.1", "--dataloader_num_workers=0", f"--output_dir={tmp_path}/a"
     )
     assert code == 0, err
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("auto: --")]
-    assert any(line.startswith("auto: --num_train_epochs 30: ") and line.endswith("(overridden)") for line in lines)
+    assert any(line.startswith("auto: --weight_decay 0.05: ") and line.endswith("(overridden)") for line in lines)
+    assert not any("num_train_epochs" in line for line in lines)
     chosen = RunFolder(tmp_path / "a").arguments
-    assert chosen["num_train_epochs"] == 1
+    assert (chosen["num_train_epochs"], chosen["weight_decay"]) == (1, 0.1)
     assert (chosen["layer_decay"], chosen["mixup"]) == (0.85, 0.5)
     assert "auto" not in chosen
     results = read_json(tmp_path / "a" / RESULTS)
     probe, trained = results["auto_probe_eval_accuracy"], results["auto_trained_eval_accuracy"]
     assert results["eval_accuracy"] == max(probe, trained)
     assert f"The {'probe' if probe > trained else 'trained model'} was kept." in (tmp_path / "a" / CARD).read_text()
-    code, _out, err = vit_pipeline(*words, "--num_train_epochs=1", f"--output_dir={tmp_path}/a")
+    code, _out, err = vit_pipeline(*words, "--num_train_epochs=1", "--weight_decay=0.1", f"--output_dir={tmp_path}/a")
     assert code == 0, err
     assert "was finished before; showing its results" in caplog.text
     assert "auto: keeping the choices of the run: --" in caplog.text

@@ -1,0 +1,64 @@
+"""How `--auto` combines its rules with the flags of the user."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from pipeline import config
+from pipeline.arguments.settings import Settings
+from pipeline.data.sources import load_splits
+from pipeline.selection import auto
+from pipeline.selection.choose import choose_settings
+from pipeline.selection.settings import read_settings
+
+SECONDS_PER_EPOCH = {"slow": 3600.0, "fast": 1e-3}
+
+
+def settings_of(
+    monkeypatch: pytest.MonkeyPatch, photos: Path, model: Path, flags: Sequence[str], *, machine: str
+) -> Settings:
+    """Return what `--auto` chooses on a machine on which an epoch takes as long as stated above."""
+    words = ["--auto", f"--model_name_or_path={model}", f"--dataset_name={photos}", "--output_dir=nowhere", *flags]
+    line = config.read_command_line("train", words)
+    splits = load_splits(read_settings(line).data)
+    facts = auto.gather(read_settings(line).model, read_settings(line).trainer, splits["train"])
+    work = len(splits["train"]) * facts.step_flops / auto.EXPECTED_MFU
+    monkeypatch.setattr(auto, "matmul_rate", lambda *_: work / SECONDS_PER_EPOCH[machine])
+
+    def attempt(*_: Any) -> NoReturn:
+        raise AssertionError("the images of this test are too few for trials")
+
+    return choose_settings(line, splits, attempt=attempt).settings
+
+
+@pytest.mark.parametrize("flags", [["--strategy=full"], ["--layer_decay=0.5"], ["--mixup=0.3"]])
+def test_flags_that_need_full_fine_tuning_get_all_its_settings_on_a_slow_machine(
+    monkeypatch: pytest.MonkeyPatch, photos: Path, tiny_vit: Path, flags: Sequence[str], caplog: Any
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    slow, fast = (
+        settings_of(monkeypatch, photos, tiny_vit, flags, machine=machine).resolved() for machine in ("slow", "fast")
+    )
+    assert slow == fast
+    assert (slow["strategy"], slow["num_train_epochs"], slow["weight_decay"]) == ("full", 30, 0.05)
+    assert "other strategies" not in caplog.text
+    assert ("auto: --strategy full: your flags fix it" in caplog.text) == ("--strategy=full" not in flags)
+
+
+def test_a_slow_machine_fits_a_probe_unless_the_user_asks_for_epochs(
+    monkeypatch: pytest.MonkeyPatch, photos: Path, tiny_vit: Path
+) -> None:
+    assert settings_of(monkeypatch, photos, tiny_vit, [], machine="slow").strategy.strategy == "head"
+    trained = settings_of(monkeypatch, photos, tiny_vit, ["--num_train_epochs=0.5"], machine="slow")
+    assert trained.strategy.strategy == "full"
+    assert (trained.trainer.num_train_epochs, trained.strategy.layer_decay) == (0.5, 0.85)
+
+
+def test_the_expected_time_is_that_of_the_epochs_of_the_user(
+    monkeypatch: pytest.MonkeyPatch, photos: Path, tiny_vit: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    settings_of(monkeypatch, photos, tiny_vit, ["--num_train_epochs=60000"], machine="fast")
+    assert "auto: --strategy full: about 1 min on this machine" in caplog.text
