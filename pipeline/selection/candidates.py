@@ -14,27 +14,31 @@ class Candidate:
     Attributes:
         name: What is different, in a few words.
         flags: The flags that differ, with their values. Empty for the settings of the rules.
+        cost: Time of a prediction, relative to the settings of the rules.
     """
 
     name: str
     flags: Mapping[str, object] = field(default_factory=dict)
+    cost: float = 1.0
 
     def combined(self, other: "Candidate") -> "Candidate | None":
         """Return a candidate with the flags of both, or None if they share a flag or one of them has none."""
         if not self.flags or not other.flags or self.flags.keys() & other.flags.keys():
             return None
-        return Candidate(f"{self.name}, {other.name}", {**self.flags, **other.flags})
+        return Candidate(f"{self.name}, {other.name}", {**self.flags, **other.flags}, self.cost * other.cost)
 
 
 def candidates(facts: Facts, chosen: Mapping[str, object], probes: Sequence[FrozenProbe]) -> list[Candidate]:
-    """Return the candidates, the cheapest first; the settings of the rules are the first one.
+    """Return the candidates in the order in which they are tried; the settings of the rules are the first one.
+
+    Higher resolutions follow, because the probes are evidence for them.
 
     Args:
         facts: What is known about the images, the network and the machine.
         chosen: The flags that the rules chose, with their values.
         probes: Linear probes at the resolution of the checkpoint and at higher ones, ascending.
     """
-    return [Candidate("the settings above"), *_training(chosen), *_resolution(facts, probes)]
+    return [Candidate("the settings above"), *_resolutions(facts, probes), *_training(chosen)]
 
 
 def _training(chosen: Mapping[str, object]) -> Iterator[Candidate]:
@@ -47,14 +51,17 @@ def _training(chosen: Mapping[str, object]) -> Iterator[Candidate]:
         yield Candidate("stronger augmentation", {"augmentation": "trivial"})
 
 
-def _resolution(facts: Facts, probes: Sequence[FrozenProbe]) -> Iterator[Candidate]:
-    """Yield the higher resolution with the best probe, unless the probe at the resolution of the rules is better."""
-    if not probes or facts.image_size is None:
+def _resolutions(facts: Facts, probes: Sequence[FrozenProbe]) -> Iterator[Candidate]:
+    """Yield the higher resolutions whose probe is better than that at the resolution of the rules, ascending."""
+    size = facts.image_size
+    own = next((each.accuracy for each in probes if each.image_size == size), None)
+    if size is None or own is None:
         return
-    best = max(probes, key=lambda each: each.accuracy)
-    if best.image_size <= facts.image_size:
-        return
-    flags: dict[str, object] = {"image_size": best.image_size}
-    if not facts.convolutional:  # as many patches as at the resolution of the rules, so steps cost the same
-        flags["patch_drop_rate"] = round(1 - (facts.image_size / best.image_size) ** 2, 2)
-    yield Candidate(f"{best.image_size} px", flags)
+    for probe in probes:
+        if probe.image_size <= size or probe.accuracy <= own:
+            continue
+        flags: dict[str, object] = {"image_size": probe.image_size}
+        patches = (probe.image_size / size) ** 2  # relative to those at the resolution of the rules
+        if not facts.convolutional:  # training on as many patches, so that steps cost the same
+            flags["patch_drop_rate"] = round(1 - 1 / patches, 2)
+        yield Candidate(f"{probe.image_size} px", flags, cost=patches)

@@ -64,11 +64,12 @@ def compare(
     """Return the best candidate, and all trials.
 
     If two candidates beat the first one, the combination of the two best is tried too. Among candidates within one
-    standard error of the best one, the cheapest is chosen. A trial that would exceed the budget is not begun.
+    standard error of the best one, the cheapest is chosen, and the first of several. A trial that would exceed the
+    budget is not begun.
 
     Args:
-        contenders: The candidates, the cheapest first; the settings of the rules are the first one. A candidate that
-            cannot be trained is dropped, with a log line.
+        contenders: The candidates; the settings of the rules are the first one. A candidate that cannot be trained is
+            dropped, with a log line.
         epochs: Length of the trials.
         measure: Trains a candidate. All ranks must call it, and get the same.
         budget_seconds: Seconds for all trials.
@@ -125,10 +126,8 @@ def _combination(results: Sequence[tuple[Candidate, Correct]]) -> Candidate | No
 
 def _cheapest_of_the_best(results: Sequence[tuple[Candidate, Correct]]) -> Candidate:
     best = max(results, key=lambda each: each[1].mean())[1]
-    for candidate, correct in results:
-        if best.mean() - correct.mean() <= _standard_error(best, correct):
-            return candidate
-    raise AssertionError("the best candidate is within the error of itself")
+    close = [each for each, correct in results if best.mean() - correct.mean() <= _standard_error(best, correct)]
+    return min(close, key=lambda each: each.cost)
 
 
 def _standard_error(one: Correct, other: Correct) -> float:

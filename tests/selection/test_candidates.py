@@ -40,13 +40,17 @@ def test_every_candidate_is_a_call_that_the_parser_accepts(facts: object) -> Non
         config.parse(config.read_call("train", None, flags), GROUPS)
 
 
-def test_the_resolution_of_the_best_probe_is_tried_with_as_many_patches() -> None:
-    last = tried(SMALL, probe(32, 0.3), probe(48, 0.35), probe(64, 0.4))[-1]
-    assert last.flags == {"image_size": 64, "patch_drop_rate": 0.75}
-    assert tried(SMALL, probe(32, 0.3), probe(48, 0.4), probe(64, 0.35))[-1].flags["image_size"] == 48
-    assert "image_size" not in tried(SMALL, probe(32, 0.4), probe(48, 0.4))[-1].flags
+def test_resolutions_with_a_better_probe_are_tried_first_with_as_many_patches() -> None:
+    _, middle, large, *others = tried(SMALL, probe(32, 0.3), probe(48, 0.35), probe(64, 0.4))
+    assert middle.flags == {"image_size": 48, "patch_drop_rate": 0.56}
+    assert large.flags == {"image_size": 64, "patch_drop_rate": 0.75}
+    assert (middle.cost, large.cost) == (2.25, 4)
+    assert not any("image_size" in each.flags or each.cost != 1 for each in others)
+    (only,) = (each for each in tried(SMALL, probe(32, 0.3), probe(48, 0.3), probe(64, 0.4)) if each.cost > 1)
+    assert only.flags["image_size"] == 64
+    assert all(each.cost == 1 for each in tried(SMALL, probe(32, 0.4), probe(48, 0.4)))
     convolutional = dataclasses.replace(SMALL, convolutional=True)
-    assert tried(convolutional, probe(32, 0.3), probe(64, 0.4))[-1].flags == {"image_size": 64}
+    assert tried(convolutional, probe(32, 0.3), probe(64, 0.4))[1].flags == {"image_size": 64}
 
 
 def test_a_lower_learning_rate_comes_without_mixup() -> None:

@@ -12,12 +12,12 @@ from pipeline.selection.trials import Correct, compare, trial_epochs
 IMAGES = 400
 RULES = Candidate("the settings above")
 FLIPS, GENTLE, STRONG, LARGE = (
-    Candidate(name, {flag: 1})
-    for name, flag in (
-        ("flips", "hflip"),
-        ("gentle", "learning_rate"),
-        ("strong", "augmentation"),
-        ("large", "image_size"),
+    Candidate(name, {flag: 1}, cost)
+    for name, flag, cost in (
+        ("flips", "hflip", 1),
+        ("gentle", "learning_rate", 1),
+        ("strong", "augmentation", 1),
+        ("large", "image_size", 4),
     )
 )
 ALL = [RULES, FLIPS, GENTLE, STRONG, LARGE]
@@ -56,7 +56,7 @@ def test_every_candidate_is_tried_and_the_best_is_chosen() -> None:
 def test_the_two_best_are_combined_if_both_beat_the_rules() -> None:
     measure = Measured({"gentle": 0.6, "large": 0.7, "strong": 0.55, "large, gentle": 0.8})
     best, tried = compare(ALL, 10, measure)
-    assert best == Candidate("large, gentle", {"image_size": 1, "learning_rate": 1})
+    assert best == Candidate("large, gentle", {"image_size": 1, "learning_rate": 1}, 4)
     assert len(tried) == 6
     assert compare(ALL, 10, Measured({"gentle": 0.6, "large": 0.7}))[0] is LARGE  # the combination has 50%
     assert len(compare(ALL, 10, Measured({"gentle": 0.6}))[1]) == 5
@@ -76,6 +76,12 @@ def test_within_one_standard_error_the_cheapest_wins(more: int, chosen: Candidat
         return large if candidate is LARGE else rules
 
     assert compare(ALL, 10, measure)[0] is chosen
+    assert compare([RULES, LARGE, GENTLE], 10, measure)[0] is chosen
+
+
+def test_the_cost_decides_a_tie_and_not_the_order() -> None:
+    measure = Measured({"large": 0.9, "gentle": 0.9})
+    assert compare([RULES, LARGE, GENTLE], 10, measure)[0] is GENTLE
 
 
 def test_a_candidate_that_the_network_does_not_support_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
