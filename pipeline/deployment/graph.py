@@ -117,7 +117,8 @@ def write_graph(classifier: ImageClassifier, path: Path, *, dtype: torch.dtype, 
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise PipelineError(
-            f"a {family(classifier.model.config)} cannot be exported to ONNX ({type(error).__name__}: {reason}): choose another model"
+            f"a {family(classifier.model.config)} cannot be exported to ONNX ({type(error).__name__}: {reason}): "
+            "choose another model"
         ) from error
     store(program, path, metadata)
 

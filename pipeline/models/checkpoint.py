@@ -5,7 +5,7 @@ import copy
 import logging
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ from pipeline.errors import PipelineError, list_some
 from pipeline.images import depth
 from pipeline.images.processor import ImageProcessor
 from pipeline.models import uncertainty
-from pipeline.models.pooled import backbone, stock
+from pipeline.models.pooled import backbone
 from pipeline.models.pooled.network import PooledConfig
 from pipeline.runs.files import flush, read_json, set_permissions
 from pipeline.runs.folder import MODEL_FILES
@@ -101,7 +101,7 @@ def read_config(folder: Path, *, name: str) -> PreTrainedConfig:
     with explain_load_errors(name):
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and not isinstance(config, PooledConfig):
-        config = stock.as_stock_classifier(config) or backbone.with_pooled_head(config, name=name)
+        config = backbone.as_classifier(config, name=name)
     if is_timm(config) and config.model_args:
         # timm 1.0.31 also writes the number of classes into model_args, and TimmWrapper would then pass it twice.
         config.model_args = {key: value for key, value in config.model_args.items() if key != "num_classes"}
@@ -144,7 +144,8 @@ def family(config: PreTrainedConfig) -> str:
     """Return the name of the architecture of a network; with a pooled head, that of its backbone."""
     if is_timm(config):
         return str(config.architecture)
-    return str((config.vision_config if isinstance(config, PooledConfig) else config).model_type)
+    backbone_config: Any = config.vision_config if isinstance(config, PooledConfig) else config
+    return str(backbone_config.model_type)
 
 
 def read_model(folder: Path, config: PreTrainedConfig, *, name: str) -> tuple[PreTrainedModel, set[str]]:
@@ -169,7 +170,7 @@ def read_model(folder: Path, config: PreTrainedConfig, *, name: str) -> tuple[Pr
         )
     if pickled:
         logger.info("%s has pickled weights (.bin); loading them with weights_only=True", name)
-    names = _renamed_weights(folder, config)
+    names = backbone.renamed_weights(str(read_json(folder / "config.json").get("model_type")), config)
     with explain_load_errors(name), _explain_weight_errors(name):
         loaded: Any = AutoModelForImageClassification.from_pretrained(
             folder,
@@ -185,14 +186,6 @@ def read_model(folder: Path, config: PreTrainedConfig, *, name: str) -> tuple[Pr
     if names:
         model._weight_conversions = None  # otherwise it would be saved with the names of its checkpoint
     return model, {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-
-
-def _renamed_weights(folder: Path, config: PreTrainedConfig) -> Mapping[str, str]:
-    """Return names of weights in a checkpoint of a backbone -> names in its classifier, as regular expressions."""
-    saved = str(read_json(folder / "config.json").get("model_type"))
-    if saved == config.model_type:
-        return {}
-    return backbone.NAMES if isinstance(config, PooledConfig) else stock.renamed_weights(saved)
 
 
 def load_strictly(model: PreTrainedModel, folder: Path) -> None:

@@ -43,6 +43,4 @@ def linear_head(model: PreTrainedModel, names: set[str]) -> nn.Linear:
 
 def no_linear_head(model: PreTrainedModel, reason: str) -> PipelineError:
     """Return the error for a network on which a linear probe cannot be fitted."""
-    return PipelineError(
-        f"a linear probe cannot be fitted on a {family(model.config)}: {reason}; use --strategy full"
-    )
+    return PipelineError(f"a linear probe cannot be fitted on a {family(model.config)}: {reason}; use --strategy full")

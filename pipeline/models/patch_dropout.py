@@ -14,7 +14,7 @@ from pipeline.models.checkpoint import family
 from pipeline.models.resolution import UNSUPPORTED_INPUT_ERRORS, patch_size
 from pipeline.performance import flops
 
-# Layers that rotate queries and keys by the position of their token, which is wrong after patches before it are dropped.
+# Layers that rotate queries and keys by the position of their token, which is wrong once patches before it are dropped.
 _ROTARY = re.compile("rope|rotary", re.IGNORECASE)
 
 
@@ -66,8 +66,7 @@ def drop_patches(model: Any, rate: float, size: tuple[int, int]) -> None:
             network with rotary positions (DINOv3) do.
     """
     unsupported = PipelineError(
-        f"--patch_drop_rate does not support {family(model.config)}, which needs all patches: "
-        "remove --patch_drop_rate"
+        f"--patch_drop_rate does not support {family(model.config)}, which needs all patches: remove --patch_drop_rate"
     )
     rotary = any(_ROTARY.search(type(module).__name__) for module in model.modules())
     if rotary or (found := _find_embeddings(model, size)) is None:

@@ -117,7 +117,7 @@ def _template_values(
 
 
 def _pooled_backbone(model: Mapping[str, Any]) -> str | None:
-    """Return the model type of the backbone if the network has a pooled head, which transformers alone does not load."""
+    """Return the model type of the backbone of a network with a pooled head, and None for any other network."""
     return str(model["vision_config"]["model_type"]) if model.get("model_type") == POOLED_MODEL_TYPE else None
 
 

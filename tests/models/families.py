@@ -213,9 +213,7 @@ FAMILIES = {
         lambda: RadioModel(RadioConfig(**NO_MLP_SIZE, max_img_size=128)),
         CLIPImageProcessor(size=square(32), do_center_crop=False, do_normalize=False),
     ),
-    "tipsv2": Family(
-        lambda: Tipsv2VisionModel(Tipsv2VisionConfig(**TIPS)), TIPS_PROCESSOR, size=28, other_size=56
-    ),
+    "tipsv2": Family(lambda: Tipsv2VisionModel(Tipsv2VisionConfig(**TIPS)), TIPS_PROCESSOR, size=28, other_size=56),
     "tipsv2 with text": Family(
         lambda: Tipsv2Model(Tipsv2Config(text_config=LAYERS | {"vocab_size": 20}, vision_config=TIPS)),
         TIPS_PROCESSOR,
@@ -235,8 +233,15 @@ FAMILIES = {
         DINOv3ViTImageProcessor(size=square(32)),
     ),
     "vit mae": Family(
-        lambda: ViTMAEForPreTraining(ViTMAEConfig(**B16, decoder_hidden_size=16, decoder_num_attention_heads=2,
-                                                  decoder_num_hidden_layers=1, decoder_intermediate_size=16)),
+        lambda: ViTMAEForPreTraining(
+            ViTMAEConfig(
+                **B16,
+                decoder_hidden_size=16,
+                decoder_num_attention_heads=2,
+                decoder_num_hidden_layers=1,
+                decoder_intermediate_size=16,
+            )
+        ),
         position_embeddings="vit.embeddings.position_embeddings",
         num_prefix_tokens=1,
     ),

@@ -19,7 +19,6 @@ from transformers import (
     DeiTForImageClassificationWithTeacher,
     SiglipConfig,
     SiglipModel,
-    ViTImageProcessor,
     ViTModel,
 )
 

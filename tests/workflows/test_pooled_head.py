@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_the_network_is_explained(probed: Run, photos: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("flags", [{}, {"strategy": "lora"}, {"image_size": 64, "layer_decay": 0.7}])
 def test_a_run_is_fine_tuned_reloaded_and_trained_further(
-    flags: dict[str, object], checkpoint: Checkpoint, photos: Path, tmp_path: Path
+    flags: dict[str, Any], checkpoint: Checkpoint, photos: Path, tmp_path: Path
 ) -> None:
     run = train(
         model_name_or_path=checkpoint("dinov3"), dataset_name=photos, max_steps=2, per_device_train_batch_size=4,

@@ -1,7 +1,7 @@
-"""The configuration of a backbone -> that of the backbone with a pooled head, or why it is unsupported."""
+"""The configuration of a backbone -> that of an image classifier, or why it is unsupported."""
 
 import copy
-import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,26 +9,49 @@ from torch import Tensor
 from transformers import MODEL_MAPPING, PreTrainedConfig
 
 from pipeline.errors import PipelineError
+from pipeline.models.pooled import stock
 from pipeline.models.pooled.network import PooledConfig, backbone_class, pool
-
-logger = logging.getLogger(__name__)
 
 # Families whose authors publish linear probes on the class token and the mean of the patch tokens. The pooled output
 # of their networks is the class token alone.
 _CLASS_TOKEN_AND_PATCHES = {"dinov3_vit"}
 
-NAMES = {r"^vision_model\.": "backbone."}
-"""Names of weights in a checkpoint of images and texts -> names in the network with the pooled head."""
+_MAX_PREFIX_TOKENS = 16  # class and register tokens; the positions of more tokens than that are unknown
+
+_PART_NAMES = {r"^vision_model\.": "backbone."}  # of the weights of the image part of a model of images and texts
 
 
-def with_pooled_head(config: PreTrainedConfig, *, name: str) -> PooledConfig:
-    """Return the configuration of a backbone with a pooled head. The weights are not read.
+def as_classifier(config: PreTrainedConfig, *, name: str) -> PreTrainedConfig:
+    """Return the configuration of the image classifier for a backbone. The weights are not read.
 
-    The backbone runs once without memory, which shows what it returns.
+    It is one of transformers, if one computes the same, or the backbone with a pooled head.
 
     Args:
         config: Configuration of a backbone, or of a model of images and texts, whose image part is used.
         name: Name of the model as the user gave it, for the messages.
+
+    Raises:
+        PipelineError: If the model does not turn images into features.
+    """
+    return stock.as_stock_classifier(config) or _with_pooled_head(config, name)
+
+
+def renamed_weights(saved: str, config: PreTrainedConfig) -> Mapping[str, str]:
+    """Return names of weights in a checkpoint -> names in the classifier, as regular expressions.
+
+    Args:
+        saved: Model type of the checkpoint.
+        config: Configuration of the classifier.
+    """
+    if saved == config.model_type:
+        return {}
+    return _PART_NAMES if isinstance(config, PooledConfig) else stock.renamed_weights(saved)
+
+
+def _with_pooled_head(config: PreTrainedConfig, name: str) -> PooledConfig:
+    """Return the configuration of a backbone with a pooled head.
+
+    The backbone runs once without memory, which shows what it returns.
 
     Raises:
         PipelineError: If the model does not turn images into features.
@@ -39,7 +62,9 @@ def with_pooled_head(config: PreTrainedConfig, *, name: str) -> PooledConfig:
         raise PipelineError(f"{problem} and no backbone: use another model")
     network = backbone_class(vision)
     if (reads := network.main_input_name) != "pixel_values":
-        raise PipelineError(f"{problem}; it reads {reads}, not images: use a vision model")
+        raise PipelineError(f"{problem}; its main input is {reads}, not pixel_values: use a vision model")
+    if hasattr(vision, "num_queries"):
+        raise PipelineError(f"{problem}; it detects objects and returns no features of an image: use another model")
     pooled = PooledConfig(vision_config=copy.deepcopy(vision))
     size = _image_size(vision)
     try:
@@ -48,13 +73,17 @@ def with_pooled_head(config: PreTrainedConfig, *, name: str) -> PooledConfig:
     except Exception as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise PipelineError(
-            f"{problem}; its backbone fails on a batch of {size[0]}x{size[1]} images ({reason}): use another model"
+            f"{problem}; its backbone cannot be run on {size[0]}x{size[1]} images alone ({reason}): use another model"
         ) from error
-    pooled.pooling = _pooling(vision, outputs)
-    if pooled.pooling in ("class_token_and_patches", "patches"):
-        pooled.num_prefix_tokens = max(0, outputs.last_hidden_state.shape[1] - _num_patches(vision, size))
-    if not pooled.pooling:
-        raise PipelineError(f"{problem}; its backbone returns neither tokens nor a feature map: use another model")
+    if not (pooling := _pooling(vision, outputs, size)):
+        raise PipelineError(
+            f"{problem}; its backbone returns no pooled vector, no tokens (batch, tokens, channels) and no feature map "
+            "(batch, channels, rows, columns): use another model"
+        )
+    pooled.pooling = pooling
+    if pooling in ("class_token_and_patches", "patches"):
+        extra = outputs.last_hidden_state.shape[1] - _num_patches(vision, size)
+        pooled.num_prefix_tokens = extra if 0 < extra <= _MAX_PREFIX_TOKENS else 0
     pooled.num_features = pool(outputs, pooled).shape[1]
     return pooled
 
@@ -81,20 +110,26 @@ def _num_patches(vision: Any, size: tuple[int, int]) -> int:
     return int(size[0] // height) * int(size[1] // width)
 
 
-def _pooling(vision: Any, outputs: Any) -> str:
-    """Return what the head should read, a key of `POOLINGS`, or an empty text if there are no features."""
+def _pooling(vision: Any, outputs: Any, size: tuple[int, int]) -> str:
+    """Return what the head should read, a key of `POOLINGS`, or an empty text if there are no features.
+
+    Args:
+        vision: Configuration of the backbone.
+        outputs: What the backbone returned for two images.
+        size: Height and width of these images.
+    """
 
     def shape(name: str) -> tuple[int, ...]:
         value = getattr(outputs, name, None)
         return tuple(value.shape) if isinstance(value, Tensor) and len(value) == 2 else ()
 
     hidden, pooled = shape("last_hidden_state"), shape("pooler_output")
-    if hasattr(outputs, "encoder_last_hidden_state"):  # a decoder's answers to queries, not features of the image
-        return ""
     if vision.model_type in _CLASS_TOKEN_AND_PATCHES:
         return "class_token_and_patches"
     if len(shape("summary")) == 2:
         return "summary"
     if len(pooled) == 2 or (len(pooled) == 4 and pooled[2:] == (1, 1)):
         return "pooler"
-    return {3: "patches", 4: "feature_map"}.get(len(hidden), "")
+    if len(hidden) == 4 and abs(hidden[2] * size[1] - hidden[3] * size[0]) <= max(size):  # the channels come first
+        return "feature_map"
+    return "patches" if len(hidden) == 3 else ""

@@ -46,9 +46,16 @@ class PooledConfig(PreTrainedConfig):
     num_features: int = 1
 
     def __post_init__(self, **kwargs: Any) -> None:
+        """Make the configuration of the backbone from a dictionary.
+
+        Raises:
+            ValueError: If `pooling` is unknown.
+        """
         if isinstance(self.vision_config, dict):
             self.vision_config = AutoConfig.for_model(**self.vision_config)
         super().__post_init__(**kwargs)
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling is {self.pooling!r}: use {', '.join(POOLINGS)}")
         for name in _RANDOM_POSITIONS:
             if getattr(self.vision_config, name, None) is not None:
                 setattr(self.vision_config, name, None)
@@ -57,10 +64,11 @@ class PooledConfig(PreTrainedConfig):
 class PooledForImageClassification(PreTrainedModel):
     """A backbone, and a linear layer on its pooled features that computes the logits."""
 
+    config: PooledConfig
     config_class = PooledConfig
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     accepts_loss_kwargs = False
     # What the backbone supports is checked by the backbone.
     supports_gradient_checkpointing = True
@@ -72,7 +80,7 @@ class PooledForImageClassification(PreTrainedModel):
         self.backbone = backbone_class(config.vision_config)(config.vision_config)
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         config._attn_implementation_internal = self.backbone.config._attn_implementation
-        self.classifier = nn.Linear(config.num_features, config.num_labels)
+        self.classifier = nn.Linear(config.num_features, config.num_labels)  # type: ignore[arg-type]  # never None
         self.post_init()
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
@@ -97,7 +105,7 @@ def backbone_class(config: Any) -> Any:
     Raises:
         KeyError: If transformers has no such class.
     """
-    found = MODEL_MAPPING[type(config)]
+    found: Any = MODEL_MAPPING[type(config)]
     return found[0] if isinstance(found, tuple) else found
 
 

@@ -120,7 +120,7 @@ def test_one_line_makes_transformers_load_a_saved_model(tmp_path: Path, photos: 
     (tmp_path / "run").mkdir()
     classifier.save(tmp_path / "run")
     image = next((photos / "test").rglob("*.png"))
-    words = [sys.executable, "-c", SCRIPT, tmp_path / "run", image]
+    words = [sys.executable, "-c", SCRIPT, str(tmp_path / "run"), str(image)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     expected = classifier.predict(image, top_k=3)

@@ -1,6 +1,7 @@
 """Backbones that a classifier of transformers computes: equal features, and files that transformers alone loads."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,9 +49,10 @@ def test_a_masked_autoencoder_is_a_vit_that_masks_nothing(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("changes", [{"layer_norm_eps": 1e-5}, {"layer_scale_init_value": 0.0}])
 def test_a_convnext_that_the_classifier_would_compute_otherwise_gets_a_pooled_head(
-    changes: dict[str, float], tmp_path: Path
+    changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    config = DINOv3ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], **changes)
+    shape: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1]}
+    config = DINOv3ConvNextConfig(**shape | changes)
     DINOv3ConvNextModel(config).save_pretrained(tmp_path)
     RESIZE_PROCESSOR.save_pretrained(tmp_path)
     model = build(tmp_path)
