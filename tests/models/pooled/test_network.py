@@ -1,5 +1,6 @@
 """The pooled head: what it reads, what is random, and what loads a saved model."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Aimv2Model, AutoModel, DINOv3ViTConfig, DINOv3ViTModel, Tipsv2Model
 
-from pipeline import PooledForImageClassification
+from pipeline import ImageClassifier, PooledForImageClassification
+from pipeline.errors import PipelineError
 from tests.models.building import build, logits, new_classifier
 from tests.models.families import FAMILIES, save
 
@@ -126,3 +129,36 @@ def test_one_line_makes_transformers_load_a_saved_model(tmp_path: Path, photos: 
     expected = classifier.predict(image, top_k=3)
     found = eval(done.stdout)  # noqa: S307 (a dictionary of our own script)
     assert found == pytest.approx(dict(zip(expected["label"], expected["probability"], strict=True)), abs=1e-5)
+
+
+def test_radio_is_loaded_without_the_layer_scales_that_its_published_files_lack(tmp_path: Path) -> None:
+    save("radio", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {key: tensor for key, tensor in weights.items() if "layer_scale" not in key}
+    assert len(kept) == len(weights) - 4
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    state = build(tmp_path).state_dict()
+    assert all((state[f"backbone.encoder.layer.{i}.layer_scale{j}.lambda1"] == 1).all() for i in (0, 1) for j in (1, 2))
+
+
+def test_an_image_processor_that_is_stored_with_a_tokenizer_is_read(tmp_path: Path) -> None:
+    save("tipsv2 with text", tmp_path)
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").unlink()
+    joined = {"image_processor": settings, "processor_class": "Tipsv2Processor"}
+    (tmp_path / "processor_config.json").write_text(json.dumps(joined))
+    classifier = new_classifier(tmp_path)
+    assert classifier.input_size == (28, 28)
+    assert not classifier.processor.do_normalize
+
+
+def test_an_unknown_pooling_in_a_saved_config_is_refused(tmp_path: Path) -> None:
+    save("dinov3", tmp_path / "checkpoint")
+    (tmp_path / "run").mkdir()
+    new_classifier(tmp_path / "checkpoint").save(tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"pooling": "median"}))
+    with pytest.raises(
+        PipelineError, match=r"cannot load .*run as an image classifier: pooling is 'median': use class_"
+    ):
+        ImageClassifier.load(tmp_path / "run")
