@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.models.classifier import ImageClassifier
+    from pipeline.models.pooled.network import PooledForImageClassification
     from pipeline.reporting.run import Run
     from pipeline.workflows.app import app
     from pipeline.workflows.doctor import doctor
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ImageClassifier",
+    "PooledForImageClassification",
     "Run",
     "app",
     "doctor",
@@ -44,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "ImageClassifier": "pipeline.models.classifier",
+    "PooledForImageClassification": "pipeline.models.pooled.network",
     "Run": "pipeline.reporting.run",
     "app": "pipeline.workflows.app",
     "doctor": "pipeline.workflows.doctor",

@@ -161,7 +161,10 @@ def test_a_model_that_is_not_for_images(train: Refuse, tiny_vit: Path, tmp_path:
     shutil.copytree(tiny_vit, tmp_path / "text")
     (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     message = train("--model_name_or_path=text")
-    assert "text has the model type bert, for which transformers has no image classifier: use another model" in message
+    assert (
+        "text has the model type bert, for which transformers has no image classifier; its main input is input_ids"
+        in message
+    )
 
 
 def test_a_timm_name_that_is_not_a_hub_id(train: Refuse) -> None:

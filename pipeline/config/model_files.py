@@ -16,6 +16,8 @@ _SIZES = {
     **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_heads", "depths", "num_stages"), _BLOCKS),
     "num_channels": (1, 64),
     "num_labels": (1, 1_000_000),
+    "num_features": _WIDTH,
+    "num_prefix_tokens": (0, 1000),
 }
 """Key of config.json -> smallest and largest value. Lists have a value for each stage of the network."""
 _LARGEST_NUMBER = 10**9  # of any other key

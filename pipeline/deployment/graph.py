@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.deployment.standalone import KEY
 from pipeline.errors import PipelineError
 from pipeline.images.processor import Normalize
-from pipeline.models.checkpoint import is_timm
+from pipeline.models.checkpoint import family
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.uncertainty import OutOfDistribution
 
@@ -115,11 +115,10 @@ def write_graph(classifier: ImageClassifier, path: Path, *, dtype: torch.dtype, 
                 network, example, OnnxConfig(dynamic=True, dynamic_shapes=shapes)
             )[0]
     except Exception as error:
-        config = classifier.model.config
-        family = config.architecture if is_timm(config) else config.model_type
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise PipelineError(
-            f"a {family} cannot be exported to ONNX ({type(error).__name__}: {reason}): choose another model"
+            f"a {family(classifier.model.config)} cannot be exported to ONNX ({type(error).__name__}: {reason}): "
+            "choose another model"
         ) from error
     store(program, path, metadata)
 

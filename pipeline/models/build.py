@@ -16,9 +16,10 @@ from pipeline.errors import PipelineError
 from pipeline.images.processor import ensure_one_size, set_input_size
 from pipeline.images.transforms import check_training_pixels
 from pipeline.models import resolution
-from pipeline.models.checkpoint import is_timm, read_config, read_model, read_processor
+from pipeline.models.checkpoint import family, is_timm, read_config, read_model, read_processor
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.head import head_names
+from pipeline.models.pooled.network import POOLINGS, PooledConfig
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,13 @@ def build_classifier(args: ModelArguments, *, class_names: Sequence[str], seed: 
         for weight in head_names(model):
             nn.init.zeros_(model.get_parameter(weight))
     resolution.check_input(model, processor, name=name)
+    if isinstance(model.config, PooledConfig):
+        logger.info(
+            "transformers has no image classifier for %s: the head reads %s; the saved model loads with vit-pipeline, "
+            "or with transformers after `from pipeline import PooledForImageClassification`",
+            family(model.config),
+            POOLINGS[model.config.pooling],
+        )
     logger.info(
         "%s: %s%s, %.1f M parameters, %s for %d classes",
         type(model).__name__,
@@ -101,8 +109,9 @@ def _from_checkpoint(
     _set_labels(config, class_names)
     model, missing = read_model(folder, config, name=name)
     head = head_names(model)
-    # A pooler that only the classifier has belongs to the head: BEiT's norm after its pre-training.
-    poolers = {key for key in missing if ".pooler." in key}
+    # A pooler that only the classifier has belongs to the head: BEiT's norm after its pre-training. A pooled head reads
+    # the features of the checkpoint, and a random pooler would destroy them.
+    poolers = {key for key in missing if ".pooler." in key and not isinstance(config, PooledConfig)}
     if lost := sorted(missing - head - poolers):
         raise PipelineError(
             f"{name} does not fit a {type(model).__name__}: it lacks {len(lost)} weights, first {lost[0]}; choose "

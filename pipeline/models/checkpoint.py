@@ -27,6 +27,8 @@ from pipeline.errors import PipelineError, list_some
 from pipeline.images import depth
 from pipeline.images.processor import ImageProcessor
 from pipeline.models import uncertainty
+from pipeline.models.pooled import backbone
+from pipeline.models.pooled.network import PooledConfig
 from pipeline.runs.files import flush, read_json, set_permissions
 from pipeline.runs.folder import MODEL_FILES
 
@@ -87,7 +89,7 @@ def _set_timm_attributes(processor: Any) -> None:
 
 
 def read_config(folder: Path, *, name: str) -> PreTrainedConfig:
-    """Load the config of a checkpoint whose model type transformers supports for image classification.
+    """Load the config of a checkpoint as that of an image classifier: its own class, or a pooled head on its backbone.
 
     Args:
         folder: Contains a config.json.
@@ -98,11 +100,8 @@ def read_config(folder: Path, *, name: str) -> PreTrainedConfig:
     """
     with explain_load_errors(name):
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
-        raise PipelineError(
-            f"{name} has the model type {config.model_type}, for which transformers has no image classifier: "
-            "use another model"
-        )
+    if config.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES and not isinstance(config, PooledConfig):
+        config = backbone.as_classifier(config, name=name)
     if is_timm(config) and config.model_args:
         # timm 1.0.31 also writes the number of classes into model_args, and TimmWrapper would then pass it twice.
         config.model_args = {key: value for key, value in config.model_args.items() if key != "num_classes"}
@@ -141,6 +140,14 @@ def is_timm(config: PreTrainedConfig) -> bool:
     return bool(config.model_type == "timm_wrapper")
 
 
+def family(config: PreTrainedConfig) -> str:
+    """Return the name of the architecture of a network; with a pooled head, that of its backbone."""
+    if is_timm(config):
+        return str(config.architecture)
+    backbone_config: Any = config.vision_config if isinstance(config, PooledConfig) else config
+    return str(backbone_config.model_type)
+
+
 def read_model(folder: Path, config: PreTrainedConfig, *, name: str) -> tuple[PreTrainedModel, set[str]]:
     """Load an image classifier with the weights of a checkpoint, in fp32.
 
@@ -163,6 +170,7 @@ def read_model(folder: Path, config: PreTrainedConfig, *, name: str) -> tuple[Pr
         )
     if pickled:
         logger.info("%s has pickled weights (.bin); loading them with weights_only=True", name)
+    names = backbone.renamed_weights(str(read_json(folder / "config.json").get("model_type")), config)
     with explain_load_errors(name), _explain_weight_errors(name):
         loaded: Any = AutoModelForImageClassification.from_pretrained(
             folder,
@@ -172,8 +180,11 @@ def read_model(folder: Path, config: PreTrainedConfig, *, name: str) -> tuple[Pr
             output_loading_info=True,
             weights_only=True,
             trust_remote_code=False,
+            key_mapping=names or None,
         )
     model, info = loaded
+    if names:
+        model._weight_conversions = None  # otherwise it would be saved with the names of its checkpoint
     return model, {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
 
 

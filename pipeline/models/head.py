@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.errors import PipelineError
-from pipeline.models.checkpoint import is_timm
+from pipeline.models.checkpoint import family
 
 
 def head_names(model: PreTrainedModel) -> set[str]:
@@ -43,5 +43,4 @@ def linear_head(model: PreTrainedModel, names: set[str]) -> nn.Linear:
 
 def no_linear_head(model: PreTrainedModel, reason: str) -> PipelineError:
     """Return the error for a network on which a linear probe cannot be fitted."""
-    family = model.config.architecture if is_timm(model.config) else model.config.model_type
-    return PipelineError(f"a linear probe cannot be fitted on a {family}: {reason}; use --strategy full")
+    return PipelineError(f"a linear probe cannot be fitted on a {family(model.config)}: {reason}; use --strategy full")

@@ -3,14 +3,19 @@
 The cost of a training step falls with the number of patches, and the network learns not to depend on single patches.
 """
 
+import re
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import PipelineError
+from pipeline.models.checkpoint import family
 from pipeline.models.resolution import UNSUPPORTED_INPUT_ERRORS, patch_size
 from pipeline.performance import flops
+
+# Layers that rotate queries and keys by the position of their token, which is wrong once patches before it are dropped.
+_ROTARY = re.compile("rope|rotary", re.IGNORECASE)
 
 
 class PatchDropout(nn.Module):
@@ -57,13 +62,14 @@ def drop_patches(model: Any, rate: float, size: tuple[int, int]) -> None:
         size: Height and width of the images in pixels.
 
     Raises:
-        PipelineError: If the network needs the complete grid of patches, as a convolutional network or a Swin does.
+        PipelineError: If the network needs the complete grid of patches, as a convolutional network, a Swin, and a
+            network with rotary positions (DINOv3) do.
     """
     unsupported = PipelineError(
-        f"--patch_drop_rate does not support {model.config.model_type}, which needs all patches: "
-        "remove --patch_drop_rate"
+        f"--patch_drop_rate does not support {family(model.config)}, which needs all patches: remove --patch_drop_rate"
     )
-    if (found := _find_embeddings(model, size)) is None:
+    rotary = any(_ROTARY.search(type(module).__name__) for module in model.modules())
+    if rotary or (found := _find_embeddings(model, size)) is None:
         raise unsupported
     name, num_prefix_tokens = found
     embeddings = model.get_submodule(name)

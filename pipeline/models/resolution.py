@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from pipeline.errors import PipelineError
 from pipeline.images.processor import ImageProcessor
-from pipeline.models.checkpoint import is_timm
+from pipeline.models.checkpoint import family, is_timm
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +66,7 @@ def resize(model: PreTrainedModel, image_size: int) -> PreTrainedModel:
     if _forward_error(model, torch.zeros(1, 3, image_size, image_size)) is None:
         return model
     config = copy.deepcopy(model.config)
-    unsupported = PipelineError(
-        f"--image_size {image_size} is not supported by {config.model_type}: remove --image_size"
-    )
+    unsupported = PipelineError(f"--image_size {image_size} is not supported by {family(config)}: remove --image_size")
     if not hasattr(vision_config(config), "image_size"):
         raise unsupported
     vision_config(config).image_size = image_size

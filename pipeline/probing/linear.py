@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from pipeline.errors import PipelineError
+from pipeline.models.checkpoint import family
 from pipeline.models.classifier import ImageClassifier
 from pipeline.probing.features import Array
 
@@ -139,8 +140,8 @@ def install_head(classifier: ImageClassifier, probe: LinearProbe) -> None:
     head = classifier.head
     bias: Any = head.bias
     if bias is None:
-        family = classifier.model.config.model_type
-        raise PipelineError(f"the head of a {family} has no bias, which a linear probe needs: pass --head_init random")
+        name = family(classifier.model.config)
+        raise PipelineError(f"the head of a {name} has no bias, which a linear probe needs: pass --head_init random")
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(probe.weight))
         bias.copy_(torch.from_numpy(probe.bias))

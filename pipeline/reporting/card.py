@@ -11,7 +11,7 @@ from pipeline.config.names import ASSETS, is_hub_id
 from pipeline.errors import visible
 from pipeline.reporting import summary, wording
 from pipeline.runs.files import read_json, write_text
-from pipeline.runs.folder import CARD, PLOTS, RESULTS, TRAINER_STATE, RunFolder
+from pipeline.runs.folder import CARD, PLOTS, POOLED_MODEL_TYPE, RESULTS, TRAINER_STATE, RunFolder
 from pipeline.runs.publish import public_recipe
 
 TEMPLATE = ASSETS / "model_card.md"
@@ -39,12 +39,13 @@ def render(folder: Path, *, repo_id: str | None = None) -> str:
     run = RunFolder(folder)
     results = read_json(folder / RESULTS)
     record, recipe = run.record, run.arguments
+    backbone = _pooled_backbone(read_json(folder / "config.json"))
     base, data_id = (recipe[key] if is_hub_id(recipe[key]) else None for key in ("model_name_or_path", "dataset_name"))
     metadata = ModelCardData(
         model_name=folder.name,
         base_model=None if recipe.get("from_scratch") else base,
         datasets=data_id,
-        library_name="transformers",
+        library_name="vit-pipeline" if backbone else "transformers",
         pipeline_tag="image-classification",
         tags=["vision", "image-classification", "vit-pipeline"],
         metrics=["accuracy"],
@@ -54,6 +55,7 @@ def render(folder: Path, *, repo_id: str | None = None) -> str:
         metadata,
         template_path=str(TEMPLATE),
         title=escape(repo_id.partition("/")[2] if repo_id else folder.name),
+        backbone=backbone,
         repo=re.sub(r"[^\w./ -]", "_", repo_id or folder.name),  # it stands in code
         **_template_values(folder, results, record, recipe),
     )
@@ -79,7 +81,7 @@ def _template_values(
     method = "as a linear probe on" if summary.is_linear_probe(recipe, results) else "fine-tuned from"
     origin = "trained from scratch" if recipe.get("from_scratch") else f"{method} {as_code(wording.model_name(recipe))}"
     return {
-        "architecture": model["architectures"][0],
+        "architecture": _pooled_backbone(model) or model["architectures"][0],
         "origin": origin,
         "data_name": escape(Path(str(recipe["dataset_name"])).name),
         "data": _describe_data(record["data"]),
@@ -112,6 +114,11 @@ def _template_values(
         "recipe": public_recipe(folder).strip(),
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
     }
+
+
+def _pooled_backbone(model: Mapping[str, Any]) -> str | None:
+    """Return the model type of the backbone of a network with a pooled head, and None for any other network."""
+    return str(model["vision_config"]["model_type"]) if model.get("model_type") == POOLED_MODEL_TYPE else None
 
 
 def _describe_data(data: Mapping[str, Any]) -> dict[str, Any] | None:

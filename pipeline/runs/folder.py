@@ -39,6 +39,8 @@ UNCERTAINTY = "uncertainty.safetensors"
 ISSUES = "issues.csv"
 MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
 """The files that `pipeline("image-classification", model=...)` needs."""
+POOLED_MODEL_TYPE = "pooled_image_classifier"
+"""The `model_type` in config.json of a backbone with a pooled head, which transformers alone does not load."""
 PUBLISHED = (
     *MODEL_FILES, UNCERTAINTY, CARD, REPORT, RESULTS, PREDICTIONS, THUMBNAILS, RELEVANCE, ISSUES, TRAINER_STATE,
     RECIPE, RECORD,

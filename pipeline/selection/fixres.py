@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.scoring import score
 from pipeline.images.processor import set_input_size
 from pipeline.models import resolution
-from pipeline.models.checkpoint import is_timm
+from pipeline.models.checkpoint import family, is_timm
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.selection.improve import Proposal
@@ -47,8 +47,9 @@ def propose(classifier: ImageClassifier, splits: datasets.DatasetDict, settings:
     try:
         candidate = _at_resolution(classifier, larger)
     except PipelineError:
-        family = classifier.model.config.model_type
-        logger.warning("--fixres: %s does not support %d px input; keeping %d px", family, larger, size)
+        logger.warning(
+            "--fixres: %s does not support %d px input; keeping %d px", family(classifier.model.config), larger, size
+        )
         return None
     options = LoaderOptions.of(settings.trainer)
     before, after = (

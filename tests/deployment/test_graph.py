@@ -23,7 +23,9 @@ def pixels_for(size: tuple[int, int], count: int) -> np.ndarray[tuple[int, ...],
     return np.random.default_rng(1).integers(0, 256, (count, *size, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("family", ["swin", "convnext"])  # torch.onnx alone cannot export Swin
+@pytest.mark.parametrize(
+    "family", ["swin", "convnext", "aimv2 native", "tipsv2"]
+)  # torch.onnx alone cannot export Swin
 def test_a_family_is_exported_with_a_dynamic_batch_size(family: str, tmp_path: Path) -> None:
     save(family, tmp_path)
     classifier = new_classifier(tmp_path)

@@ -10,6 +10,10 @@ import torch
 from timm.models import save_for_hf
 from torch import Tensor, nn
 from transformers import (
+    Aimv2Config,
+    Aimv2Model,
+    Aimv2VisionConfig,
+    Aimv2VisionModel,
     BeitConfig,
     BeitForImageClassification,
     BeitForMaskedImageModeling,
@@ -18,6 +22,8 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     ConvNextConfig,
     ConvNextForImageClassification,
     ConvNextImageProcessor,
@@ -27,6 +33,15 @@ from transformers import (
     DeiTImageProcessor,
     Dinov2Config,
     Dinov2Model,
+    DINOv3ConvNextConfig,
+    DINOv3ConvNextModel,
+    DINOv3ViTConfig,
+    DINOv3ViTImageProcessor,
+    DINOv3ViTModel,
+    PixioConfig,
+    PixioModel,
+    RadioConfig,
+    RadioModel,
     ResNetConfig,
     ResNetForImageClassification,
     SiglipConfig,
@@ -35,9 +50,16 @@ from transformers import (
     SwinConfig,
     SwinForImageClassification,
     SwinForMaskedImageModeling,
+    Tipsv2Config,
+    Tipsv2ImageProcessor,
+    Tipsv2Model,
+    Tipsv2VisionConfig,
+    Tipsv2VisionModel,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
     ViTModel,
 )
 
@@ -59,6 +81,8 @@ SWIN: dict[str, Any] = {
     "window_size": 4,
     "encoder_stride": 8,
 }
+NO_MLP_SIZE = {key: value for key, value in B16.items() if key != "intermediate_size"}
+TIPS = NO_MLP_SIZE | {"image_size": 28, "patch_size": 14}
 DINOV2 = LAYERS | {"image_size": 56, "patch_size": 14, "mlp_ratio": 2}
 TOWERS: dict[str, Any] = {"text_config": LAYERS | {"vocab_size": 20}, "vision_config": B16}
 RESNET: dict[str, Any] = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
@@ -74,6 +98,8 @@ def square(side: int) -> dict[str, int]:
 
 RESIZE_PROCESSOR = ViTImageProcessor(size=square(32))
 DEIT_PROCESSOR = DeiTImageProcessor(size=square(36), crop_size=square(32), **IMAGENET)
+CLIP_PROCESSOR = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square(32))
+TIPS_PROCESSOR = Tipsv2ImageProcessor(size=square(28))
 CROP_PCT_PROCESSOR = ConvNextImageProcessor(size={"shortest_edge": 28}, crop_pct=0.875, **IMAGENET)
 
 
@@ -155,7 +181,7 @@ FAMILIES = {
     ),
     "clip": Family(
         lambda: CLIPModel(CLIPConfig(**TOWERS)),
-        CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square(32)),
+        CLIP_PROCESSOR,
         position_embeddings="vision_model.embeddings.position_embedding.weight",
         num_prefix_tokens=1,
     ),
@@ -164,6 +190,60 @@ FAMILIES = {
     ),
     "convnext": Family(
         lambda: ConvNextForImageClassification(ConvNextConfig(**CONVNEXT | FIVE_CLASSES)), CROP_PCT_PROCESSOR, size=28
+    ),
+    # With a pooled head, because transformers has no image classifier for them.
+    "dinov3": Family(
+        lambda: DINOv3ViTModel(DINOv3ViTConfig(**B16 | {"patch_size": 8, "num_register_tokens": 4})),
+        DINOv3ViTImageProcessor(size=square(32)),
+    ),
+    "aimv2": Family(
+        lambda: Aimv2VisionModel(Aimv2VisionConfig(**B16)),
+        CLIP_PROCESSOR,
+        position_embeddings="backbone.embeddings.position_embedding.weight",
+    ),
+    "aimv2 native": Family(
+        lambda: Aimv2VisionModel(Aimv2VisionConfig(**B16, is_native=True, use_head=False)), CLIP_PROCESSOR
+    ),
+    "aimv2 with text": Family(
+        lambda: Aimv2Model(Aimv2Config(**TOWERS)),
+        CLIP_PROCESSOR,
+        position_embeddings="backbone.embeddings.position_embedding.weight",
+    ),
+    "radio": Family(
+        lambda: RadioModel(RadioConfig(**NO_MLP_SIZE, max_img_size=128)),
+        CLIPImageProcessor(size=square(32), do_center_crop=False, do_normalize=False),
+    ),
+    "tipsv2": Family(lambda: Tipsv2VisionModel(Tipsv2VisionConfig(**TIPS)), TIPS_PROCESSOR, size=28, other_size=56),
+    "tipsv2 with text": Family(
+        lambda: Tipsv2Model(Tipsv2Config(text_config=LAYERS | {"vocab_size": 20}, vision_config=TIPS)),
+        TIPS_PROCESSOR,
+        size=28,
+        other_size=56,
+    ),
+    "pixio": Family(lambda: PixioModel(PixioConfig(**NO_MLP_SIZE, n_cls_tokens=2)), RESIZE_PROCESSOR),
+    "clip vision": Family(
+        lambda: CLIPVisionModel(CLIPVisionConfig(**B16)),
+        CLIP_PROCESSOR,
+        position_embeddings="backbone.embeddings.position_embedding.weight",
+        num_prefix_tokens=1,
+    ),
+    # A classifier of transformers computes them under other names.
+    "dinov3 convnext": Family(
+        lambda: DINOv3ConvNextModel(DINOv3ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1])),
+        DINOv3ViTImageProcessor(size=square(32)),
+    ),
+    "vit mae": Family(
+        lambda: ViTMAEForPreTraining(
+            ViTMAEConfig(
+                **B16,
+                decoder_hidden_size=16,
+                decoder_num_attention_heads=2,
+                decoder_num_hidden_layers=1,
+                decoder_intermediate_size=16,
+            )
+        ),
+        position_embeddings="vit.embeddings.position_embeddings",
+        num_prefix_tokens=1,
     ),
     "timm vit": Family(lambda: timm.create_model("test_vit", num_classes=5, img_size=32), None, other_size=None),
     "timm resnet": Family(lambda: timm.create_model("test_resnet", num_classes=5), None, other_size=None),

@@ -17,11 +17,8 @@ from transformers import (
     BertForSequenceClassification,
     DeiTForImageClassification,
     DeiTForImageClassificationWithTeacher,
-    DINOv3ViTConfig,
-    DINOv3ViTModel,
     SiglipConfig,
     SiglipModel,
-    ViTImageProcessor,
     ViTModel,
 )
 
@@ -184,16 +181,6 @@ def test_a_text_model_is_rejected(tmp_path: Path) -> None:
             PipelineError, match="bert has the model type bert, for which transformers has no image classifier"
         ):
             build(tmp_path / "bert", from_scratch=from_scratch)
-
-
-def test_a_backbone_without_a_classifier_in_transformers_is_rejected(tmp_path: Path) -> None:
-    config = DINOv3ViTConfig(image_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
-    DINOv3ViTModel(config).save_pretrained(tmp_path)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    with pytest.raises(
-        PipelineError, match="has the model type dinov3_vit, for which transformers has no image classifier"
-    ):
-        build(tmp_path)
 
 
 def test_a_vision_tower_with_a_missing_weight_is_rejected(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every backbone family: new head, transforms, a run that transformers loads with equal results, another resolution."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ Checkpoint = tuple[str, Path, dict[str, Tensor]]
 
 # One run, of one or two seconds, for each kind of network.
 RUNS = [
-    "vit b/16 in21k", "deit distilled", "swin", "beit pt22k", "dinov2", "siglip", "resnet", "convnext", "timm vit",
-    "timm resnet",
+    "vit b/16 in21k", "deit distilled", "swin", "beit pt22k", "dinov2", "siglip", "resnet", "convnext", "dinov3",
+    "aimv2", "radio", "tipsv2 with text", "dinov3 convnext", "timm vit", "timm resnet",
 ]  # fmt: skip
 
 
@@ -55,9 +56,27 @@ def finished(request: pytest.FixtureRequest, photos: Path, tmp_path_factory: pyt
     return folder
 
 
+# Names in a ConvNeXt classifier -> names in the backbone of DINOv3.
+DINOV3_CONVNEXT = {
+    "convnext.embeddings.patch_embeddings.": "model.stages.0.downsample_layers.0.",
+    "convnext.embeddings.layernorm.": "model.stages.0.downsample_layers.1.",
+    "convnext.encoder.": "model.",
+    "convnext.layernorm.": "layer_norm.",
+    "downsampling_layer": "downsample_layers",
+    "dwconv": "depthwise_conv",
+    "layernorm": "layer_norm",
+    "pwconv": "pointwise_conv",
+    "layer_scale_parameter": "gamma",
+}
+
+
 def weights_of(weights: dict[str, Tensor], name: str) -> Tensor:
     """Return a weight of a checkpoint by its name in a classifier. Names in a bare backbone lack the first part."""
-    return weights[name if name in weights else name.partition(".")[2]]
+    bare = name.partition(".")[2]
+    found = next((key for key in (name, bare, f"vision_model.{bare}") if key in weights), None)
+    if found is None:
+        found = functools.reduce(lambda key, pair: key.replace(*pair), DINOV3_CONVNEXT.items(), name)
+    return weights[found]
 
 
 @pytest.fixture

@@ -29,8 +29,9 @@ from tests.models.families import BEIT, DINOV2, FAMILIES, SWIN
 
 BLOCKS = {
     "vit b/16": 2, "vit b/16 in21k": 2, "vit l/32": 2, "deit": 2, "deit distilled": 2, "swin": 3, "swin simmim": 3,
-    "beit": 2, "beit pt22k": 2, "dinov2": 2, "siglip": 2, "clip": 2, "resnet": 2, "convnext": 2, "timm vit": 6,
-    "timm resnet": 4,
+    "beit": 2, "beit pt22k": 2, "dinov2": 2, "siglip": 2, "clip": 2, "resnet": 2, "convnext": 2, "dinov3": 2,
+    "aimv2": 2, "aimv2 native": 2, "aimv2 with text": 2, "radio": 2, "tipsv2": 2, "tipsv2 with text": 2, "pixio": 2,
+    "clip vision": 2, "dinov3 convnext": 2, "vit mae": 2, "timm vit": 6, "timm resnet": 4,
 }  # fmt: skip
 
 # Module name -> depth of its weights. The modules contain every weight of the network.
@@ -66,6 +67,21 @@ DEPTHS: dict[str, dict[str, int]] = {
         "convnext.layernorm": 3,
         "classifier": 3,
     },
+    "dinov3": {
+        "backbone.embeddings": 0,
+        "backbone.model.layer.0": 1,
+        "backbone.model.layer.1": 2,
+        "backbone.norm": 3,
+        "classifier": 3,
+    },
+    "aimv2": {
+        "backbone.embeddings": 0,
+        "backbone.encoder.layers.0": 1,
+        "backbone.encoder.layers.1": 2,
+        "backbone.rms_norm": 3,
+        "backbone.head": 3,
+        "classifier": 3,
+    },
     "timm vit": {"timm_model.cls_token": 0, "timm_model.pos_embed": 0, "timm_model.patch_embed": 0}
     | {f"timm_model.blocks.{i}": i + 1 for i in range(6)}
     | {"timm_model.norm": 7, "timm_model.head": 7},
@@ -86,6 +102,8 @@ NO_WEIGHT_DECAY = {
     | {f"beit.layers.{i}.relative_position_bias.relative_position_bias_table" for i in range(2)},
     "dinov2": {f"dinov2.embeddings.{name}" for name in ("cls_token", "mask_token", "position_embeddings")},
     "clip": {"vision_model.embeddings.position_embedding.weight"},
+    "dinov3": {f"backbone.embeddings.{name}" for name in ("cls_token", "mask_token", "register_tokens")},
+    "radio": {f"backbone.embeddings.{name}" for name in ("cls_register_token", "position_embedding")},
     "timm vit": {"timm_model.cls_token", "timm_model.pos_embed"},
     "resnet": set(),
     "convnext": set(),

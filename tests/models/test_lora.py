@@ -25,7 +25,8 @@ from tests.models.families import FAMILIES
 
 # Family with attention -> number of query and value projections.
 PROJECTIONS = {
-    "vit b/16": 4, "deit": 4, "swin": 6, "beit": 4, "dinov2": 4, "siglip": 4, "clip": 4, "timm vit": 6,
+    "vit b/16": 4, "deit": 4, "swin": 6, "beit": 4, "dinov2": 4, "siglip": 4, "clip": 4, "dinov3": 4,
+    "aimv2": 5, "radio": 4, "tipsv2": 4, "timm vit": 6,
 }  # fmt: skip
 FAMILIES_WITH_ATTENTION = list(PROJECTIONS)
 

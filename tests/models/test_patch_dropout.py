@@ -72,7 +72,7 @@ def test_a_network_trains_on_fewer_patches_and_its_evaluation_does_not_change() 
 def test_a_network_that_needs_its_grid_is_rejected_and_not_changed(name: str, tmp_path: Path) -> None:
     save(name, tmp_path)
     model, size = build(tmp_path), (FAMILIES[name].size,) * 2
-    supported = name.split()[0] in {"vit", "deit", "dinov2", "siglip", "clip"}
+    supported = name.split()[0] in {"vit", "deit", "dinov2", "siglip", "clip", "aimv2", "radio", "tipsv2", "pixio"}
     if supported:
         drop_patches(model, 0.5, size)
     else:

@@ -17,6 +17,7 @@ from pipeline.runs import checkpoints as checkpoint_files
 from pipeline.runs.checkpoints import MANIFEST
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import TRAINER_STATE
+from tests.models import families
 from tests.runs.damage import DAMAGE
 from tests.training.fitting import Fitted, checkpoints, same
 
@@ -53,7 +54,17 @@ AT_THE_END_OF_AN_EPOCH, WITHIN_AN_EPOCH = 6, 8
 def test_a_resumed_run_equals_an_uninterrupted_one(
     fitted: Callable[..., Fitted], tmp_path: Path, workers: int, changes: dict[str, Any]
 ) -> None:
-    changes = EVERY | changes | {"dataloader_num_workers": workers}
+    assert_resumes(fitted, tmp_path, changes | {"dataloader_num_workers": workers})
+
+
+def test_a_resumed_dinov3_equals_an_uninterrupted_one(fitted: Callable[..., Fitted], tmp_path: Path) -> None:
+    families.save("dinov3", tmp_path / "dinov3")
+    assert_resumes(fitted, tmp_path, {"vit": tmp_path / "dinov3"})
+
+
+def assert_resumes(fitted: Callable[..., Fitted], tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Compare an uninterrupted run with two that start from its checkpoints."""
+    changes = EVERY | changes
     whole = fitted("whole", **changes)
     for first in (AT_THE_END_OF_AN_EPOCH, WITHIN_AN_EPOCH):
         name = f"from-{first}"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.special import softmax
-from transformers import DINOv3ViTConfig, pipeline
+from transformers import BertConfig, pipeline
 
 from pipeline import Run, race
 from pipeline.errors import PipelineError
@@ -225,12 +225,12 @@ def test_every_supported_family_can_be_compared(flags: dict[str, Any], tmp_path:
     assert all(row["train_images_per_second"] and row["predict_images_per_second"] for row in probes)
 
 
-def test_a_backbone_without_a_classification_class_fails_by_name(flags: dict[str, Any], tmp_path: Path) -> None:
-    DINOv3ViTConfig(hidden_size=32, num_hidden_layers=1).save_pretrained(tmp_path / "dinov3")
+def test_a_model_that_does_not_read_images_fails_by_name(flags: dict[str, Any], tmp_path: Path) -> None:
+    BertConfig(hidden_size=32, num_hidden_layers=1).save_pretrained(tmp_path / "bert")
     common = {name: flags[name] for name in ("dataset_name", "precision", "dataloader_num_workers")}
-    found = race(**common, backbones=[str(tmp_path / "dinov3")], finalists=1, output_dir=tmp_path / "race")
+    found = race(**common, backbones=[str(tmp_path / "bert")], finalists=1, output_dir=tmp_path / "race")
     (row,) = found["rows"]
-    assert "has the model type dinov3_vit, for which transformers has no image classifier" in row["error"]
+    assert "has the model type bert, for which transformers has no image classifier" in row["error"]
     assert found["conclusions"] == ["No backbone could be compared."]
 
 

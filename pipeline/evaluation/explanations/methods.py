@@ -6,7 +6,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.explanations.layercam import LayerCam
 from pipeline.evaluation.explanations.legrad import LeGrad
 from pipeline.evaluation.explanations.relevance import Method
-from pipeline.models.checkpoint import is_timm
+from pipeline.models.checkpoint import family
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.resolution import patch_size
 
@@ -22,7 +22,7 @@ def find_method(classifier: ImageClassifier) -> Method:
     method = LeGrad.of(model, noise, patch_grid(classifier)) or LayerCam.of(model, size)
     if method is None:
         raise PipelineError(
-            f"explain does not support {family(classifier)}, whose attention maps cannot be read: "
+            f"explain does not support {family(classifier.model.config)}, whose attention maps cannot be read: "
             "use a ViT, DeiT, BEiT, DINOv2, SigLIP, Swin, ConvNeXt or ResNet of transformers"
         )
     return method
@@ -37,7 +37,7 @@ def find_legrad(classifier: ImageClassifier) -> LeGrad:
     method = find_method(classifier)
     if not isinstance(method, LeGrad):
         raise PipelineError(
-            f"--tour does not support {family(classifier)}, whose patches do not attend to all others: "
+            f"--tour does not support {family(classifier.model.config)}, whose patches do not attend to all others: "
             "use a ViT, DeiT, BEiT, DINOv2 or SigLIP, or remove --tour"
         )
     return method
@@ -48,9 +48,3 @@ def patch_grid(classifier: ImageClassifier) -> tuple[int, int]:
     height, width = classifier.input_size
     side = patch_size(classifier.model.config)
     return height // side, width // side
-
-
-def family(classifier: ImageClassifier) -> str:
-    """Return the name of the architecture of a network."""
-    config = classifier.model.config
-    return str(config.architecture if is_timm(config) else config.model_type)

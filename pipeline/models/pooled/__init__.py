@@ -1,0 +1,1 @@
+"""Vision backbones for which transformers has no image classifier: a linear head on their pooled features."""
