@@ -15,14 +15,14 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline import distributed, hub, signals
+from pipeline import distributed, hub
 from pipeline.arguments.data import DataArguments
 from pipeline.data.columns import find_columns
 from pipeline.data.splits import name_splits
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.images.augmentation import derive_seed
 from pipeline.images.decode import open_image
-from pipeline.images.transforms import Batch, collate
+from pipeline.images.transforms import Batch, ImageLoader
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +101,10 @@ class StreamShard(IterableDataset[dict[str, Any]]):
         """Return a data loader with the batches of this rank. It has at most one worker per file or row group."""
         self.batch_size = batch_size
         workers = min(num_workers, self._shuffled_rows(0).num_shards)
-        return DataLoader(
+        return ImageLoader(
             self,
-            batch_size,
-            collate_fn=collate,
+            batch_size=batch_size,
             num_workers=workers,
-            worker_init_fn=signals.keep_working,
             persistent_workers=workers > 0,
             prefetch_factor=prefetch_factor if workers else None,
             pin_memory=pin_memory,

@@ -28,7 +28,7 @@ from pipeline.training.callbacks import loop
 from pipeline.training.callbacks.divergence import Diverged
 from pipeline.training.callbacks.margins import FINAL_MARGINS, MARGINS
 from pipeline.training.checkpoints import find_start
-from pipeline.training.rewind import note_rewind, rewinds_in_effect
+from pipeline.training.rewind import elapsed_at_rewind, note_rewind, rewinds_in_effect
 from pipeline.training.trainer import StrictTrainer
 
 logger = logging.getLogger(__name__)
@@ -70,10 +70,10 @@ def fit(
             return _fit(classifier, images, folder=folder, settings=settings, clock=clock, stop=stop)
         except Diverged as error:
             problem = error.with_traceback(None)  # which would hold the memory of the training
-        note_rewind(folder, problem, settings.trainer)
+        note_rewind(folder, problem, settings.trainer, elapsed=clock.elapsed())
         if received := max(distributed.all_gather(stop.received)):
             raise Terminated(f"training in {folder} diverged: repeat the command to continue", received)
-        clock = Clock()  # a resumed training counts the time until its checkpoint
+        clock = Clock()  # of which the training sets the time before
         gc.collect()
         vars(classifier).update(vars(copy.deepcopy(untrained)))
         torch.random.set_rng_state(generator)
@@ -152,6 +152,7 @@ def _train(trainer: StrictTrainer, folder: Path, stop: loop.StopOnSignal) -> dic
     if start.checkpoint is not None:
         logger.info("resuming from %s", start.checkpoint.name)
     trainer.halvings = rewinds_in_effect(folder, start.step)
+    trainer.components.clock.seconds_before_resume = elapsed_at_rewind(folder)
     with stop.listening():
         resumed = str(start.checkpoint) if start.checkpoint else None
         metrics: dict[str, Any] = trainer.train(resume_from_checkpoint=resumed).metrics

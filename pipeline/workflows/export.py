@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import torch
 
-from pipeline import config, distributed
+from pipeline import config, distributed, watchdog
 from pipeline.arguments.data import DataArguments
 from pipeline.arguments.verbs import ExportArguments
 from pipeline.config import CommandLine
@@ -63,10 +63,15 @@ def run(line: CommandLine) -> str:
 
 def _export(line: CommandLine) -> tuple[dict[str, Any], Path]:
     """Return the content of `parity.json` and the folder."""
-    start = time.monotonic()
     if distributed.world_size() > 1:
         raise PipelineError("export runs in one process: start it without `accelerate launch`")
     args, data_args = config.parse(line, ARGUMENTS)
+    with watchdog.must_progress(data_args.dataloader_timeout):
+        return _export_and_compare(args, data_args)
+
+
+def _export_and_compare(args: ExportArguments, data_args: DataArguments) -> tuple[dict[str, Any], Path]:
+    start = time.monotonic()
     model = Path(str(args.model)).expanduser()
     require_finished(model)
     folder = Path(args.output).expanduser() if args.output else model / EXPORT_FOLDER
