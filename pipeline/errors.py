@@ -20,6 +20,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
 _MAYBE_HIDDEN = re.compile(r"[^ -~\xa1-\u02ff]")
 
+_NOT_SECRET = ("PWD", "OLDPWD")  # folders of the shell, in spite of their names
 _SHORTEST_SECRET = 8  # a shorter value of a variable can be a word such as "true"
 
 # What the user can do about an error of the system. Other errors of the system can be bugs of this program.
@@ -88,6 +89,8 @@ def is_secret(name: str) -> bool:
 def mask(text: str) -> str:
     """Replace tokens, values after `token=`, `password=` and the like, and secrets of the environment by asterisks."""
     for name, value in os.environ.items():
+        if name in _NOT_SECRET:
+            continue
         if len(value) >= _SHORTEST_SECRET and value in text and is_secret(name):
             text = text.replace(value, "***")
     text = _ASSIGNMENTS.sub(lambda found: f"{found['name']}=***" if is_secret(found["name"]) else found[0], text)

@@ -95,5 +95,7 @@ def test_a_path_that_is_too_long_is_one_line(vit_pipeline: Run, tmp_path: Path, 
 def test_control_characters_and_secrets_of_the_environment_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "my_planted_token")
     monkeypatch.setenv("A_KEY", "short")
+    monkeypatch.setenv("PWD", "/home/me/photos")  # the working directory
+    assert presentable("/home/me/photos/red") == "/home/me/photos/red"
     assert presentable("a\x1b[31m my_planted_token short\n\tb\r") == "a⟨U+001B⟩[31m *** short\n\tb⟨U+000D⟩"
     assert str(PipelineError("my_planted_token\x07")) == "***⟨U+0007⟩"

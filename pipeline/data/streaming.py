@@ -20,6 +20,7 @@ from pipeline.arguments.data import DataArguments
 from pipeline.data.columns import find_columns
 from pipeline.data.splits import name_splits
 from pipeline.errors import BadImageError, PipelineError
+from pipeline.hub.parquet import refusals_shown
 from pipeline.images.augmentation import derive_seed
 from pipeline.images.decode import open_image
 from pipeline.images.transforms import Batch, ImageLoader
@@ -175,14 +176,17 @@ def _not_streamable(name: str, reason: str) -> PipelineError:
 
 def _download(split: datasets.IterableDataset, identity: str) -> datasets.Dataset:
     """Return all rows of a split, cached in the cache of `datasets`."""
-    return distributed.main_first(
-        lambda: datasets.Dataset.from_generator(
-            _iterate_rows,
-            gen_kwargs={"split": split},
-            features=split.features,
-            fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
-        )
-    )
+
+    def download() -> datasets.Dataset:
+        with refusals_shown():
+            return datasets.Dataset.from_generator(
+                _iterate_rows,
+                gen_kwargs={"split": split},
+                features=split.features,
+                fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
+            )
+
+    return distributed.main_first(download)
 
 
 def _iterate_rows(split: datasets.IterableDataset) -> Iterator[dict[str, Any]]:

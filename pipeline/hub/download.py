@@ -126,12 +126,13 @@ def load_hub_dataset(name: str, config: str | None, revision: str) -> "DatasetDi
     """
     from datasets import load_dataset_builder
 
-    from pipeline.hub.parquet import prepare, read_safely
+    from pipeline.hub.parquet import read_safely, refusals_shown
 
     with _dataset_errors_explained(name, revision):
         builder = persistently(lambda: load_dataset_builder(name, config, revision=revision))
         read_safely(builder)
-        persistently(lambda: prepare(builder))
+        with refusals_shown():
+            persistently(builder.download_and_prepare)
         splits: DatasetDict = builder.as_dataset()
     return splits
 

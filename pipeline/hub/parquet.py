@@ -1,11 +1,10 @@
 """Parquet files of strangers: a few rows are read at a time, and what unpacks to many times its size is refused."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet as pq
 from datasets import DatasetBuilder
 from datasets.builder import Key
@@ -17,83 +16,73 @@ from pipeline.errors import PipelineError
 
 _MAX_RATIO = 100  # images are compressed, so they do not get smaller
 _MIN_SIZE = 2**27  # bytes; what unpacks to less may have any ratio
-_ROWS = 16  # rows that are unpacked at a time, because many rows can share one value that is stored once
+_ROWS = 8  # rows that are unpacked at a time, because many rows can share one value that is stored once
 _JOINED = 100  # rows of a batch in the cache, as `datasets` chooses it for images
 _JOINED_SIZE = 2**25  # bytes
 
 
 def read_safely(builder: DatasetBuilder) -> None:
     """Make a builder refuse Parquet files that unpack to many times their size, and need little memory for others."""
-    if not isinstance(builder.config, ParquetConfig):
-        return
-    # By default, Arrow keeps a complete file in memory until its end is read, for example half a gigabyte.
-    builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
-    builder.config.batch_size = _ROWS
-    builder._generate_tables = functools.partial(_bounded_tables, builder._generate_tables)
+    if isinstance(builder.config, ParquetConfig):
+        builder._generate_tables = functools.partial(_tables, builder)
 
 
-def prepare(builder: DatasetBuilder) -> None:
-    """Write the rows of a builder to the cache.
-
-    Raises:
-        PipelineError: If a file was refused.
-    """
+@contextlib.contextmanager
+def refusals_shown() -> Iterator[None]:
+    """Raise the `PipelineError` for a refused file in place of the error of `datasets` that it causes."""
     try:
-        builder.download_and_prepare()
+        yield
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, PipelineError):
             raise error.__cause__ from error
         raise
 
 
-def _bounded_tables(
-    generate: Callable[..., Iterator[tuple[Key, pa.Table]]],
-    files: Sequence[str],
-    row_groups_list: Sequence[tuple[int, ...] | None],
+def _tables(
+    builder: DatasetBuilder, files: Sequence[str], row_groups_list: Sequence[tuple[int, ...] | None]
 ) -> Iterator[tuple[Key, pa.Table]]:
-    """Yield the rows of files, or of some of their row groups.
+    """Yield the rows of files, or of some of their row groups, as the method of the builder does.
 
-    A file states its size without compression, but counts a value that many rows share only once. So the rows are
-    counted too.
+    That method unpacks a complete row group at once. A file states its size without compression, but counts a value
+    that many rows share only once. So the rows are counted too.
     """
     for number, (file, row_groups) in enumerate(zip(files, row_groups_list, strict=True)):
-        packed = _packed_size(file, row_groups)
-        unpacked, joined, batch = 0, list[pa.Table](), 0
-        for _, table in generate([file], [row_groups]):
-            unpacked += table.nbytes
-            _require_small(file, packed, unpacked)
-            joined.append(table)
-            if sum(map(len, joined)) >= _JOINED or sum(part.nbytes for part in joined) >= _JOINED_SIZE:
-                yield Key(number, batch), pa.concat_tables(joined)
-                joined, batch = [], batch + 1
-        if joined:
-            yield Key(number, batch), pa.concat_tables(joined)
+        for position, batches in enumerate(_joined(_batches(file, row_groups))):
+            yield Key(number, position), builder._cast_table(pa.Table.from_batches(batches))
 
 
-def _packed_size(file: str, row_groups: Sequence[int] | None) -> int:
-    """Return the bytes of some row groups in a file, if they unpack to as many as the file says.
+def _batches(file: str, row_groups: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
+    """Yield a few rows at a time.
 
     Raises:
-        PipelineError: If that is too much.
+        PipelineError: If they unpack to many times their size in the file.
     """
-    try:
-        read = _remote_metadata if "://" in file else _metadata
-        metadata = read(file)
-    except (OSError, pa.ArrowException):
-        return 0  # reading the rows reports the error
-    groups = [metadata.row_group(i) for i in (range(metadata.num_row_groups) if row_groups is None else row_groups)]
-    packed: int = sum(group.column(c).total_compressed_size for group in groups for c in range(group.num_columns))
-    _require_small(file, packed, sum(group.total_byte_size for group in groups))
-    return packed
+    is_remote = "://" in file
+    opened = xopen(file, "rb") if is_remote else contextlib.nullcontext(file)
+    # If the complete row groups were read at once, a local file would be in memory until its end is read. From the Hub
+    # that needs fewer requests, and a stream reads one row group at a time.
+    with opened as source, pq.ParquetFile(source, pre_buffer=is_remote) as parquet:
+        indices = range(parquet.num_row_groups) if row_groups is None else row_groups
+        groups = [parquet.metadata.row_group(i) for i in indices]
+        packed = sum(group.column(c).total_compressed_size for group in groups for c in range(group.num_columns))
+        _require_small(file, packed, sum(group.total_byte_size for group in groups))
+        unpacked = 0
+        for batch in parquet.iter_batches(batch_size=_ROWS, row_groups=list(indices)):
+            unpacked += batch.nbytes
+            _require_small(file, packed, unpacked)
+            yield batch
 
 
-def _metadata(file: str) -> Any:
-    with xopen(file, "rb") as stream:
-        return pq.read_metadata(stream)
-
-
-_remote_metadata = functools.lru_cache(maxsize=256)(_metadata)
-"""The same for a file on the Hub, whose name has its revision. A stream reads the row groups of a file one by one."""
+def _joined(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Yield the batches together that make a batch in the cache."""
+    joined: list[pa.RecordBatch] = []
+    for batch in batches:
+        joined.append(batch)
+        if sum(map(len, joined)) >= _JOINED or sum(part.nbytes for part in joined) >= _JOINED_SIZE:
+            yield joined
+            joined = []
+    if joined:
+        yield joined
 
 
 def _require_small(file: str, packed: int, unpacked: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pipeline.errors import PipelineError
 from tests.fakes.hub import FakeHub
 
 MB = 2**20
-BOMBS = {"one-row": ([bytes(400 * MB)], False), "one-value": ([bytes(4 * MB)] * 100, True)}  # images, dictionary
+BOMBS = {"one-row": ([bytes(400 * MB)], False), "one-value": ([bytes(4 * MB)] * 250, True)}  # images, dictionary
 CARD = """---
 dataset_info:
   features:
@@ -31,7 +32,7 @@ dataset_info:
   splits:
   - name: train
     num_bytes: 1
-    num_examples: 100
+    num_examples: 250
   - name: validation
     num_bytes: 1
     num_examples: 100
@@ -51,7 +52,6 @@ def error_of(name, streaming):
     except PipelineError as error:
         return str(error)
 
-load_splits(DataArguments(dataset_name="synthetic-flowers"))  # imports what is needed
 found = {}
 for name in sys.argv[1:]:
     for streaming in (False, True):
@@ -109,9 +109,9 @@ def test_bombs_on_the_hub_are_rejected_too_also_if_they_are_streamed(tmp_path: P
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(found) == 4
     for name, (error, size) in found.items():
-        assert "data/train-00000-of-00001.parquet has " in error, name
+        assert re.search(r"data/(train|validation)-00000-of-00001\.parquet has ", error), name
         assert "unpacks to more than 128 MB: " in error, name
-        assert size < 250 * MB, (name, size)
+        assert size < 350 * MB, (name, size)
 
 
 def test_a_small_file_may_repeat_an_image(tmp_path: Path) -> None:

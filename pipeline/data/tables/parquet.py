@@ -12,7 +12,7 @@ from pipeline.data.tables.files import find_tables
 from pipeline.data.tables.image_paths import ImageFolder
 from pipeline.data.tables.one_hot import join_one_hot_columns
 from pipeline.errors import PipelineError
-from pipeline.hub.parquet import prepare, read_safely
+from pipeline.hub.parquet import read_safely, refusals_shown
 from pipeline.progress import progress_on_terminal_only
 
 
@@ -39,10 +39,10 @@ def read_parquet_files(
             _check_schema(file, split=name)
         try:
             # Each split is loaded separately, so that a test split can lack the label column.
-            with progress_on_terminal_only():
+            with progress_on_terminal_only(), refusals_shown():
                 builder = datasets.load_dataset_builder("parquet", data_files=patterns)
                 read_safely(builder)
-                prepare(builder)
+                builder.download_and_prepare()
                 splits[name] = builder.as_dataset(split="train")
         except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
             reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
