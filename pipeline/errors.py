@@ -39,6 +39,9 @@ _REMEDIES = {
     errno.EISDIR: "use the path of a file",
     errno.EEXIST: "remove it, or use another path",
 }
+# What torch and `datasets` say of a process that was killed, most often because memory ran out.
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*|One of the subprocesses has abruptly died")
+_NO_MEMORY = re.compile(r"[Cc]annot allocate memory|can't allocate memory|unable to (open|mmap|allocate) shared memory")
 # A data worker sends its traceback with an error; the last line is the text.
 _OF_WORKER = re.compile(r"\ACaught \w+ in .*^Original Traceback.*^[\w.]+Error: ", re.DOTALL | re.MULTILINE)
 
@@ -126,12 +129,32 @@ def mask_words(words: Sequence[str]) -> list[str]:
     ]
 
 
+def explain_memory(error: BaseException) -> str | None:
+    """Return one line for an error that means that memory ran out, or that a data worker was killed; else None."""
+    text = " ".join(str(error).split())
+    if found := _DEAD_WORKER.search(text):
+        return (
+            f"a data worker died ({found[0].rstrip('.')}): lower --dataloader_num_workers, or give the process more "
+            "memory (in a container also --shm-size); then repeat the command to resume"
+        )
+    kinds = {parent.__name__ for parent in type(error).__mro__}
+    if kinds & {"MemoryError", "OutOfMemoryError"} or _NO_MEMORY.search(text):
+        return (
+            f"not enough memory ({text[:200].rstrip('.') or 'MemoryError'}): lower --per_device_train_batch_size, "
+            "--per_device_eval_batch_size, --dataloader_num_workers or --image_size, or end other programs; then "
+            "repeat the command"
+        )
+    return None
+
+
 def explain_outside_error(error: BaseException) -> str | None:
     """Return one line for an error that was caused outside of this program, or None if it may be a bug.
 
-    Causes are permissions, the disk, paths, and the login of the Hub. Rust libraries name the number of the system's
-    error in their text.
+    Causes are memory, permissions, the disk, paths, and the login of the Hub. Rust libraries name the number of the
+    system's error in their text.
     """
+    if (explained := explain_memory(error)) is not None:
+        return explained
     if any(parent.__name__ in _LOGIN_ERRORS for parent in type(error).__mro__):
         return f"the Hub refused: {' '.join(str(error).split())[:200]}: run `hf auth login`, or set HF_TOKEN"
     number = error.errno if isinstance(error, OSError) else None

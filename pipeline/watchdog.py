@@ -17,13 +17,14 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from multiprocessing.queues import Queue
 from typing import Any
 
 import psutil
 
 from pipeline import signals
 from pipeline.distributed import LostRankError
-from pipeline.errors import presentable
+from pipeline.errors import PipelineError, explain_memory, presentable
 
 SECONDS = 300.0
 """How long an image or a batch may take if a command does not have `--dataloader_timeout`."""
@@ -82,7 +83,17 @@ def start_worker(worker: int = 0) -> None:
     _write_note(0.0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    Queue._on_queue_feeder_error = staticmethod(_leave)  # type: ignore[attr-defined]
     signals.keep_working(worker)
+
+
+def _leave(error: BaseException, batch: object) -> None:
+    """End a data worker that cannot send a batch, because shared memory is full. By default it would be lost."""
+    del batch
+    try:
+        os.write(2, f"data worker {os.getpid()} cannot send a batch: {' '.join(str(error).split())}\n".encode())
+    finally:
+        os._exit(1)
 
 
 @contextlib.contextmanager
@@ -96,6 +107,7 @@ def must_progress(seconds: float | None = None) -> Iterator[None]:
         seconds: The value of `--dataloader_timeout`. None: the command does not have this flag.
 
     Raises:
+        PipelineError: If memory runs out, or a data worker is killed.
         LostRankError: If reading hangs. It names the process, and the image if it is known. It is not exchanged with
             other ranks, because they may wait for this one by other means.
     """
@@ -109,7 +121,9 @@ def must_progress(seconds: float | None = None) -> Iterator[None]:
         yield
     except BaseException as error:
         if watch.problem is None:
-            raise
+            if isinstance(error, PipelineError) or (explained := explain_memory(error)) is None:
+                raise
+            raise PipelineError(explained) from error
         traceback.clear_frames(error.__traceback__)  # which hold data loaders
         raise LostRankError(watch.problem) from error
     finally:

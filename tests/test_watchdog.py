@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -14,9 +15,12 @@ from typing import Any
 import PIL.PngImagePlugin
 import psutil
 import pytest
+import torch
 
 from pipeline import watchdog
 from pipeline.distributed import LostRankError
+from pipeline.errors import PipelineError
+from pipeline.images.transforms import ImageLoader
 from pipeline.watchdog import _Watch, must_progress, reading, waiting
 from tests.conftest import COLORS, noisy_image, save_vit
 
@@ -175,6 +179,29 @@ def test_an_image_whose_decoder_never_ends_is_named_by_predict(
     code, _, err = vit_pipeline("predict", f"--model={tiny_vit}", tmp_path)
     assert code == 2
     assert f"error: this process has been reading {tmp_path / 'hangs.png'} for 1 s: check" in err
+
+
+class Large:
+    """Rows that a worker cannot send, because it cannot get shared memory."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        tensor = torch.zeros(20_000_000)
+        limit = psutil.Process().memory_info().vms + 2**24
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        return tensor
+
+
+def test_a_worker_without_shared_memory_ends_and_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    loader = ImageLoader(Large(), batch_size=None, collate_fn=lambda row: row, num_workers=1)
+    with (
+        pytest.raises(PipelineError, match=r"^a data worker died .*\(in a container also --shm-size"),
+        must_progress(20),
+    ):
+        list(loader)
+    assert re.search(r"^data worker \d+ cannot send a batch: unable to .*memory", capfd.readouterr().err, re.MULTILINE)
 
 
 @pytest.fixture

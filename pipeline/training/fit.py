@@ -1,11 +1,8 @@
 """`fit`: run or resume the Trainer, and load its best weights."""
 
-import contextlib
 import copy
 import gc
 import logging
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +98,7 @@ def _fit(
         per_device=args.train_batch_size,
         searched=settings.trainer.finds_batch_size,
     )
-    with memory, _dead_worker_explained(args.dataloader_num_workers), distributed.time_limit(args.ddp_timeout):
+    with memory, distributed.time_limit(args.ddp_timeout):
         metrics = _train(trainer, folder, stop)
     received = max(distributed.all_gather(stop.received))
     if stop.stopped:
@@ -123,20 +120,6 @@ def _fit(
         metrics["margins"] = evidence
     # The Trainer's total_flos is wrong for images.
     return {key: value for key, value in metrics.items() if key not in ("total_flos", "elapsed")}
-
-
-@contextlib.contextmanager
-def _dead_worker_explained(workers: int) -> Iterator[None]:
-    """Convert the error for a data worker that was killed, most often because memory ran out, to a `PipelineError`."""
-    try:
-        yield
-    except RuntimeError as error:
-        if (found := re.search(r"DataLoader worker \(pid.*", str(error))) is None:
-            raise
-        raise PipelineError(
-            f"a data worker died ({found[0].strip().rstrip('.')}): lower --dataloader_num_workers (now {workers}), or "
-            "give the process more memory (in a container also --shm-size); then repeat the command to resume"
-        ) from error
 
 
 def _train(trainer: StrictTrainer, folder: Path, stop: loop.StopOnSignal) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from pipeline.deployment.speed import PYTORCH, measure_speed
 from pipeline.deployment.standalone import ExportedClassifier
 from pipeline.errors import PipelineError
 from pipeline.models.classifier import ImageClassifier
-from pipeline.runs.files import check_writable
+from pipeline.runs.files import check_writable, remove_stale_folders
 from pipeline.runs.folder import require_finished
 
 ARGUMENTS = (ExportArguments, DataArguments)
@@ -80,6 +80,7 @@ def _export_and_compare(args: ExportArguments, data_args: DataArguments) -> tupl
     settings = read_settings(classifier.processor, name=str(args.model))
     validation, calibration = _load_data(args, data_args, classifier)
     existing = next(part for part in folder.absolute().parents if part.exists())
+    remove_stale_folders(existing, ".export-*")
     with tempfile.TemporaryDirectory(prefix=".export-", dir=existing) as place:
         files = write_files(classifier, Path(place), args.precision, metadata_of(classifier, settings), calibration)
         threads = torch.get_num_threads()
