@@ -20,6 +20,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
 _MAYBE_HIDDEN = re.compile(r"[^ -~\xa1-\u02ff]")
 
+_NOT_SECRET = ("PWD", "OLDPWD")  # folders of the shell, in spite of their names
 _SHORTEST_SECRET = 8  # a shorter value of a variable can be a word such as "true"
 
 # What the user can do about an error of the system. Other errors of the system can be bugs of this program.
@@ -38,6 +39,9 @@ _REMEDIES = {
     errno.EISDIR: "use the path of a file",
     errno.EEXIST: "remove it, or use another path",
 }
+# What torch and `datasets` say of a process that was killed, most often because memory ran out.
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid.*|One of the subprocesses has abruptly died")
+_NO_MEMORY = re.compile(r"[Cc]annot allocate memory|can't allocate memory|unable to (open|mmap|allocate) shared memory")
 # A data worker sends its traceback with an error; the last line is the text.
 _OF_WORKER = re.compile(r"\ACaught \w+ in .*^Original Traceback.*^[\w.]+Error: ", re.DOTALL | re.MULTILINE)
 
@@ -88,6 +92,8 @@ def is_secret(name: str) -> bool:
 def mask(text: str) -> str:
     """Replace tokens, values after `token=`, `password=` and the like, and secrets of the environment by asterisks."""
     for name, value in os.environ.items():
+        if name in _NOT_SECRET:
+            continue
         if len(value) >= _SHORTEST_SECRET and value in text and is_secret(name):
             text = text.replace(value, "***")
     text = _ASSIGNMENTS.sub(lambda found: f"{found['name']}=***" if is_secret(found["name"]) else found[0], text)
@@ -123,12 +129,32 @@ def mask_words(words: Sequence[str]) -> list[str]:
     ]
 
 
+def explain_memory(error: BaseException) -> str | None:
+    """Return one line for an error that means that memory ran out, or that a data worker was killed; else None."""
+    text = " ".join(str(error).split())
+    if found := _DEAD_WORKER.search(text):
+        return (
+            f"a data worker died ({found[0].rstrip('.')}): lower --dataloader_num_workers, or give the process more "
+            "memory (in a container also --shm-size); then repeat the command to resume"
+        )
+    kinds = {parent.__name__ for parent in type(error).__mro__}
+    if kinds & {"MemoryError", "OutOfMemoryError"} or _NO_MEMORY.search(text):
+        return (
+            f"not enough memory ({text[:200].rstrip('.') or 'MemoryError'}): lower --per_device_train_batch_size, "
+            "--per_device_eval_batch_size, --dataloader_num_workers or --image_size, or end other programs; then "
+            "repeat the command"
+        )
+    return None
+
+
 def explain_outside_error(error: BaseException) -> str | None:
     """Return one line for an error that was caused outside of this program, or None if it may be a bug.
 
-    Causes are permissions, the disk, paths, and the login of the Hub. Rust libraries name the number of the system's
-    error in their text.
+    Causes are memory, permissions, the disk, paths, and the login of the Hub. Rust libraries name the number of the
+    system's error in their text.
     """
+    if (explained := explain_memory(error)) is not None:
+        return explained
     if any(parent.__name__ in _LOGIN_ERRORS for parent in type(error).__mro__):
         return f"the Hub refused: {' '.join(str(error).split())[:200]}: run `hf auth login`, or set HF_TOKEN"
     number = error.errno if isinstance(error, OSError) else None

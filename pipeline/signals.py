@@ -112,8 +112,13 @@ def handled(first: Callable[[int], object]) -> Iterator[None]:
                 _forget()
 
 
+def owns_process() -> bool:
+    """Return whether this process runs one command only, so that it may be ended."""
+    return _Requests.exits
+
+
 def keep_working(worker: int = 0) -> None:
-    """Make a data worker ignore all signals except SIGTERM of the main process. It is a `worker_init_fn`.
+    """Make a data worker ignore all signals except SIGTERM of the main process.
 
     A terminal and Slurm signal every process, but the main process still needs batches to finish its step. The worker
     ends when the main process ends, because the loader of torch watches it.

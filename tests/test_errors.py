@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub.errors import LocalTokenNotFoundError
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader, Dataset
@@ -71,6 +72,28 @@ def test_an_error_of_the_system_names_path_and_remedy(number: int) -> None:
     assert explain_outside_error(wrapped) == text
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_running_out_of_memory_names_what_to_lower(error: Exception) -> None:
+    text = str(explain_outside_error(error))
+    assert text.startswith("not enough memory (")
+    assert ": lower --per_device_train_batch_size, --per_device_eval_batch_size, --dataloader_num_workers or " in text
+
+
+def test_a_killed_process_of_a_library_is_explained() -> None:
+    error = RuntimeError("One of the subprocesses has abruptly died during map operation.To debug the error, disable")
+    assert str(explain_outside_error(error)).startswith(
+        "a data worker died (One of the subprocesses has abruptly died)"
+    )
+
+
 def test_errors_of_other_libraries_are_explained() -> None:
     assert "free disk space" in str(explain_outside_error(SafetensorError("No space left on device (os error 28)")))
     assert "hf auth login" in str(explain_outside_error(LocalTokenNotFoundError("no token")))
@@ -95,5 +118,7 @@ def test_a_path_that_is_too_long_is_one_line(vit_pipeline: Run, tmp_path: Path, 
 def test_control_characters_and_secrets_of_the_environment_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "my_planted_token")
     monkeypatch.setenv("A_KEY", "short")
+    monkeypatch.setenv("PWD", "/home/me/photos")  # the working directory
+    assert presentable("/home/me/photos/red") == "/home/me/photos/red"
     assert presentable("a\x1b[31m my_planted_token short\n\tb\r") == "a⟨U+001B⟩[31m *** short\n\tb⟨U+000D⟩"
     assert str(PipelineError("my_planted_token\x07")) == "***⟨U+0007⟩"

@@ -73,6 +73,14 @@ class DataArguments:
         maximum=1,
         neutral=True,
     )
+    dataloader_timeout: int = flag(
+        300,
+        "Seconds without progress in reading images, after which the command ends because a disk or a data worker "
+        "hangs.",
+        short=False,
+        minimum=1,
+        neutral=True,
+    )
     follow_paths: bool = flag(
         False,
         "Read images outside of the dataset's folder that its tables list. Only for tables that you trust.",

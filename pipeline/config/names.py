@@ -139,12 +139,12 @@ def watch_problems(folder: str, images: Sequence[str | Path]) -> Iterator[str]:
 
 
 def matching_files(name: str | Path) -> list[Path]:
-    """Return the files that a path or a glob pattern names."""
+    """Return the files that a path or a glob pattern names, also broken links and named pipes, which are reported."""
     path = as_path(name)
     if path.is_file():
         return [path]
     matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 (Path.glob rejects "..")
-    return [file for file in matches if file.is_file()]
+    return [file for file in matches if not file.is_dir()]
 
 
 def missing_images(name: str | Path) -> str:

@@ -17,6 +17,7 @@ from pipeline.data.bad_images import CheckedSplits
 from pipeline.data.labels.read import read_integers
 from pipeline.data.streaming import Stream
 from pipeline.errors import list_some
+from pipeline.images.identity import status_of
 from pipeline.progress import show_life
 from pipeline.runs.files import remove_absolute_path
 
@@ -133,4 +134,4 @@ def _names_and_sizes(split: datasets.Dataset) -> Iterator[tuple[str, int]]:
     for start in range(0, len(paths), _CHUNK_ROWS):
         chunk = (column.slice(start, _CHUNK_ROWS).to_pylist() for column in (paths, sizes))
         for path, size in zip(*chunk, strict=True):
-            yield Path(path or "").name, Path(path).stat().st_size if size is None else size
+            yield Path(path or "").name, status_of(path).st_size if size is None else size

@@ -15,14 +15,15 @@ from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from pipeline import distributed, hub, signals
+from pipeline import distributed, hub
 from pipeline.arguments.data import DataArguments
 from pipeline.data.columns import find_columns
 from pipeline.data.splits import name_splits
 from pipeline.errors import BadImageError, PipelineError
+from pipeline.hub.parquet import refusals_shown
 from pipeline.images.augmentation import derive_seed
 from pipeline.images.decode import open_image
-from pipeline.images.transforms import Batch, collate
+from pipeline.images.transforms import Batch, ImageLoader
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +102,10 @@ class StreamShard(IterableDataset[dict[str, Any]]):
         """Return a data loader with the batches of this rank. It has at most one worker per file or row group."""
         self.batch_size = batch_size
         workers = min(num_workers, self._shuffled_rows(0).num_shards)
-        return DataLoader(
+        return ImageLoader(
             self,
-            batch_size,
-            collate_fn=collate,
+            batch_size=batch_size,
             num_workers=workers,
-            worker_init_fn=signals.keep_working,
             persistent_workers=workers > 0,
             prefetch_factor=prefetch_factor if workers else None,
             pin_memory=pin_memory,
@@ -177,14 +176,17 @@ def _not_streamable(name: str, reason: str) -> PipelineError:
 
 def _download(split: datasets.IterableDataset, identity: str) -> datasets.Dataset:
     """Return all rows of a split, cached in the cache of `datasets`."""
-    return distributed.main_first(
-        lambda: datasets.Dataset.from_generator(
-            _iterate_rows,
-            gen_kwargs={"split": split},
-            features=split.features,
-            fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
-        )
-    )
+
+    def download() -> datasets.Dataset:
+        with refusals_shown():
+            return datasets.Dataset.from_generator(
+                _iterate_rows,
+                gen_kwargs={"split": split},
+                features=split.features,
+                fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
+            )
+
+    return distributed.main_first(download)
 
 
 def _iterate_rows(split: datasets.IterableDataset) -> Iterator[dict[str, Any]]:

@@ -121,18 +121,18 @@ def load_hub_dataset(name: str, config: str | None, revision: str) -> "DatasetDi
         revision: Branch, tag or commit.
 
     Raises:
-        PipelineError: If the dataset does not exist, cannot be downloaded, or its configuration is missing or unknown.
+        PipelineError: If the dataset does not exist, cannot be downloaded, its configuration is missing or unknown, or
+            a Parquet file is damaged or unpacks to many times its size.
     """
-    import pyarrow.dataset
     from datasets import load_dataset_builder
-    from datasets.packaged_modules.parquet.parquet import ParquetConfig
+
+    from pipeline.hub.parquet import read_safely, refusals_shown
 
     with _dataset_errors_explained(name, revision):
         builder = persistently(lambda: load_dataset_builder(name, config, revision=revision))
-        if isinstance(builder.config, ParquetConfig):
-            # By default, Arrow keeps a complete file in memory until its end is read, for example half a gigabyte.
-            builder.config.fragment_scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)
-        persistently(builder.download_and_prepare)
+        read_safely(builder)
+        with refusals_shown():
+            persistently(builder.download_and_prepare)
         splits: DatasetDict = builder.as_dataset()
     return splits
 
@@ -165,8 +165,11 @@ def stream_hub_dataset(name: str, config: str | None, revision: str) -> Streamed
     """
     from datasets import load_dataset_builder
 
+    from pipeline.hub.parquet import read_safely
+
     with _dataset_errors_explained(name, revision):
         builder = persistently(lambda: load_dataset_builder(name, config, revision=revision))
+        read_safely(builder)
         sizes = {split: info.num_examples for split, info in (builder.info.splits or {}).items()}
         return StreamedDataset(builder.as_streaming_dataset(), sizes, f"{name} {builder.config_id} {builder.hash}")
 
@@ -174,12 +177,17 @@ def stream_hub_dataset(name: str, config: str | None, revision: str) -> Streamed
 @contextlib.contextmanager
 def _dataset_errors_explained(name: str, revision: str) -> Iterator[None]:
     """Convert errors of `datasets` and of the Hub clients into a `PipelineError`."""
-    from datasets.exceptions import DatasetNotFoundError
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
     try:
         with cached_without_network(name), errors_explained("dataset", name, revision):
             yield
     except DatasetNotFoundError as error:
         raise PipelineError(not_found("dataset", name, revision)) from error
+    except DatasetGenerationError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:300].rstrip(".")
+        raise PipelineError(
+            f"dataset {name} cannot be read ({reason}): download it again, or use other data"
+        ) from error
     except (ValueError, RuntimeError) as error:  # for example a missing configuration name, or a loading script
         raise PipelineError(f"dataset {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from error

@@ -18,6 +18,7 @@ from pipeline.errors import BadImageError
 from pipeline.images import signatures
 from pipeline.images.depth import FULL_DEPTH, GrayscaleDepth
 from pipeline.images.pixels import UNREADABLE, largest_integer, to_rgb
+from pipeline.watchdog import reading
 
 # The formats that Pillow may open, whatever the extension of a file: format -> extensions by which images are found.
 # EPS and PS are missing because Pillow passes them to Ghostscript, and untrusted bytes must not start an interpreter.
@@ -111,7 +112,7 @@ def _open_header(value: dict[str, Any] | str | Path | None) -> PIL.Image.Image:
 def _explain_unreadable(name: str) -> Iterator[None]:
     try:
         # An image is either read or rejected, so Pillow's warnings about its size or corrupt metadata are not shown.
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), reading(name):
             yield
     except UNREADABLE as error:
         raise BadImageError(f"{name}: {_reason(error)}") from error

@@ -30,7 +30,7 @@ from pipeline.images.identity import content_key
 from pipeline.images.pixel_files import Pixels
 from pipeline.performance import machine
 from pipeline.progress import progress_on_terminal_only, show_life
-from pipeline.runs.files import describe_file, find_damaged_file, read_json
+from pipeline.runs.files import describe_file, find_damaged_file, read_json, remove_stale_folders
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +180,7 @@ class _CacheFolder:
             logger.warning("%s is corrupt or outdated; rebuilding it", self.folder)
         partial = self.folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)  # It is of a killed run, because this process has the lock.
+        remove_stale_folders(partial.parent, "*.partial")
         partial.mkdir()
         try:
             self._decode_into(partial, seconds, size)

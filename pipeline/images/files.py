@@ -85,10 +85,8 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a file, or a link that may point to one."""
-    if not entry.is_symlink():
-        return entry.is_file()
-    # A broken link stays in the list, so that it is reported as an unreadable image. A named pipe is excluded,
-    # because reading it would block.
-    path = Path(entry.path)
-    return path.is_file() or not path.exists()
+    """Return whether an entry is anything but a folder.
+
+    A broken link, a named pipe, a socket and a device stay in the list, so that they are reported as unreadable images.
+    """
+    return not is_folder(entry)

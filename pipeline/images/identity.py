@@ -1,5 +1,6 @@
 """A key for the images of a split: it names cached results that depend on these images only."""
 
+import os
 from pathlib import Path
 
 import datasets
@@ -40,11 +41,20 @@ def content_key(split: datasets.Dataset) -> str:
 def _file_key(path: str | None) -> bytes:
     if path is None:
         return b""
+    status = status_of(path)
+    return f"{Path(path).name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")
+
+
+def status_of(path: str) -> os.stat_result:
+    """Return size and times of an image file.
+
+    Raises:
+        PipelineError: If it is missing.
+    """
     try:
-        status = Path(path).stat()
+        return Path(path).stat()
     except OSError as error:
         raise PipelineError(
             f"{path} cannot be read ({error.strerror}), but it was there when the dataset was listed: restore the file "
             "or run the command again"
         ) from error
-    return f"{Path(path).name}\0{status.st_size}\0{status.st_mtime_ns}".encode("utf-8", "surrogateescape")

@@ -1,7 +1,7 @@
-"""Transforms that run on the fly (rows with images -> pixel tensors), and the collate function."""
+"""Transforms that run on the fly (rows with images -> pixel tensors), the collate function, and the data loader."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,9 @@ import PIL.Image
 import torch
 from PIL.Image import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from pipeline import watchdog
 from pipeline.arguments.images import ImageArguments
 from pipeline.errors import PipelineError
 from pipeline.images import pixel_files
@@ -148,6 +150,24 @@ def collate(rows: Sequence[dict[str, Any]] | dict[str, Tensor]) -> dict[str, Ten
         if key in rows[0]:
             batch[key] = torch.tensor([row[key] for row in rows], dtype=torch.int64)
     return batch
+
+
+class ImageLoader(DataLoader[Any]):
+    """A data loader that is watched: one whose batches do not arrive ends a `watchdog.must_progress` block."""
+
+    def __init__(self, rows: Any, *, collate_fn: Callable[[Any], Any] = collate, **options: Any) -> None:
+        super().__init__(rows, collate_fn=collate_fn, worker_init_fn=watchdog.start_worker, **options)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # the type of torch has private parts
+        """Yield the batches."""
+        batches = super().__iter__()
+        while True:
+            with watchdog.waiting():
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+            yield batch
 
 
 def check_training_pixels(processor: ImageProcessor, *, name: str) -> None:

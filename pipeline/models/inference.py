@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from pipeline import distributed, progress, signals
+from pipeline import distributed, progress
 from pipeline.arguments.trainer import FineTuningArguments
-from pipeline.images.transforms import collate
+from pipeline.images.transforms import ImageLoader, collate
 from pipeline.performance.device import DTYPES, Precision, pick_device
 
 T = TypeVar("T")
@@ -103,16 +102,15 @@ def stream_inference(
 
 def _load_shard(
     rows: Any, options: LoaderOptions, collate_fn: Callable[[Any], dict[str, Any]]
-) -> tuple[DataLoader[Any], int]:
+) -> tuple[ImageLoader, int]:
     """Return the batches of this rank, and the largest number of batches of a rank."""
     starts = range(0, len(rows), options.batch_size)
     batches = [list(range(start, min(start + options.batch_size, len(rows)))) for start in starts]
-    loader = DataLoader(
+    loader = ImageLoader(
         rows,
         batch_sampler=distributed.shard(batches),
         num_workers=options.num_workers,
         collate_fn=collate_fn,
-        worker_init_fn=signals.keep_working,
         generator=torch.Generator(),  # the default one would advance the global generator, which training uses
     )
     return loader, -(-len(batches) // distributed.world_size())

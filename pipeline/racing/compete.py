@@ -12,6 +12,7 @@ from pipeline.config.backbones import display_name, folder_name
 from pipeline.config.names import RACE
 from pipeline.data import report, sources
 from pipeline.data.report import LoadedSplits
+from pipeline.distributed import LostRankError
 from pipeline.errors import BadImageError, PipelineError
 from pipeline.performance.batch_size import is_out_of_memory
 from pipeline.racing import results
@@ -140,7 +141,7 @@ def _attempt(backbone: str, strategy: str, work: Callable[[], list[Entry]]) -> l
     """
     try:
         return work()
-    except BadImageError:
+    except (BadImageError, LostRankError):
         raise
     except PipelineError as error:
         reason = " ".join(str(error).split())

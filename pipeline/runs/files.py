@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import yaml
 
 from pipeline.config.names import as_path
 from pipeline.errors import PipelineError
+
+_STALE_SECONDS = 3 * 24 * 3600.0
 
 
 def remove_absolute_path(text: str) -> str:
@@ -135,6 +139,15 @@ def remove_stale_files(folder: Path) -> None:
         process = path.name.rpartition(".")[2]
         if process.isdigit() and not psutil.pid_exists(int(process)):
             path.unlink(missing_ok=True)
+
+
+def remove_stale_folders(parent: Path, pattern: str) -> None:
+    """Remove the temporary folders that killed commands left: those that have not changed for some days."""
+    oldest = time.time() - _STALE_SECONDS
+    for path in parent.glob(pattern):
+        with contextlib.suppress(OSError):  # another command removed it
+            if path.is_dir() and not path.is_symlink() and path.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def flush(path: Path) -> None:

@@ -1,11 +1,8 @@
 """`fit`: run or resume the Trainer, and load its best weights."""
 
-import contextlib
 import copy
 import gc
 import logging
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,7 @@ from pipeline.training.callbacks import loop
 from pipeline.training.callbacks.divergence import Diverged
 from pipeline.training.callbacks.margins import FINAL_MARGINS, MARGINS
 from pipeline.training.checkpoints import find_start
-from pipeline.training.rewind import note_rewind, rewinds_in_effect
+from pipeline.training.rewind import elapsed_at_rewind, note_rewind, rewinds_in_effect
 from pipeline.training.trainer import StrictTrainer
 
 logger = logging.getLogger(__name__)
@@ -70,10 +67,10 @@ def fit(
             return _fit(classifier, images, folder=folder, settings=settings, clock=clock, stop=stop)
         except Diverged as error:
             problem = error.with_traceback(None)  # which would hold the memory of the training
-        note_rewind(folder, problem, settings.trainer)
+        note_rewind(folder, problem, settings.trainer, elapsed=clock.elapsed())
         if received := max(distributed.all_gather(stop.received)):
             raise Terminated(f"training in {folder} diverged: repeat the command to continue", received)
-        clock = Clock()  # a resumed training counts the time until its checkpoint
+        clock = Clock()  # of which the training sets the time before
         gc.collect()
         vars(classifier).update(vars(copy.deepcopy(untrained)))
         torch.random.set_rng_state(generator)
@@ -101,7 +98,7 @@ def _fit(
         per_device=args.train_batch_size,
         searched=settings.trainer.finds_batch_size,
     )
-    with memory, _dead_worker_explained(args.dataloader_num_workers), distributed.time_limit(args.ddp_timeout):
+    with memory, distributed.time_limit(args.ddp_timeout):
         metrics = _train(trainer, folder, stop)
     received = max(distributed.all_gather(stop.received))
     if stop.stopped:
@@ -125,20 +122,6 @@ def _fit(
     return {key: value for key, value in metrics.items() if key not in ("total_flos", "elapsed")}
 
 
-@contextlib.contextmanager
-def _dead_worker_explained(workers: int) -> Iterator[None]:
-    """Convert the error for a data worker that was killed, most often because memory ran out, to a `PipelineError`."""
-    try:
-        yield
-    except RuntimeError as error:
-        if (found := re.search(r"DataLoader worker \(pid.*", str(error))) is None:
-            raise
-        raise PipelineError(
-            f"a data worker died ({found[0].strip().rstrip('.')}): lower --dataloader_num_workers (now {workers}), or "
-            "give the process more memory (in a container also --shm-size); then repeat the command to resume"
-        ) from error
-
-
 def _train(trainer: StrictTrainer, folder: Path, stop: loop.StopOnSignal) -> dict[str, Any]:
     """Train from the start or the newest usable checkpoint; only load the best weights if training was complete."""
     start = find_start(folder, trainer.components.settings.trainer)
@@ -152,6 +135,7 @@ def _train(trainer: StrictTrainer, folder: Path, stop: loop.StopOnSignal) -> dic
     if start.checkpoint is not None:
         logger.info("resuming from %s", start.checkpoint.name)
     trainer.halvings = rewinds_in_effect(folder, start.step)
+    trainer.components.clock.seconds_before_resume = elapsed_at_rewind(folder)
     with stop.listening():
         resumed = str(start.checkpoint) if start.checkpoint else None
         metrics: dict[str, Any] = trainer.train(resume_from_checkpoint=resumed).metrics

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 AT_MOST = 3
 _REWINDS = "rewinds"
+_ELAPSED = "elapsed_at_rewind"
 # Some optimizers keep their state among the options, so only these are taken from the flags.
 _OPTIONS = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
 
@@ -35,8 +36,19 @@ def rewinds_in_effect(folder: Path, step: int) -> int:
     return len(kept)
 
 
-def note_rewind(folder: Path, problem: Diverged, args: FineTuningArguments) -> None:
+def elapsed_at_rewind(folder: Path) -> float:
+    """Return the seconds of training at the last rewind, which `--max_hours` counts. All ranks must call it."""
+    return float(distributed.broadcast(_run(folder).record.get(_ELAPSED, 0.0)))
+
+
+def note_rewind(folder: Path, problem: Diverged, args: FineTuningArguments, *, elapsed: float) -> None:
     """Note in `run.json` that the training continues from its last good checkpoint. All ranks must call it.
+
+    Args:
+        folder: The run folder.
+        problem: Why it diverged.
+        args: The flags of the training.
+        elapsed: Seconds of training until then.
 
     Raises:
         DistributedError: If it went back often enough.
@@ -52,12 +64,17 @@ def note_rewind(folder: Path, problem: Diverged, args: FineTuningArguments) -> N
         "%s; rewind %d of at most %d: continuing from step %d with --learning_rate %g",
         problem.reason, len(noted) + 1, AT_MOST, step, rate,
     )  # fmt: skip
-    run.update(**{_REWINDS: [*noted, {"diverged_at": problem.step, "resumed_from": step, "learning_rate": rate}]})
+    rewind = {"diverged_at": problem.step, "resumed_from": step, "learning_rate": rate}
+    run.update(**{_REWINDS: [*noted, rewind], _ELAPSED: round(elapsed, 2)})
 
 
 def _read(folder: Path) -> tuple[RunFolder, list[dict[str, Any]]]:
-    run = RunFolder(folder, writes=distributed.is_main_process())
+    run = _run(folder)
     return run, distributed.broadcast(run.record.get(_REWINDS, []))
+
+
+def _run(folder: Path) -> RunFolder:
+    return RunFolder(folder, writes=distributed.is_main_process())
 
 
 def options_of(optimizer: Any) -> list[dict[str, Any]]:

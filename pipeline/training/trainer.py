@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
-from pipeline import distributed, signals
+from pipeline import distributed, watchdog
 from pipeline.arguments.settings import Settings
 from pipeline.errors import PipelineError
 from pipeline.images.processor import Normalize
 from pipeline.images.train_images import TrainImages
-from pipeline.images.transforms import collate
+from pipeline.images.transforms import ImageLoader
 from pipeline.models import layers, lora
 from pipeline.models.checkpoint import load_strictly
 from pipeline.performance.throughput import Clock
@@ -124,14 +124,12 @@ class StrictTrainer(Trainer):
             return loader
         if self.components.sampler is None:
             return super().get_train_dataloader()
-        balanced: DataLoader[Any] = DataLoader(
-            cast(Any, self.train_dataset),
+        balanced = ImageLoader(
+            self.train_dataset,
             batch_size=args.train_batch_size,
             sampler=self.components.sampler,
-            collate_fn=collate,
             drop_last=args.dataloader_drop_last,
             persistent_workers=args.dataloader_persistent_workers,
-            worker_init_fn=signals.keep_working,
             **options,
         )
         prepared: DataLoader[Any] = self.accelerator.prepare(balanced)
@@ -139,7 +137,8 @@ class StrictTrainer(Trainer):
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
         loader: Any = super()._get_dataloader(*args, **kwargs)
-        loader.base_dataloader.worker_init_fn = signals.keep_working
+        loader.base_dataloader.worker_init_fn = watchdog.start_worker
+        loader.base_dataloader.__class__ = ImageLoader  # Accelerate makes a plain one
         prepared: DataLoader[Any] = loader
         return prepared
 
@@ -159,7 +158,7 @@ class StrictTrainer(Trainer):
         """
         clock = self.components.clock
         clock.data_requested()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), watchdog.waiting():  # the loader of a resumed epoch is a plain one
             batches, count = super().get_batch_samples(*args)
         images = [len(batch["labels"]) for batch in batches]
         flops = [self.components.flops(tuple(batch["pixel_values"].shape[-2:])) for batch in batches]

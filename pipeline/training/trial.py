@@ -28,7 +28,7 @@ from pipeline.models.inference import LoaderOptions
 from pipeline.probing.baseline import fit_training_probe, training_features
 from pipeline.probing.features import network_key
 from pipeline.probing.linear import install_head
-from pipeline.runs.files import read_json, write_json
+from pipeline.runs.files import read_json, remove_stale_folders, write_json
 from pipeline.selection import refit_head
 from pipeline.selection.improve import improve
 from pipeline.selection.trials import Correct
@@ -38,6 +38,7 @@ from pipeline.training.images import load_images
 
 logger = logging.getLogger(__name__)
 
+_PREFIX = "vit-pipeline-trial-"
 _VERSION = 2  # increase it when the same settings lead to another training
 
 
@@ -103,7 +104,9 @@ def _train(classifier: ImageClassifier, splits: LoadedSplits, settings: Settings
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[Path]:
     """Give all ranks, which are on one machine, the same empty folder."""
-    folder = distributed.broadcast(tempfile.mkdtemp(prefix="trial-") if distributed.is_main_process() else None)
+    if distributed.is_main_process():
+        remove_stale_folders(Path(tempfile.gettempdir()), f"{_PREFIX}*")
+    folder = distributed.broadcast(tempfile.mkdtemp(prefix=_PREFIX) if distributed.is_main_process() else None)
     try:
         yield Path(folder)
     finally:

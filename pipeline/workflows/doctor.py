@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, distributed, hub
+from pipeline import config, distributed, hub, watchdog
 from pipeline.arguments.settings import GROUPS, Settings
 from pipeline.arguments.verbs import DoctorArguments
 from pipeline.config import CommandLine, checked_call
@@ -61,7 +61,8 @@ def _findings(line: CommandLine) -> tuple[DoctorArguments, list[Finding]]:
     with distributed.fail_together():
         args, *groups = config.parse(line, ARGUMENTS)
         settings = complete(Settings(*groups, given=frozenset(line.given)), line)
-    return args, list(_examine(settings))
+    with watchdog.must_progress(settings.data.dataloader_timeout):
+        return args, list(_examine(settings))
 
 
 def _examine(settings: Settings) -> Iterator[Finding]:

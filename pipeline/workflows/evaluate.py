@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from pipeline import config, distributed
+from pipeline import config, distributed, watchdog
 from pipeline.arguments.data import DataArguments
 from pipeline.arguments.verbs import NO_MODEL, EvaluateArguments
 from pipeline.config import CommandLine
@@ -63,12 +63,20 @@ def _evaluate(line: CommandLine) -> tuple[dict[str, Any], str, Path | None, Sequ
         if args.model is None:
             raise PipelineError(NO_MODEL)
         distributed.require_same(dataclasses.asdict(args) | dataclasses.asdict(data_args))
+    with watchdog.must_progress(data_args.dataloader_timeout):
+        return _score(args, data_args)
+
+
+def _score(
+    args: EvaluateArguments, data_args: DataArguments
+) -> tuple[dict[str, Any], str, Path | None, Sequence[Skipped]]:
+    with distributed.fail_together():
         names_model = data_args.dataset_name is not None  # a run already has the names that it was trained with
         data_args, wanted = _data_of(args, data_args)
         folder = Path(args.output_dir) if args.output_dir else None
         distributed.on_main_process(lambda: _require_free(folder))
 
-        classifier = ImageClassifier.load(args.model, revision=args.model_revision)
+        classifier = ImageClassifier.load(str(args.model), revision=args.model_revision)
         against = ImageClassifier.load(args.against) if args.against is not None else None
         own_names = classifier.class_names
         splits = sources.load_split(data_args, split=wanted, class_names=own_names, rename_model=names_model)

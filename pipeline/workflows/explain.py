@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import config, distributed
+from pipeline import config, distributed, watchdog
 from pipeline.arguments.verbs import ExplainArguments
 from pipeline.config import CommandLine
 from pipeline.config.names import as_path, class_problems
@@ -78,6 +78,7 @@ def run(line: CommandLine) -> str:
     return f"{len(rows)} relevance map{'s' * (len(rows) != 1)}{verdict}: {Path(str(args.output)) / TABLE}{page}"
 
 
+@watchdog.must_progress()
 def _explain(args: ExplainArguments, images: Sequence[str]) -> list[Row]:
     """Write the files of each batch as soon as it is explained, and report unreadable images at the end."""
     folder = as_path(str(args.output))

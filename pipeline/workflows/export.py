@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import torch
 
-from pipeline import config, distributed
+from pipeline import config, distributed, watchdog
 from pipeline.arguments.data import DataArguments
 from pipeline.arguments.verbs import ExportArguments
 from pipeline.config import CommandLine
@@ -26,7 +26,7 @@ from pipeline.deployment.speed import PYTORCH, measure_speed
 from pipeline.deployment.standalone import ExportedClassifier
 from pipeline.errors import PipelineError
 from pipeline.models.classifier import ImageClassifier
-from pipeline.runs.files import check_writable
+from pipeline.runs.files import check_writable, remove_stale_folders
 from pipeline.runs.folder import require_finished
 
 ARGUMENTS = (ExportArguments, DataArguments)
@@ -63,10 +63,15 @@ def run(line: CommandLine) -> str:
 
 def _export(line: CommandLine) -> tuple[dict[str, Any], Path]:
     """Return the content of `parity.json` and the folder."""
-    start = time.monotonic()
     if distributed.world_size() > 1:
         raise PipelineError("export runs in one process: start it without `accelerate launch`")
     args, data_args = config.parse(line, ARGUMENTS)
+    with watchdog.must_progress(data_args.dataloader_timeout):
+        return _export_and_compare(args, data_args)
+
+
+def _export_and_compare(args: ExportArguments, data_args: DataArguments) -> tuple[dict[str, Any], Path]:
+    start = time.monotonic()
     model = Path(str(args.model)).expanduser()
     require_finished(model)
     folder = Path(args.output).expanduser() if args.output else model / EXPORT_FOLDER
@@ -75,6 +80,7 @@ def _export(line: CommandLine) -> tuple[dict[str, Any], Path]:
     settings = read_settings(classifier.processor, name=str(args.model))
     validation, calibration = _load_data(args, data_args, classifier)
     existing = next(part for part in folder.absolute().parents if part.exists())
+    remove_stale_folders(existing, ".export-*")
     with tempfile.TemporaryDirectory(prefix=".export-", dir=existing) as place:
         files = write_files(classifier, Path(place), args.precision, metadata_of(classifier, settings), calibration)
         threads = torch.get_num_threads()

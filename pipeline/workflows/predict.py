@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import config, distributed
+from pipeline import config, distributed, watchdog
 from pipeline.arguments.verbs import PredictArguments
 from pipeline.config import CommandLine
 from pipeline.data.bad_images import describe_skipped
@@ -76,6 +76,7 @@ def _table(args: PredictArguments, images: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(columns))
 
 
+@watchdog.must_progress()
 def _predict(
     args: PredictArguments, images: Sequence[str], columns: dict[str, str], *, keep: Callable[[Rows], object]
 ) -> tuple[int, int]:

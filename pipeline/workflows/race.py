@@ -75,6 +75,7 @@ def _folder(line: CommandLine) -> Path:
 
 
 def _measure(line: CommandLine, typed: dict[str, Any], folder: Path, request: str | None) -> dict[str, Any]:
+    from pipeline import watchdog
     from pipeline.arguments.settings import GROUPS, Settings
     from pipeline.racing.compete import compete
     from pipeline.selection.settings import complete
@@ -88,11 +89,12 @@ def _measure(line: CommandLine, typed: dict[str, Any], folder: Path, request: st
     def fine_tune(backbone: str, run: Path) -> Path:
         return train(line.recipe, **flags | {"model_name_or_path": backbone, "output_dir": run}).folder
 
-    return compete(
-        expand_lists(args.backbones),
-        args.finalists,
-        complete(settings, line),
-        words=line.words,
-        request=request,
-        fine_tune=fine_tune,
-    )
+    with watchdog.must_progress(settings.data.dataloader_timeout):
+        return compete(
+            expand_lists(args.backbones),
+            args.finalists,
+            complete(settings, line),
+            words=line.words,
+            request=request,
+            fine_tune=fine_tune,
+        )

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline import distributed
 from pipeline.arguments.settings import Settings
-from pipeline.data.report import LoadedSplits
+from pipeline.data.report import LoadedSplits, fingerprint
 from pipeline.evaluation import scoring
 from pipeline.evaluation.audit.labels import Evidence
 from pipeline.evaluation.explanations.gallery import Gallery, explain_gallery, write_gallery
@@ -19,6 +19,7 @@ from pipeline.probing.confidence import score_validation
 from pipeline.reporting import card
 from pipeline.reporting import report as report_page
 from pipeline.reporting.plots.trackers import log_confusion
+from pipeline.runs import claim
 from pipeline.runs import folder as run_folder
 from pipeline.runs.files import write_json
 from pipeline.runs.folder import RunFolder
@@ -54,6 +55,8 @@ def score_and_report(
     if settings.trainer.audit == "yes":
         audited = audit(classifier, splits, predictions, evidence, settings=settings, run=run)
         results |= audited.metrics
+    # Images that were replaced while the run worked on them would give it results that cannot be repeated.
+    distributed.on_main_process(lambda: claim.check_data(run, fingerprint=fingerprint(splits)))
     distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
     if settings.trainer.report == "yes":
         seconds = distributed.broadcast(run.record)["timings"]["score"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import distributed, hub
+from pipeline import distributed, hub, watchdog
 from pipeline.arguments.settings import DEFAULTS, GROUPS, NEUTRAL, Settings
 from pipeline.config import CommandLine, checked_call
 from pipeline.data import report, sources
@@ -80,7 +80,7 @@ def run(line: CommandLine) -> str:
 def _train(line: CommandLine, *, owns_process: bool) -> Run:
     with distributed.fail_together():
         run, settings = _claim(line)
-    with _one_writer(run):
+    with _one_writer(run), watchdog.must_progress(settings.data.dataloader_timeout):
         if _is_finished(run):
             logger.info("%s was finished before; showing its results", run.folder)
         else:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import distributed
+from pipeline import distributed, watchdog
 from pipeline.arguments.verbs import PredictArguments
 from pipeline.config.names import as_path
 from pipeline.data.labels.class_names import rename_model
@@ -29,6 +29,7 @@ PATIENCE_SECONDS = 5.0
 _ERRORS = ("image", "reason")
 
 
+@watchdog.must_progress()
 def watch(args: PredictArguments) -> None:
     """Label the images of a folder and all that arrive in it, until a signal arrives.
 

@@ -31,19 +31,19 @@ CLIENT = """
 import json, os, sys
 from pathlib import Path
 import numpy as np
-import pyarrow.dataset
+import pyarrow.parquet
 from pipeline import cli
 
-run, codes, scan_options = Path(sys.argv[1]), {}, []
-original = pyarrow.dataset.ParquetFileFormat
-def recording(**options):  # the predictions are read without such options
-    scan_options.extend(filter(None, [options.get("default_fragment_scan_options")]))
-    return original(**options)
-pyarrow.dataset.ParquetFileFormat = recording
+run, codes, opened = Path(sys.argv[1]), {}, []
+original = pyarrow.parquet.ParquetFile
+def recording(source, **options):  # the predictions are read without such options
+    opened.extend([options["pre_buffer"]] if "pre_buffer" in options else [])
+    return original(source, **options)
+pyarrow.parquet.ParquetFile = recording
 flags = ["--model_name_or_path=tester/tiny-vit", "--dataset_name=tester/colors", "--num_train_epochs=2",
          "--learning_rate=3e-3", "--precision=fp32", "--dataloader_num_workers=0", f"--output_dir={run}"]
 codes["train"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=tester/pushed"])
-print("pre_buffer:", [options.pre_buffer for options in scan_options], file=sys.stderr)
+print("pre_buffer:", opened, file=sys.stderr)
 codes["push elsewhere"] = cli.main(["train", *flags, "--push_to_hub", "--hub_model_id=stranger/vit",
                                       f"--output_dir={run}-x"])
 codes["push"] = cli.main(["push", f"--model={run}", "--hub_model_id=tester/again"])

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from pipeline.arguments.settings import DEFAULTS, NEUTRAL
 from pipeline.errors import PipelineError
 from pipeline.runs.claim import Call, check_data, claim, note_changes
-from pipeline.runs.files import atomic_write, read_json, remove_absolute_path, write_json
+from pipeline.runs.files import atomic_write, read_json, remove_absolute_path, remove_stale_folders, write_json
 from pipeline.runs.folder import (
     CARD,
     MODEL_FILES,
@@ -257,6 +258,17 @@ def test_timings_add_up_over_calls_including_interrupted_ones(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt), run.timed("score"):
         raise KeyboardInterrupt
     assert run.record["timings"] == {"train": pytest.approx(100, abs=1), "score": pytest.approx(0, abs=1)}
+
+
+def test_only_old_temporary_folders_are_removed(tmp_path: Path) -> None:
+    for name in ("trial-old", "trial-new", "other-old"):
+        (tmp_path / name / "checkpoint-1").mkdir(parents=True)
+    (tmp_path / "trial-link").symlink_to(tmp_path / "other-old")
+    long_ago = time.time() - 4 * 24 * 3600
+    for name in ("trial-old", "other-old"):
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    remove_stale_folders(tmp_path, "trial-*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other-old", "trial-link", "trial-new"]
 
 
 def test_a_reader_never_sees_a_partial_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pipeline.models.build import build_classifier
 from pipeline.runs.checkpoints import newest_complete_checkpoint
 from pipeline.runs.folder import TRAINER_STATE
 from pipeline.training import build
+from pipeline.watchdog import must_progress
 from tests.training.fitting import COLORS, STEPS_PER_EPOCH, Fitted, checkpoints, same, stored
 
 
@@ -197,14 +199,43 @@ def test_a_dead_data_worker_is_named(fitted: Callable[..., Fitted], monkeypatch:
         workers = sorted(set(psutil.Process().children()) - others, key=lambda child: child.pid)
         killed.append(workers[0].pid)
         workers[0].kill()
+        time.sleep(5)  # which the handler of torch interrupts
         return measured(prediction)
 
     monkeypatch.setattr(build, "_compute_metrics", kill_a_worker)
-    with pytest.raises(
-        PipelineError, match=r"^a data worker died \(.*\): lower --dataloader_num_workers \(now 2\)"
-    ) as error:
+    with (
+        pytest.raises(
+            PipelineError,
+            match=r"^a data worker died \(.*\): lower --dataloader_num_workers, or give the process more mem",
+        ) as error,
+        must_progress(),
+    ):
         fitted(dataloader_num_workers=2)
     assert str(killed[0]) in str(error.value)
+
+
+def test_a_stopped_data_worker_ends_the_training_which_resumes(
+    fitted: Callable[..., Fitted], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured = build._compute_metrics
+    others = set(psutil.Process().children())
+    stopped: list[psutil.Process] = []
+
+    def stop_a_worker(prediction: EvalPrediction) -> dict[str, float]:
+        if (tmp_path / "run" / "checkpoint-6").exists() and not stopped:
+            stopped.append(min(set(psutil.Process().children()) - others, key=lambda child: child.pid))
+            stopped[0].suspend()
+        return measured(prediction)
+
+    monkeypatch.setattr(build, "_compute_metrics", stop_a_worker)
+    with pytest.raises(PipelineError) as error, must_progress(2.0):
+        fitted(dataloader_num_workers=2)
+    assert re.match(
+        rf"no batch of images has arrived from the data workers .*{stopped[0].pid} \(stopped\).* for 2 s: check the d",
+        str(error.value),
+    )
+    assert not set(psutil.Process().children()) - others
+    assert same(dict(fitted(dataloader_num_workers=2).model.state_dict()), dict(fitted("whole").model.state_dict()))
 
 
 def test_gradient_accumulation_equals_one_large_batch(fitted: Callable[..., Fitted], tiny_vit: Path) -> None:

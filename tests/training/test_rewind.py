@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,20 @@ def test_an_older_checkpoint_is_resumed_with_the_rate_of_its_time(
     write_json(tmp_path / "run" / RECORD, {"rewinds": [{"diverged_at": 15, "resumed_from": 12, "learning_rate": 1.0}]})
     assert same(dict(fitted(**EVERY).model.state_dict()), dict(whole.model.state_dict()))
     assert rewinds(tmp_path / "run") == []
+
+
+def test_max_hours_counts_the_time_that_a_rewind_discards(
+    fitted: Callable[..., Fitted], plant: Plant, tmp_path: Path
+) -> None:
+    plant({9: RATE / 2}, before=lambda: time.sleep(1.5))
+    done = fitted(**EVERY)
+    assert rewinds(done.folder) == [(9, 6, RATE / 2)]
+    before, after = (row["elapsed"] for row in done.state["log_history"] if "loss" in row and row["step"] in (6, 7))
+    assert after > before + 1.5
+    assert done.log("elapsed") == sorted(done.log("elapsed"))
+
+    (tmp_path / "late").mkdir()  # it was killed after a rewind, before another checkpoint
+    write_json(tmp_path / "late" / RECORD, {"elapsed_at_rewind": 7200.0})
+    late = fitted("late", **EVERY, max_hours=1.0)
+    assert late.state["global_step"] == 1
+    assert min(late.log("elapsed")) > 7200

@@ -80,7 +80,7 @@ def test_the_result_is_cached_and_nothing_else_is_left(
     first = trial.try_settings(settings, splits, 2)
     assert [record.getMessage() for record in caplog.records if record.name.startswith("pipeline")] == []
     assert logging.getLogger("pipeline").level == logging.INFO
-    assert list((tmp_path / "temporary").glob("trial-*")) == []
+    assert list((tmp_path / "temporary").glob("*trial-*")) == []
     (file,) = cached(tmp_path)
     monkeypatch.setattr(trial, "fit", None)  # a second training would fail
     assert np.array_equal(trial.try_settings(settings, splits, 2), first)
@@ -117,7 +117,7 @@ def test_a_stopped_trial_says_that_the_command_can_be_repeated(
     with pytest.raises(Terminated, match="a trial of --auto was stopped: repeat the command"):
         trial.try_settings(settings, splits, 2)
     assert cached(tmp_path) == []
-    assert list((tmp_path / "temporary").glob("trial-*")) == []
+    assert list((tmp_path / "temporary").glob("*trial-*")) == []
 
 
 def test_settings_that_the_network_does_not_support_are_rejected(

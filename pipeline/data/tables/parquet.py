@@ -1,12 +1,10 @@
 """Parquet files in a local folder or file: read their rows by split."""
 
-import contextlib
 import glob
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from pipeline.data.columns import find_image_column
@@ -14,11 +12,8 @@ from pipeline.data.tables.files import find_tables
 from pipeline.data.tables.image_paths import ImageFolder
 from pipeline.data.tables.one_hot import join_one_hot_columns
 from pipeline.errors import PipelineError
+from pipeline.hub.parquet import read_safely, refusals_shown
 from pipeline.progress import progress_on_terminal_only
-
-_MAX_RATIO = 100  # compressed images do not get smaller
-_MIN_SIZE = 2**30  # bytes; a file that unpacks to less may have any ratio
-_SMALL_ROW = 2**14  # bytes; in a file with larger rows, no value can be repeated often enough to matter
 
 
 def read_parquet_files(
@@ -37,19 +32,18 @@ def read_parquet_files(
     """
     splits = {}
     found: list[Path] = []
-    scan_options = pyarrow.dataset.ParquetFragmentScanOptions(pre_buffer=False)  # True keeps complete files in memory
     for name, files in find_tables(source).items():
         patterns = [glob.escape(str(file.absolute())) for file in files]
         found += files
         for file in files:
             _check_schema(file, split=name)
-            _check_size(file)
         try:
             # Each split is loaded separately, so that a test split can lack the label column.
-            with progress_on_terminal_only():
-                splits[name] = datasets.load_dataset(
-                    "parquet", data_files=patterns, split="train", fragment_scan_options=scan_options
-                )
+            with progress_on_terminal_only(), refusals_shown():
+                builder = datasets.load_dataset_builder("parquet", data_files=patterns)
+                read_safely(builder)
+                builder.download_and_prepare()
+                splits[name] = builder.as_dataset(split="train")
         except (pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
             reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
             raise PipelineError(
@@ -70,28 +64,3 @@ def _check_schema(file: Path, *, split: str) -> None:
         raise PipelineError(
             f"{file}: the Parquet files of {split} cannot be read: {reason}: write or download them again"
         ) from error
-
-
-def _check_size(file: Path) -> None:
-    """Raise an error if the file unpacks to many times its size, before it is unpacked into the cache.
-
-    The file states the size without compression, but counts a value that many rows share only once. A file with short
-    rows is therefore read until it exceeds the limit, a few rows at a time.
-    """
-    packed = file.stat().st_size
-    limit = max(_MAX_RATIO * packed, _MIN_SIZE)
-    unpacked = 0
-    with contextlib.suppress(OSError, pa.ArrowException), pq.ParquetFile(file) as table:  # reading it reports errors
-        meta = table.metadata
-        unpacked = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
-        if unpacked <= limit and packed < meta.num_rows * _SMALL_ROW:
-            unpacked = 0
-            for batch in table.iter_batches(batch_size=16):
-                unpacked += batch.nbytes
-                if unpacked > limit:
-                    break
-    if unpacked > limit:
-        raise PipelineError(
-            f"{file} has {packed:,} bytes and unpacks to more than {limit >> 20:,} MB: write its images one by one, or "
-            "use another file"
-        )

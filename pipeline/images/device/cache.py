@@ -15,16 +15,15 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from pipeline import distributed, signals
+from pipeline import distributed
 from pipeline.errors import PipelineError
 from pipeline.images import disk_cache, pixel_files
 from pipeline.images.device.batches import AugmentedBatches, FixedBatches
 from pipeline.images.device.packed import PackedImages
 from pipeline.images.pixel_files import Pixels
 from pipeline.images.processor import ImageProcessor, Normalize, input_size
-from pipeline.images.transforms import Batch, EvalTransform, TrainTransform, collate
+from pipeline.images.transforms import Batch, EvalTransform, ImageLoader, TrainTransform, collate
 from pipeline.performance import machine
 from pipeline.performance.device import free_memory
 from pipeline.progress import progress_bar
@@ -123,14 +122,8 @@ def _read(
 ) -> Iterator[Any]:
     """Yield transformed batches, in the order of the rows."""
     generator = torch.Generator()  # the default one would advance the global generator, which orders the training
-    loader: DataLoader[Any] = DataLoader(
-        split.with_transform(transform),
-        batch_size=32,
-        collate_fn=collate_fn,
-        num_workers=workers,
-        worker_init_fn=signals.keep_working,
-        generator=generator,
-    )
+    rows = split.with_transform(transform)
+    loader = ImageLoader(rows, batch_size=32, collate_fn=collate_fn, num_workers=workers, generator=generator)
     yield from progress_bar(loader, desc="Loading images", unit="batch", enabled=sys.stderr.isatty())
 
 

@@ -150,7 +150,8 @@ class Progress(TrainerCallback):
     ) -> None:
         """Open the bar. In a resumed run, start it at the step of the checkpoint and the clock at its elapsed time."""
         del control, kwargs
-        self.clock.seconds_before_resume = max((row.get("elapsed", 0.0) for row in state.log_history), default=0.0)
+        before = self.clock.seconds_before_resume  # of a rewind, or 0
+        self.clock.seconds_before_resume = max([before, *(row.get("elapsed", 0.0) for row in state.log_history)])
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,

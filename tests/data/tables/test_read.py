@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow.dataset
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data.report import fingerprint
@@ -73,13 +73,13 @@ def test_changed_file_is_read_again(tmp_path: Path) -> None:
 
 
 def test_parquet_files_are_not_buffered_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file_format, pre_buffer_values = pyarrow.dataset.ParquetFileFormat, []
+    open_file, pre_buffer_values = pq.ParquetFile, list[bool]()
 
-    def record_options(*, default_fragment_scan_options: pyarrow.dataset.ParquetFragmentScanOptions) -> Any:
-        pre_buffer_values.append(default_fragment_scan_options.pre_buffer)
-        return file_format(default_fragment_scan_options=default_fragment_scan_options)
+    def record_options(source: Any, *, pre_buffer: bool) -> pq.ParquetFile:
+        pre_buffer_values.append(pre_buffer)
+        return open_file(source, pre_buffer=pre_buffer)
 
-    monkeypatch.setattr(pyarrow.dataset, "ParquetFileFormat", record_options)
+    monkeypatch.setattr(pq, "ParquetFile", record_options)
     load(write_parquet(tmp_path / "flowers.parquet", ["a", "b"] * 3))
     assert pre_buffer_values == [False]
 
