@@ -6,8 +6,9 @@ import importlib.metadata
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,12 @@ class RunFolder:
     Attributes:
         folder: Its path.
         writes: Whether this process writes the record. Only one process does.
+        early: Seconds of the phases before the record exists, which `add_timings` writes later.
     """
 
     folder: Path
     writes: bool = True
+    early: dict[str, float] = field(default_factory=dict)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -111,13 +114,21 @@ class RunFolder:
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Add the duration of the block in seconds to `timings` of `run.json`, summed over all calls of this run."""
-        start = dt.datetime.now(dt.UTC)
+        start = time.perf_counter()
         try:
             yield
         finally:  # An interrupted phase counts too, because the next call resumes it.
-            seconds = (dt.datetime.now(dt.UTC) - start).total_seconds()
-            timings: dict[str, float] = self.record.get("timings", {})
-            self.update(timings=timings | {phase: round(timings.get(phase, 0.0) + seconds, 2)})
+            self.add_timings({phase: time.perf_counter() - start})
+
+    def add_timings(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds by phase to `timings` of `run.json`. Before the run is started, they are kept until the next."""
+        for phase, value in seconds.items():
+            self.early[phase] = self.early.get(phase, 0.0) + value
+        if record := self.record:
+            timings: dict[str, float] = record.get("timings", {})
+            added = {phase: round(timings.get(phase, 0.0) + value, 2) for phase, value in self.early.items()}
+            self.update(timings=timings | added)
+            self.early.clear()
 
 
 def default_folder(*, recipe: str | None, dataset: str | None, seed: int) -> Path:

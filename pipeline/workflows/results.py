@@ -38,7 +38,8 @@ def score_and_report(
         results: The metrics of the training; those of the audit are added.
         evidence: What the training found out about its labels.
     """
-    classifier = ImageClassifier.load(run.folder)
+    with run.timed("model"):
+        classifier = ImageClassifier.load(run.folder)
     predictions, names = [], ["validation", "test"]
     if settings.trainer.uncertainty == "yes":
         predictions.append(score_validation(classifier, splits, settings, run=run))
@@ -54,16 +55,18 @@ def score_and_report(
     if settings.trainer.audit == "yes":
         audited = audit(classifier, splits, predictions, evidence, settings=settings, run=run)
         results |= audited.metrics
-    distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
+    with run.timed("report"):
+        distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
     if settings.trainer.report == "yes":
         seconds = distributed.broadcast(run.record)["timings"]["score"]
         with run.timed("explain"):
             speed = sum(len(each.ids) for each in predictions) / max(seconds, 1e-3)
             gallery = explain_gallery(classifier, predictions, splits, images_per_second=speed)
         trackers = settings.trainer.report_to
-        distributed.on_main_process(
-            lambda: _write_report(run, predictions, splits, classifier, gallery, audited, trackers=trackers)
-        )
+        with run.timed("report"):
+            distributed.on_main_process(
+                lambda: _write_report(run, predictions, splits, classifier, gallery, audited, trackers=trackers)
+            )
 
 
 def _write_results(
