@@ -1,4 +1,4 @@
-"""Work that is done in a thread while the caller goes on, one piece at a time."""
+"""Work that is done in a thread while the caller continues, one piece at a time."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,10 @@ class RunFolder:
     Attributes:
         folder: Its path.
         writes: Whether this process writes the record. Only one process does.
-        early: Seconds of the phases before the record exists, which `add_timings` writes later.
     """
 
     folder: Path
     writes: bool = True
-    early: dict[str, float] = field(default_factory=dict)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -121,14 +119,10 @@ class RunFolder:
             self.add_timings({phase: time.perf_counter() - start})
 
     def add_timings(self, seconds: Mapping[str, float]) -> None:
-        """Add seconds by phase to `timings` of `run.json`. Before the run is started, they are kept until the next."""
-        for phase, value in seconds.items():
-            self.early[phase] = self.early.get(phase, 0.0) + value
-        if record := self.record:
-            timings: dict[str, float] = record.get("timings", {})
-            added = {phase: round(timings.get(phase, 0.0) + value, 2) for phase, value in self.early.items()}
-            self.update(timings=timings | added)
-            self.early.clear()
+        """Add seconds by phase to `timings` of `run.json`."""
+        timings: dict[str, float] = self.record.get("timings", {})
+        added = {phase: round(timings.get(phase, 0.0) + value, 2) for phase, value in seconds.items()}
+        self.update(timings=timings | added)
 
 
 def default_folder(*, recipe: str | None, dataset: str | None, seed: int) -> Path:

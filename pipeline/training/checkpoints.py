@@ -186,7 +186,7 @@ def _removed_on_error(checkpoint: Path, needed: int) -> Iterator[None]:
 
 
 def in_background(args: FineTuningArguments) -> bool:
-    """Return whether checkpoints are written while training goes on: on a GPU, which needs no CPU core for its steps.
+    """Return whether checkpoints are written while training continues: on a GPU, which needs no CPU core for its steps.
 
     With several ranks, an error of one would have to reach the others; and a push needs the complete checkpoint.
     """

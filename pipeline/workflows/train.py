@@ -92,19 +92,21 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
             if settings.strategy.strategy != "head":
                 with distributed.fail_together():
                     rehearse(settings.trainer)
-            if owns_process:  # what came before: imports, and checks of the call
-                run.add_timings({"start": time.time() - psutil.Process().create_time()})
-            with run.timed("data"):
+            clock = Clock()
+            if owns_process:  # imports, and checks of the call
+                clock.phases["start"] = time.time() - psutil.Process().create_time()
+            with clock.timed("data"):
                 splits, data = _load_splits(run, settings)
             if owns_process:  # after the splits are loaded, or their temporary memory would be kept too
                 keep_freed_memory()
             if settings.selection.auto and not run.record:
-                with run.timed("auto"):
+                with clock.timed("auto"):
                     chosen = choose_settings(line, splits, attempt=try_settings)
             else:
                 chosen = Chosen(settings)
-            with run.timed("model"):
+            with clock.timed("model"):
                 classifier = _start(run, chosen, splits, data, command=line.words)
+            run.add_timings(clock.phases)
             results, evidence = _fit(classifier, splits, chosen.settings, run=run)
             score_and_report(run, splits, chosen.settings, results, evidence)
         return _finish(run, settings)

@@ -1,4 +1,4 @@
-"""Checkpoints that are written while training goes on are those that are written at once, and no error is lost.
+"""Checkpoints that are written while training continues are those that are written at once, and no error is lost.
 
 Only a GPU uses the background. Here, a CPU does, and each write starts when training has changed the weights.
 """
