@@ -68,7 +68,7 @@ NOT_IN_RECIPE = frozenset({
 LOOP_ONLY = frozenset({
     "lr_scheduler_kwargs", "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon",
     "gradient_accumulation_steps", "auto_find_batch_size", "activation_checkpointing",
-    "activation_checkpointing_kwargs", "torch_compile", "torch_compile_backend", "torch_compile_mode",
+    "activation_checkpointing_kwargs", "torch_compile_backend", "torch_compile_mode",
     "torch_empty_cache_steps", "logging_strategy", "logging_first_step", "eval_steps", "eval_delay", "eval_on_start",
     "save_steps", "data_seed", "dataloader_drop_last", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
     "ddp_static_graph", "run_name", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",
@@ -125,7 +125,6 @@ class InheritedFlags:
     activation_checkpointing_kwargs: str | None = None
     gradient_checkpointing: bool | None = None
     gradient_checkpointing_kwargs: str | None = None
-    torch_compile: bool = False
     torch_compile_backend: str | None = None
     torch_compile_mode: str | None = None
     use_liger_kernel: bool = False

@@ -51,7 +51,13 @@ class FineTuningArguments(TrainingFlags, TrainingArguments):  # type: ignore[mis
         self._requested_per_device_batch = cast(int | None, self.per_device_train_batch_size)
         if self._requested_per_device_batch is None:
             self.per_device_train_batch_size = _PER_DEVICE_BATCH
+        compiling = (self.torch_compile, self.torch_compile_backend, self.torch_compile_mode)
+        # With these, the Trainer would turn on TF32 for everything that follows, also for the scores in fp32.
+        self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = False, None, None
         super().__post_init__()
+        self.torch_compile, self.torch_compile_backend, self.torch_compile_mode = compiling
+        if self.torch_compile is None and any(compiling[1:]):
+            self.torch_compile = True
         self.output_dir = output_dir  # the Trainer would set "trainer_output"; the workflow names the run folder
         self._fit_global_batch()
         if self.n_gpu > 1:

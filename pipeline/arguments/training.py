@@ -114,6 +114,12 @@ class TrainingFlags:
     dataloader_num_workers: int = flag(
         -1, "Data workers per process. -1: chosen for the machine.", neutral=True, recipe="never"
     )
+    torch_compile: bool | None = flag(
+        None,
+        "Whether to compile the training step with torch.compile. auto: on one GPU, if the training is long enough.",
+        short=False,
+        strategies=LOOP,
+    )
     seed: int = flag(42, "Random seed for the new head, data order and augmentation.", recipe="always")
     logging_steps: float = flag(
         0.02,

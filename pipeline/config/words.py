@@ -96,7 +96,7 @@ def _values(known: Any, following: list[str]) -> list[str]:
     kind = _kind(known)
     if get_origin(kind) is list:
         return following
-    if kind is bool and following and following[0].lower() not in _BOOLS:
+    if kind is bool and following and not _is_switch(known, following[0]):
         return []  # a switch, followed by a word that is not its value
     return following[:1]
 
@@ -107,7 +107,8 @@ def _convert_into(read: Words, name: str, known: Any, words: list[str]) -> None:
         if get_origin(kind) is list and words:
             read.values[name] = [_convert(word, get_args(kind)[0]) for word in words]
         elif words:
-            read.values[name] = _convert(words[0], kind)
+            is_open = kind is bool and words[0] == "auto" and _is_switch(known, words[0])
+            read.values[name] = None if is_open else _convert(words[0], kind)
         elif kind is bool:
             read.values[name] = True
         else:
@@ -122,6 +123,11 @@ def _kind(known: Any) -> Any:
     if get_origin(known.type) in (Union, types.UnionType):
         return next(kind for kind in get_args(known.type) if kind is not type(None))
     return known.type
+
+
+def _is_switch(known: Any, word: str) -> bool:
+    """Return whether a word is a value of a bool, or `auto` for one that is None if the machine decides."""
+    return word.lower() in _BOOLS or (word == "auto" and type(None) in get_args(known.type))
 
 
 def _convert(word: str, kind: Any) -> Any:

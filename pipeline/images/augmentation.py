@@ -2,7 +2,8 @@
 
 Sampling is separate from applying: `Augment.sample` turns a seed into parameters, and `Augment.apply` turns an image
 and its parameters into pixels (uint8 in, uint8 out). Every random choice is a function of the seed of the image. For
-images in the memory of a GPU, `device.packed` crops a batch at once, from the same parameters.
+images in the memory of a GPU, `device.packed` crops a batch at once, and `device.policies` distorts it, from the same
+parameters.
 
 The policies sample from torch's global generator, so `apply` seeds it for each image and then restores it. A policy
 that samples from `random` or NumPy is not supported here.
@@ -13,6 +14,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +53,35 @@ class AugmentationParams:
     policy_seed: int
 
 
+class Operation(NamedTuple):
+    """One step of a policy: its name in torchvision, and its magnitude; or `Erase`, and the rectangle."""
+
+    name: str
+    values: tuple[float, ...]
+
+
+class _Recorded:
+    """Makes a policy note its operations in place of applying them. Its random choices stay the same."""
+
+    operations: list[Operation]
+
+    def _apply_image_or_video_transform(self, image: Tensor, transform_id: str, magnitude: float, **_: Any) -> Tensor:
+        self.operations.append(Operation(transform_id, (magnitude,)))
+        return image
+
+
+class _RecordedErasing(v2.RandomErasing):  # type: ignore[misc, unused-ignore]
+    """Random erasing that notes the rectangle in place of erasing it."""
+
+    operations: list[Operation]
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        """Note the rectangle: top, left, height, width. There is none if no rectangle fits."""
+        if params["v"] is not None:
+            self.operations.append(Operation("Erase", tuple(float(params[key]) for key in "ijhw")))
+        return inpt
+
+
 class Augment:
     """Random augmentation of single images, in two steps: `sample`, then `apply`."""
 
@@ -64,14 +95,20 @@ class Augment:
         """
         self.crop_scale, self.hflip = args.crop_scale, args.hflip
         self.mode = _MODES.get(interpolation, "bicubic")
+        self.fill = list(fill)
         steps: list[v2.Transform] = []
+        recorders: list[Any] = []
         if args.augmentation in POLICIES:
             # torchvision rotates tensors with nearest or bilinear interpolation only.
             policy = POLICIES[args.augmentation]
-            steps.append(policy(interpolation=v2.InterpolationMode.BILINEAR, fill=list(fill)))
+            options: dict[str, Any] = {"interpolation": v2.InterpolationMode.BILINEAR, "fill": self.fill}
+            steps.append(policy(**options))
+            recorders.append(type("Recorded", (_Recorded, policy), {})(**options))
         if args.random_erasing:
-            steps.append(v2.RandomErasing(args.random_erasing, value=list(fill)))
+            steps.append(v2.RandomErasing(args.random_erasing, value=self.fill))
+            recorders.append(_RecordedErasing(args.random_erasing, value=self.fill))
         self.policy = v2.Compose(steps) if steps else None
+        self._recorders = recorders
 
     def sample(self, seed: int, image_size: Sequence[int]) -> AugmentationParams:
         """Return the random choices for one image.
@@ -109,6 +146,24 @@ class Augment:
             torch.default_generator.manual_seed(params.policy_seed)
             augmented: Tensor = self.policy(pixels)
         return augmented
+
+    def sample_operations(self, params: Sequence[AugmentationParams], size: Sequence[int]) -> list[list[Operation]]:
+        """Return what `distort` does to each crop, in order.
+
+        Args:
+            params: What `sample` returned for each image.
+            size: Height and width of the crops in pixels.
+        """
+        shadow, found = torch.empty(3, *size, device="meta"), []
+        with torch.random.fork_rng(devices=[]):
+            for each in params:
+                operations: list[Operation] = []
+                torch.default_generator.manual_seed(each.policy_seed)
+                for recorder in self._recorders:
+                    recorder.operations = operations
+                    recorder(shadow)
+                found.append(operations)
+        return found
 
     def _resize(self, crop: Tensor, size: list[int]) -> Tensor:
         # torchvision's resize converts to float32 on CPUs with AVX-512, which is half as fast.

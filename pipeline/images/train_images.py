@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from pipeline.arguments.images import ImageArguments, ImageCache
 from pipeline.images import disk_cache
 from pipeline.images.device.batches import AugmentedBatches, FixedBatches
-from pipeline.images.device.cache import load_on_device
+from pipeline.images.device.cache import load_on_device, load_validation
 from pipeline.images.transforms import EvalTransform, TrainTransform
 
 logger = logging.getLogger(__name__)
@@ -121,12 +121,41 @@ def prepare_images(
             return PreparedImages(
                 DeviceMapImages(found.train, transform.epoch), found.validation, "device", size=found.size
             )
-    decoded = validation.with_transform(EvalTransform(transform.processor))
+    decoded = prepare_validation(validation, transform, args, device=device, epochs=epochs)
     if args.image_cache == "none":
         logger.info("decoding train images on the fly: --image_cache is none")
         return PreparedImages(MapImages(train, transform), decoded, "none")
     images = map_images(train, transform, limit_gb=args.image_cache_gb, epochs=epochs)
     return PreparedImages(images, decoded, "disk")
+
+
+def prepare_validation(
+    validation: datasets.Dataset,
+    transform: TrainTransform,
+    args: ImageArguments,
+    *,
+    device: torch.device,
+    epochs: float,
+) -> Any:
+    """Return the validation images of a training whose own images are not on the device.
+
+    If the device is a GPU and they fit, they are stored there, so that only the first evaluation decodes them.
+
+    Args:
+        validation: Rows with `image` (`datasets.Image(decode=False)`), `label` and `index`.
+        transform: The training transform.
+        args: The flags of the cache.
+        device: The training device.
+        epochs: Number of times each training image is used.
+
+    Raises:
+        BadImageError: If an image cannot be read.
+    """
+    if args.image_cache != "none" and device.type != "cpu" and epochs > 1:
+        found = load_validation(validation, transform, device=device)
+        if found is not None:
+            return found
+    return validation.with_transform(EvalTransform(transform.processor))
 
 
 def map_images(split: datasets.Dataset, transform: TrainTransform, *, limit_gb: float, epochs: float) -> MapImages:

@@ -110,7 +110,7 @@ def _largest_that_fits(
 
 def _fits(model: nn.Module, shape: torch.Size, device: torch.device, memory: TrainingMemory) -> bool:
     """Return whether a training step fits. It runs two passes, because gradient accumulation keeps gradients."""
-    with _restored(model, device):
+    with restored(model, device):
         try:
             trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
             # Stands for the memory that the optimizer allocates in its first step.
@@ -132,7 +132,7 @@ def _forward_backward(model: nn.Module, pixels: Tensor, dtype: torch.dtype) -> N
 
 
 @contextlib.contextmanager
-def _restored(model: nn.Module, device: torch.device) -> Iterator[None]:
+def restored(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Run the block in training mode. Then restore mode, buffers and random states, and free gradients and caches."""
     training, buffers = model.training, [buffer.clone() for buffer in model.buffers()]
     try:

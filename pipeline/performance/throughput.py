@@ -4,7 +4,9 @@
 - MFU: FLOPs per second of the model's matrix products, as a fraction of the matmul rate measured on the same machine.
 """
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 
@@ -88,12 +90,14 @@ class Clock:
         recent: The measured steps since the last call of `take_recent`.
         started: Value of `time.perf_counter` at the start of training.
         seconds_before_resume: Elapsed seconds of the calls before a resume.
+        phases: Seconds of what happens between the steps, by name.
     """
 
     total: Interval = field(default_factory=Interval)
     recent: Interval = field(default_factory=Interval)
     started: float = field(default_factory=time.perf_counter)
     seconds_before_resume: float = 0.0
+    phases: dict[str, float] = field(default_factory=dict)
     _requested_at: float = 0.0
     _received_at: float = 0.0
     _images: int = 0
@@ -116,12 +120,22 @@ class Clock:
     def step_ended(self) -> None:
         """Record the end of a step."""
         now = time.perf_counter()
+        self.phases["steps"] = self.phases.get("steps", 0.0) + now - self._requested_at
         for interval in (self.total, self.recent) if self._warm else ():
             interval.images += self._images
             interval.flops += self._flops
             interval.seconds += now - self._requested_at
             interval.wait_seconds += self._received_at - self._requested_at
         self._warm = True
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the duration of the block to a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - start
 
     def take_recent(self) -> Interval:
         """Return the measured steps since the last call."""

@@ -211,19 +211,34 @@ def speed_facts(files: RunFiles) -> Iterator[tuple[str, str]]:
         yield "data wait", f"{100 * speed['data_wait']:.1f}% of the time of the steps"
 
 
+_PARTS_OF_TRAIN = {
+    "frozen features": "features",
+    "linear probe and learning curve": "probe",
+    "decoding and caching images": "images",
+    "compiling the training step": "compile",
+    "training steps": "steps",
+    "evaluations during training": "evaluations",
+    "checkpoints": "checkpoints",
+}
+
+
 def phases(files: RunFiles) -> list[tuple[str, float, float]]:
-    """Return where the time went: phase, seconds, and fraction of all seconds. `train` contains the baseline."""
+    """Return where the time went: phase, seconds, and fraction of all seconds. `train` contains several others."""
     timings = files.record["timings"]
-    before = sum(timings.get(phase, 0.0) for phase in ("features", "probe", "out_of_fold"))
-    rest = timings.get("train", 0.0) - before
+    parts = {title: timings.get(phase, 0.0) for title, phase in _PARTS_OF_TRAIN.items()}
+    rest = timings.get("train", 0.0) - sum(parts.values()) - timings.get("out_of_fold", 0.0)
     seconds = {
-        "frozen features": timings.get("features", 0.0),
-        "linear probe and learning curve": timings.get("probe", 0.0),
+        "start: imports and checks": timings.get("start", 0.0),
+        "reading the dataset": timings.get("data", 0.0),
+        "trials of --auto": timings.get("auto", 0.0),
+        "loading the model": timings.get("model", 0.0),
+        **parts,
         "building and saving the model" if is_probe(files) else "training and saving the model": max(rest, 0.0),
         "scoring the saved model": timings.get("score", 0.0),
         "audit of labels and duplicates": timings.get("out_of_fold", 0.0) + timings.get("audit", 0.0),
         "calibration, prediction sets and unknown images": timings.get("uncertainty", 0.0),
         "relevance maps of the report": timings.get("explain", 0.0),
+        "report and model card": timings.get("report", 0.0),
     }
     total = sum(seconds.values()) or 1.0
     return [(phase, each, each / total) for phase, each in seconds.items() if each]

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,13 +114,17 @@ class RunFolder:
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Add the duration of the block in seconds to `timings` of `run.json`, summed over all calls of this run."""
-        start = dt.datetime.now(dt.UTC)
+        start = time.perf_counter()
         try:
             yield
         finally:  # An interrupted phase counts too, because the next call resumes it.
-            seconds = (dt.datetime.now(dt.UTC) - start).total_seconds()
-            timings: dict[str, float] = self.record.get("timings", {})
-            self.update(timings=timings | {phase: round(timings.get(phase, 0.0) + seconds, 2)})
+            self.add_timings({phase: time.perf_counter() - start})
+
+    def add_timings(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds by phase to `timings` of `run.json`."""
+        timings: dict[str, float] = self.record.get("timings", {})
+        added = {phase: round(timings.get(phase, 0.0) + value, 2) for phase, value in seconds.items()}
+        self.update(timings=timings | added)
 
 
 def default_folder(*, recipe: str | None, dataset: str | None, seed: int) -> Path:

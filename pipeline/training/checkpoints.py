@@ -2,17 +2,19 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from pipeline import distributed
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.errors import PipelineError
 from pipeline.runs import checkpoints
+from pipeline.runs.background import Background
 from pipeline.runs.checkpoints import checkpoint_folder
 from pipeline.runs.files import read_json, write_json
 from pipeline.runs.folder import TRAINER_STATE
@@ -119,8 +121,13 @@ def _has_ended(state: dict[str, Any], args: FineTuningArguments) -> bool:
     return hours is not None and elapsed > 3600 * hours and state["best_global_step"] is not None
 
 
+Writes = list[Callable[[], object]]
+
+
 @contextlib.contextmanager
-def saved_safely(checkpoint: Path, *, weights: int, best: int | None, keep: int | None) -> Iterator[None]:
+def saved_safely(
+    checkpoint: Path, *, weights: int, best: int | None, keep: int | None, background: Background | None
+) -> Iterator[Writes | None]:
     """Seal the checkpoint that the block writes, then remove old ones. All ranks must call it.
 
     Args:
@@ -128,32 +135,71 @@ def saved_safely(checkpoint: Path, *, weights: int, best: int | None, keep: int 
         weights: Bytes of the tensors that are saved.
         best: Step of the best checkpoint.
         keep: Number of newest checkpoints that stay. None: all.
+        background: Seals it after the block, which must join it. None: it is sealed when the block ends.
+
+    Yields:
+        A list for writes that are done in the background before sealing, or None.
 
     Raises:
-        PipelineError: If the checkpoint does not fit on the disk. What was written of it is removed.
+        PipelineError: If the checkpoint does not fit on the disk. What was written of it is removed. An error in the
+            background is raised by the next `join`.
     """
     needed = weights + _MARGIN
+    writes: Writes = []
 
     def prepare() -> None:
         checkpoints.discard(checkpoint)
         checkpoints.require_space(checkpoint, needed)
 
     def finish() -> None:
+        for write in writes:
+            write()
         _remove_path(checkpoint / TRAINER_STATE)
         checkpoints.seal(checkpoint)
         kept = keep and max(keep, checkpoints.KEPT_WHILE_TRAINING)
         checkpoints.rotate(checkpoint.parent, best=best, keep=kept)
 
+    def finish_later() -> None:
+        with _removed_on_error(checkpoint, needed):
+            finish()
+
     distributed.on_main_process(prepare)
+    with _removed_on_error(checkpoint, needed):
+        yield writes if background else None
+        distributed.all_gather(None)  # all ranks have written their files
+        if background is None:
+            distributed.on_main_process(finish)
+        else:
+            background.start(finish_later)
+
+
+@contextlib.contextmanager
+def _removed_on_error(checkpoint: Path, needed: int) -> Iterator[None]:
+    """Remove a checkpoint that cannot be written, and convert the error to a `PipelineError`."""
     try:
         yield
-        distributed.all_gather(None)  # all ranks have written their files
-        distributed.on_main_process(finish)
     except (OSError, SafetensorError, RuntimeError) as error:
         if type(error) is RuntimeError and not any(text in str(error) for text in _WRITE_ERRORS):
             raise
         shutil.rmtree(checkpoint, ignore_errors=True)
         raise checkpoints.full_disk(checkpoint, needed, getattr(error, "strerror", None) or str(error)) from error
+
+
+def in_background(args: FineTuningArguments) -> bool:
+    """Return whether checkpoints are written while training continues: on a GPU, which needs no CPU core for its steps.
+
+    With several ranks, an error of one would have to reach the others; and a push needs the complete checkpoint.
+    """
+    return args.device.type != "cpu" and args.world_size == 1 and args.hub_strategy != "checkpoint"
+
+
+def snapshot(state: Any) -> Any:
+    """Return nested dicts, lists and tuples with copies of all tensors, in the memory of the CPU."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: snapshot(value) for key, value in state.items()}
+    return type(state)(map(snapshot, state)) if isinstance(state, list | tuple) else state
 
 
 def _remove_path(state_file: Path) -> None:

@@ -114,7 +114,10 @@ def _fit(
     classifier.model.set_attn_implementation(attention)
     if clock.total.images:
         speed = clock.total.speed(trainer.components.matmul_rate)
-        metrics["speed"] = speed.metrics() | {"data_wait": round(clock.total.data_wait, 4)}
+        metrics["speed"] = speed.metrics() | {
+            "data_wait": round(clock.total.data_wait, 4),
+            "compiled": trainer.compiled is not None,
+        }
         logger.info("%s, data wait %.1f%%", speed, 100 * clock.total.data_wait)
     if evidence is not None:
         metrics["margins"] = evidence
@@ -138,7 +141,10 @@ def _train(trainer: StrictTrainer, folder: Path, stop: loop.StopOnSignal) -> dic
     trainer.components.clock.seconds_before_resume = elapsed_at_rewind(folder)
     with stop.listening():
         resumed = str(start.checkpoint) if start.checkpoint else None
-        metrics: dict[str, Any] = trainer.train(resume_from_checkpoint=resumed).metrics
+        try:
+            metrics: dict[str, Any] = trainer.train(resume_from_checkpoint=resumed).metrics
+        finally:
+            trainer.finish_save()
     return metrics
 
 

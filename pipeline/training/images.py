@@ -9,8 +9,8 @@ from pipeline.arguments.settings import Settings
 from pipeline.data.labels.read import read_integers
 from pipeline.data.streaming import Stream, StreamShard
 from pipeline.images.processor import ImageProcessor
-from pipeline.images.train_images import PreparedImages, prepare_images
-from pipeline.images.transforms import EvalTransform, TrainTransform
+from pipeline.images.train_images import PreparedImages, prepare_images, prepare_validation
+from pipeline.images.transforms import TrainTransform
 
 
 def load_images(splits: datasets.DatasetDict, processor: ImageProcessor, settings: Settings) -> PreparedImages:
@@ -30,7 +30,10 @@ def load_images(splits: datasets.DatasetDict, processor: ImageProcessor, setting
     if isinstance(train, Stream):
         stream: Any = train
         shard = StreamShard(stream, transform, batch_size=args.train_batch_size, seed=args.seed, epoch=transform.epoch)
-        return PreparedImages(shard, validation.with_transform(EvalTransform(processor)), "none")
+        scored = prepare_validation(
+            validation, transform, settings.images, device=args.device, epochs=args.num_train_epochs
+        )
+        return PreparedImages(shard, scored, "none")
     images = prepare_images(
         train, validation, transform, settings.images, device=args.device, epochs=args.num_train_epochs
     )

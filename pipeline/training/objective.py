@@ -72,13 +72,15 @@ class Objective:
         With this divisor the losses of gradient accumulation add up to the mean over the step.
 
         Args:
-            outputs: Output of the model, with `logits` (batch, classes).
+            outputs: Output of the model, with `logits` (batch, classes). Rows without a label are ignored.
             labels: Class numbers (batch,) or class probabilities (batch, classes).
             num_items_in_batch: Number of images in the step. Default: the batch size.
         """
-        weights = None if self.class_weights is None else self.class_weights.to(outputs.logits.device)
+        logits = outputs.logits[: len(labels)].float()
+        if self.class_weights is not None:  # moved once, because a copy to the device would wait for it in every step
+            self.class_weights = self.class_weights.to(logits.device)
         total = functional.cross_entropy(
-            outputs.logits.float(), labels, weights, reduction="sum", label_smoothing=self.label_smoothing
+            logits, labels, self.class_weights, reduction="sum", label_smoothing=self.label_smoothing
         )
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 

@@ -2,37 +2,31 @@
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from peft import PeftModel
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import BaseImageProcessor, PreTrainedModel, Trainer
 
-from pipeline import distributed, watchdog
+from pipeline import watchdog
 from pipeline.arguments.settings import Settings
-from pipeline.errors import PipelineError
+from pipeline.images.device.batches import FixedBatches
 from pipeline.images.processor import Normalize
 from pipeline.images.train_images import TrainImages
 from pipeline.images.transforms import ImageLoader
-from pipeline.models import layers, lora
-from pipeline.models.checkpoint import load_strictly
+from pipeline.models import layers
+from pipeline.performance.compilation import compile_network, uncompiled
 from pipeline.performance.throughput import Clock
-from pipeline.runs.checkpoints import TRAINING_WEIGHTS, checkpoint_folder, require_intact
-from pipeline.runs.files import remove_absolute_path
-from pipeline.runs.folder import ADAPTER
-from pipeline.training.callbacks.averaging import MovingAverage, changing_tensors
-from pipeline.training.callbacks.divergence import Guard
-from pipeline.training.callbacks.margins import MARGINS, ROWS, Margins, NumberedRows
-from pipeline.training.checkpoints import count_bytes, explain_misfit, saved_safely
+from pipeline.training.callbacks.margins import ROWS, Margins, NumberedRows
+from pipeline.training.checkpoints import (
+    explain_misfit,
+)
 from pipeline.training.objective import Objective
 from pipeline.training.rewind import options_of, use_options
 from pipeline.training.sampling import BalancedSampler
+from pipeline.training.saving import CheckpointingTrainer
 
 
 @dataclass(frozen=True)
@@ -44,6 +38,7 @@ class Components:
         images: The training images.
         objective: The loss, and the mixing of images.
         normalize: Turns uint8 pixels into the input of the network, on its device.
+        input_size: Height and width of this input in pixels.
         clock: Measures the steps.
         flops: FLOPs of training on one image of a height and width in pixels.
         matmul_rate: FLOPs per second of large matrix products, over all processes.
@@ -55,6 +50,7 @@ class Components:
     images: TrainImages
     objective: Objective
     normalize: Normalize
+    input_size: tuple[int, int]
     clock: Clock
     flops: Callable[[tuple[int, int]], int]
     matmul_rate: float
@@ -62,14 +58,8 @@ class Components:
     margins: Margins | None = None
 
 
-class StrictTrainer(Trainer):
-    """The Trainer, except for what it loads, minimizes and measures.
-
-    `model.safetensors` of a checkpoint always holds the model that is scored and deployed: averaged weights, merged
-    adapters. If training needs other weights to resume, they are stored in a second file of the checkpoint.
-    """
-
-    model: PreTrainedModel
+class StrictTrainer(CheckpointingTrainer):
+    """The Trainer, except for what it loads, minimizes and measures."""
 
     def __init__(self, components: Components, **trainer: Any) -> None:
         """Initialize the Trainer.
@@ -81,13 +71,16 @@ class StrictTrainer(Trainer):
         self.components = components
         images = components.images.dataset
         dataset = NumberedRows(images) if components.margins else images
-        super().__init__(compute_loss_func=components.objective, train_dataset=dataset, **trainer)
-        self.guard = Guard(peak_rate=self.args.learning_rate)
+        super().__init__(
+            components.settings,
+            components.clock,
+            components.margins,
+            compute_loss_func=components.objective,
+            train_dataset=dataset,
+            **trainer,
+        )
+        self.model_accepts_loss_kwargs = False  # our objective computes the loss; the network gets the images only
         self.halvings = 0  # of the learning rate, by rewinds
-        decay = components.settings.strategy.ema_decay
-        self.average = MovingAverage(self.model, decay) if decay else None
-        if self.average:
-            self.add_callback(self.average)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Create the optimizer with one learning rate and weight decay for each group of weights."""
@@ -100,10 +93,28 @@ class StrictTrainer(Trainer):
                 layer_decay=self.components.settings.strategy.layer_decay,
                 head_learning_rate=self.components.settings.strategy.head_learning_rate,
             )
+            if kind is torch.optim.SGD and self.args.device.type == "cuda":
+                options["fused"] = True  # faster, and it can skip an update without waiting for the device
             self.optimizer = kind(groups, **options)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] = group["lr"] * 0.5**self.halvings
         return self.optimizer
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Compile the network when it is on its device and has its precision, if asked for."""
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        flags = self.components.settings.trainer
+        if flags.torch_compile is True:
+            with self.components.clock.timed("compile"):
+                self.compiled = compile_network(
+                    self.accelerator.unwrap_model(self.model),
+                    self.components.input_size,
+                    batch=self.args.train_batch_size,
+                    device=self.args.device,
+                    backend=flags.torch_compile_backend,
+                    mode=flags.torch_compile_mode,
+                )
+        return prepared
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         options = options_of(self.optimizer)
@@ -143,12 +154,20 @@ class StrictTrainer(Trainer):
         return prepared
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Return the loader of all validation images: `--dataloader_drop_last` is about training."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        """Return the loader of all validation images: `--dataloader_drop_last` is about training.
+
+        Images on the device need no workers, which could not reach them.
+        """
+        options: dict[str, Any] = {"dataloader_drop_last": False}
+        if isinstance(self.eval_dataset, FixedBatches):
+            options |= {"dataloader_num_workers": 0, "dataloader_prefetch_factor": None,
+                        "dataloader_persistent_workers": False, "dataloader_pin_memory": False}  # fmt: skip
+        before = {name: getattr(self.args, name) for name in options}
+        vars(self.args).update(options)
         try:
             return super().get_eval_dataloader(eval_dataset)
         finally:
-            self.args.dataloader_drop_last = drop_last
+            vars(self.args).update(before)
 
     def get_batch_samples(self, *args: Any) -> Any:
         """Fetch the batches of one step, and measure how long that takes.
@@ -176,14 +195,28 @@ class StrictTrainer(Trainer):
         if model.training:
             inputs = self.components.objective.mix(inputs)
         labels = inputs["labels"]
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        mode: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if model.training and self.compiled:
+            inputs["pixel_values"] = self.compiled.fill(inputs["pixel_values"])
+            mode = self.compiled.mode(inputs["pixel_values"])
+        with mode:
+            loss, outputs = super().compute_loss(
+                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
         if rows is not None and self.components.margins is not None:
-            self.components.margins.add(rows, outputs.logits, labels)
+            self.components.margins.add(rows, outputs.logits[: len(labels)], labels)
         return (loss, outputs) if return_outputs else loss
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: the Trainer's formula is for text, and costs time in every step. `Components.flops` counts."""
+        del inputs
+        return 0
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Score the weights that would be saved. The global random generator stays as it is."""
-        with self._deployed_weights(), torch.random.fork_rng(devices=[]):
+        """Score the weights that would be saved, not compiled. The global random generator stays as it is."""
+        mode = uncompiled() if self.compiled else contextlib.nullcontext()
+        timed = self.components.clock.timed("evaluations")
+        with timed, mode, self._deployed_weights(), torch.random.fork_rng(devices=[]):
             return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -200,44 +233,6 @@ class StrictTrainer(Trainer):
             }
         super().log(logs, start_time)
 
-    def load_best_weights(self) -> None:
-        """Load the best checkpoint strictly; adapters are saved if asked for, and merged.
-
-        Raises:
-            PipelineError: If a tensor is missing, unexpected, or has another shape.
-        """
-        # The path in the state is stale if the run folder was moved; the step is not.
-        best = checkpoint_folder(Path(str(self.args.output_dir)), int(self.state.best_global_step or 0))
-        require_intact(best)
-        network: Any = self.accelerator.unwrap_model(self.model)
-        if isinstance(network, PeftModel):
-            self._restore(best)
-            with self._deployed_weights():
-                if self.components.settings.strategy.keep_adapter and distributed.is_main_process():
-                    base = self.components.settings.model
-                    lora.save_adapter(
-                        network,
-                        best.parent / ADAPTER,
-                        base_name=remove_absolute_path(base.model_name_or_path),
-                        revision=base.model_revision,
-                    )
-                network = lora.unwrap(network)
-        load_strictly(network, best)
-        self.model = self.model_wrapped = network
-        self.average = None  # the loaded weights are the average
-
-    def _load_best_model(self) -> None:
-        self.load_best_weights()
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        if self.components.margins:
-            self.components.margins.restore(folder / MARGINS)
-        if self._resume_weights():
-            self._restore(folder)
-        else:
-            load_strictly(model or self.model, folder)
-
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Save every new best model, also if it is scored at a step between two saves."""
         is_new_best = super()._determine_best_metric(metrics, trial)
@@ -247,59 +242,7 @@ class StrictTrainer(Trainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
         if self.accelerator.scaler is None:  # the scaler of fp16 skips such a step, and lowers its scale
-            self.guard.look(norm, step=self.state.global_step + 1, rate=self._get_learning_rate())
+            optimizer: Any = self.optimizer
+            step, rate = self.state.global_step + 1, self._get_learning_rate()
+            self.guard.look(norm, step=step, rate=rate, optimizer=getattr(optimizer, "optimizer", optimizer))
         return norm
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.guard.require_finite(self.model, rate=self._get_learning_rate())
-        optimizer: Any = self.optimizer
-        with saved_safely(
-            checkpoint_folder(Path(str(self.args.output_dir)), self.state.global_step),
-            weights=count_bytes([self.model.state_dict(), optimizer.state_dict(), self._resume_weights()]),
-            best=self.state.best_global_step,
-            keep=self.components.settings.trainer.save_total_limit,
-        ):
-            super()._save_checkpoint(model, trial)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        del state_dict
-        folder = Path(str(output_dir))
-        with self._deployed_weights():
-            network: Any = self.accelerator.unwrap_model(self.model)
-            (lora.merged(network) if isinstance(network, PeftModel) else network).save_pretrained(folder)
-        cast(BaseImageProcessor, self.processing_class).save_pretrained(folder)
-        if weights := self._resume_weights():
-            save_file(weights, folder / TRAINING_WEIGHTS)
-        if self.components.margins:
-            (folder / MARGINS).write_bytes(self.components.margins.content())
-
-    @contextlib.contextmanager
-    def _deployed_weights(self) -> Iterator[None]:
-        with self.average.in_place() if self.average else contextlib.nullcontext():
-            yield
-
-    def _resume_weights(self) -> dict[str, Tensor]:
-        """Return what a resume needs and `model.safetensors` does not hold: weights before averaging or merging."""
-        if self.average is None and not isinstance(self.accelerator.unwrap_model(self.model), PeftModel):
-            return {}
-        weights = {f"trained.{name}": tensor.detach() for name, tensor in changing_tensors(self.model).items()}
-        if self.average:
-            weights |= {f"average.{name}": tensor for name, tensor in self.average.average.items()}
-        return {name: tensor.contiguous() for name, tensor in weights.items()}
-
-    def _restore(self, folder: Path) -> None:
-        """Load what `_save` wrote of `_resume_weights`.
-
-        Raises:
-            PipelineError: If a tensor is missing, unexpected, or has another shape.
-        """
-        with explain_misfit(folder):
-            saved = load_file(folder / TRAINING_WEIGHTS)
-        expected = {name: tensor.shape for name, tensor in self._resume_weights().items()}
-        if {name: tensor.shape for name, tensor in saved.items()} != expected:
-            raise PipelineError(f"{folder / TRAINING_WEIGHTS} does not fit the model: choose another --output_dir")
-        with torch.no_grad():
-            for name, tensor in changing_tensors(self.model).items():
-                tensor.copy_(saved[f"trained.{name}"])
-            for name, tensor in (self.average.average if self.average else {}).items():
-                tensor.copy_(saved[f"average.{name}"])

@@ -39,7 +39,8 @@ def score_and_report(
         results: The metrics of the training; those of the audit are added.
         evidence: What the training found out about its labels.
     """
-    classifier = ImageClassifier.load(run.folder)
+    with run.timed("model"):
+        classifier = ImageClassifier.load(run.folder)
     predictions, names = [], ["validation", "test"]
     if settings.trainer.uncertainty == "yes":
         predictions.append(score_validation(classifier, splits, settings, run=run))
@@ -57,16 +58,18 @@ def score_and_report(
         results |= audited.metrics
     # Images that were replaced while the run worked on them would give it results that cannot be repeated.
     distributed.on_main_process(lambda: claim.check_data(run, fingerprint=fingerprint(splits)))
-    distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
+    with run.timed("report"):
+        distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
     if settings.trainer.report == "yes":
         seconds = distributed.broadcast(run.record)["timings"]["score"]
         with run.timed("explain"):
             speed = sum(len(each.ids) for each in predictions) / max(seconds, 1e-3)
             gallery = explain_gallery(classifier, predictions, splits, images_per_second=speed)
         trackers = settings.trainer.report_to
-        distributed.on_main_process(
-            lambda: _write_report(run, predictions, splits, classifier, gallery, audited, trackers=trackers)
-        )
+        with run.timed("report"):
+            distributed.on_main_process(
+                lambda: _write_report(run, predictions, splits, classifier, gallery, audited, trackers=trackers)
+            )
 
 
 def _write_results(

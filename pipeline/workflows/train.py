@@ -1,11 +1,15 @@
 """`train`: settings -> data -> classifier -> fit -> selection -> saved files -> their scores -> card -> push."""
 
 import contextlib
+import copy
 import dataclasses
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from pipeline import distributed, hub, watchdog
 from pipeline.arguments.settings import DEFAULTS, GROUPS, NEUTRAL, Settings
@@ -36,6 +40,7 @@ from pipeline.selection.choose import Chosen, choose_settings
 from pipeline.selection.improve import improve
 from pipeline.selection.settings import as_recipe, read_settings
 from pipeline.selection.steps import selection_steps
+from pipeline.training.build import decides_to_compile, remember_speed
 from pipeline.training.compatibility import reject_unsupported
 from pipeline.training.fit import fit
 from pipeline.training.images import load_images
@@ -87,14 +92,21 @@ def _train(line: CommandLine, *, owns_process: bool) -> Run:
             if settings.strategy.strategy != "head":
                 with distributed.fail_together():
                     rehearse(settings.trainer)
-            splits, data = _load_splits(run, settings)
+            clock = Clock()
+            if owns_process:  # imports, and checks of the call
+                clock.phases["start"] = time.time() - psutil.Process().create_time()
+            with clock.timed("data"):
+                splits, data = _load_splits(run, settings)
             if owns_process:  # after the splits are loaded, or their temporary memory would be kept too
                 keep_freed_memory()
             if settings.selection.auto and not run.record:
-                chosen = choose_settings(line, splits, attempt=try_settings)
+                with clock.timed("auto"):
+                    chosen = choose_settings(line, splits, attempt=try_settings)
             else:
                 chosen = Chosen(settings)
-            classifier = _start(run, chosen, splits, data, command=line.words)
+            with clock.timed("model"):
+                classifier = _start(run, chosen, splits, data, command=line.words)
+            run.add_timings(clock.phases)
             results, evidence = _fit(classifier, splits, chosen.settings, run=run)
             score_and_report(run, splits, chosen.settings, results, evidence)
         return _finish(run, settings)
@@ -223,23 +235,42 @@ def _fit(
             if is_probe or settings.model.head_init == "probe":
                 install_head(classifier, probe)
         if not is_probe:
-            images = load_images(splits, classifier.processor, _with_decisions(settings, run))
-            run.update(machine=run.record["machine"] | images.decisions)
-            results |= fit(classifier, images, folder=run.folder, settings=settings, clock=clock)
+            results |= _fine_tune(classifier, splits, settings, run=run, clock=clock)
             evidence.append(results.pop("margins", None))
-            if speed := results.pop("speed", None):
-                run.update(speed=speed)
         classifier, selected = improve(classifier, splits, settings, selection_steps(settings))
-    distributed.on_main_process(lambda: classifier.save(run.folder))
+        distributed.on_main_process(lambda: classifier.save(run.folder))
     return results | selected, [each for each in evidence if each is not None]
+
+
+def _fine_tune(
+    classifier: ImageClassifier, splits: LoadedSplits, settings: Settings, *, run: RunFolder, clock: Clock
+) -> dict[str, Any]:
+    """Train the classifier with the images and the step that the machine decides on; `run.json` states both."""
+    settings = _with_decisions(settings, run)
+    with run.timed("images"):
+        images = load_images(splits, classifier.processor, settings)
+    settings.trainer.torch_compile = decides_to_compile(settings, classifier, images=len(images.train.dataset))
+    decisions = images.decisions | {"torch_compile": settings.trainer.torch_compile}
+    run.update(machine=run.record["machine"] | decisions)
+    try:
+        results = fit(classifier, images, folder=run.folder, settings=settings, clock=clock)
+    finally:  # also of a training that is interrupted, which the next call resumes
+        run.add_timings(clock.phases)
+    if speed := results.pop("speed", None):
+        run.update(speed=speed)
+        remember_speed(settings, classifier, clock, compiled=speed["compiled"])
+    return results
 
 
 def _with_decisions(settings: Settings, run: RunFolder) -> Settings:
     """Return the settings with what the machine decided when the run was started, so that a resume repeats it."""
-    decided = distributed.broadcast(run.record["machine"]).get("image_cache", "auto")
-    if settings.images.image_cache != "auto":
-        return settings
-    return dataclasses.replace(settings, images=dataclasses.replace(settings.images, image_cache=decided))
+    decided = distributed.broadcast(run.record["machine"])
+    images, args = settings.images, copy.copy(settings.trainer)
+    if images.image_cache == "auto":
+        images = dataclasses.replace(images, image_cache=decided.get("image_cache", "auto"))
+    if args.torch_compile is None:
+        args.torch_compile = decided.get("torch_compile")
+    return dataclasses.replace(settings, images=images, trainer=args)
 
 
 def _finish(run: RunFolder, settings: Settings) -> Run:

@@ -50,6 +50,7 @@ def test_a_redeclared_flag_has_the_default_of_the_trainer_or_one_of_these() -> N
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
         "per_device_train_batch_size": None,  # 16, or what fits
+        "torch_compile": None,  # the machine decides
         "per_device_eval_batch_size": 64,
         "eval_strategy": "epoch",
         "save_strategy": "epoch",

@@ -103,8 +103,9 @@ def _plant_divergence() -> None:
     """Make the gradients of one step NaN, unless its learning rate was halved."""
     look = Guard.look
 
-    def diverging(self: Guard, norm: Any, *, step: int, rate: float) -> None:
-        look(self, torch.tensor(torch.nan) if step == 20 and rate > 5e-4 else norm, step=step, rate=rate)
+    def diverging(self: Guard, norm: Any, *, step: int, rate: float, optimizer: Any) -> None:
+        norm = torch.tensor(torch.nan) if step == 20 and rate > 5e-4 else norm
+        look(self, norm, step=step, rate=rate, optimizer=optimizer)
 
     Guard.look = diverging  # type: ignore[method-assign]
 

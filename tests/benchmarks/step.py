@@ -29,7 +29,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from pipeline.arguments.images import ImageArguments
 from pipeline.arguments.settings import Settings
 from pipeline.arguments.trainer import FineTuningArguments
-from pipeline.images.processor import ImageProcessor, Normalize
+from pipeline.images.processor import ImageProcessor, Normalize, input_size
 from pipeline.images.train_images import MapImages
 from pipeline.images.transforms import TrainTransform, collate
 from pipeline.performance.flops import training_flops
@@ -98,6 +98,7 @@ def our_trainer(shape: dict[str, Any], args: FineTuningArguments, train: dataset
         images=MapImages(train, transform),
         objective=objective,
         normalize=Normalize(processor),
+        input_size=input_size(processor),
         clock=Clock(),
         flops=lambda _: 0,  # `describe_mfu` counts them
         matmul_rate=1.0,

@@ -57,6 +57,9 @@ def test_defaults_are_those_of_the_trainer() -> None:
     ("words", "values"),
     [
         (["--seed", "7"], {"seed": 7}),
+        (["--torch_compile", "auto", "--seed", "7"], {"torch_compile": None, "seed": 7}),
+        (["--torch_compile", "--seed", "7"], {"torch_compile": True, "seed": 7}),
+        (["--torch_compile=False"], {"torch_compile": False}),
         (["--max-steps", "-1"], {"max_steps": -1}),
         (["--auto", "--seed=1"], {"auto": True, "seed": 1}),
         (["--auto", "False"], {"auto": False}),

@@ -40,6 +40,17 @@ def test_the_clock_ignores_the_first_step_and_restarts_its_recent_interval() -> 
     assert clock.take_recent().images == 30
     assert clock.take_recent() == Interval()
     assert 100 < clock.elapsed() < 110
+    assert clock.phases["steps"] > clock.total.seconds  # the first step too
+
+
+def test_phases_between_the_steps_add_up_also_if_they_fail() -> None:
+    clock = Clock()
+    with clock.timed("evaluations"):
+        pass
+    first = clock.phases["evaluations"]
+    with pytest.raises(KeyboardInterrupt), clock.timed("evaluations"):
+        raise KeyboardInterrupt
+    assert clock.phases["evaluations"] > first > 0
 
 
 def test_the_matmul_rate_is_measured_once() -> None:

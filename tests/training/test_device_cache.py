@@ -1,5 +1,7 @@
 """A run on the device cache equals a run on the disk cache, also after a resume; its evaluation has the same scores."""
 
+import dataclasses
+import multiprocessing.process
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.arguments.images import ImageArguments
+from pipeline.images.device.cache import load_validation
+from pipeline.images.train_images import PreparedImages
+from pipeline.images.transforms import TrainTransform
+from pipeline.training.images import load_images
 from tests.training.fitting import STEPS_PER_EPOCH, Fitted, same
 
 ON_DEVICE = {"image_cache": "device"}
@@ -90,6 +97,32 @@ def test_an_evaluation_decodes_nothing(
     done = fitted(data=datasets.DatasetDict(copies), num_train_epochs=2, before_fit=delete, **ON_DEVICE)
     assert len(deleted) == sum(map(len, splits.values()))
     assert len(done.log("eval_accuracy")) == 2
+
+
+def test_validation_images_can_be_on_the_device_without_the_training_images(
+    fitted: Callable[..., Fitted], splits: datasets.DatasetDict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evaluations then start no workers, which could not reach the images; the scores are the same."""
+    decoded = fitted("decoded", num_train_epochs=2)
+    started: list[Any] = []
+    start = multiprocessing.process.BaseProcess.start
+
+    def note(process: Any) -> None:
+        started.append(process)
+        start(process)
+
+    def load(*args: Any, **kwargs: Any) -> PreparedImages:
+        images = load_images(*args, **kwargs)
+        transform = TrainTransform(args[1], ImageArguments(), seed=1)
+        stored = load_validation(splits["validation"], transform, device=torch.device("cpu"))
+        monkeypatch.setattr("multiprocessing.process.BaseProcess.start", note)
+        return dataclasses.replace(images, validation=stored)
+
+    monkeypatch.setattr("tests.training.conftest.load_images", load)
+    stored = fitted("stored", num_train_epochs=2, dataloader_num_workers=1, dataloader_prefetch_factor=3)
+    assert len(started) == 1  # for the training images
+    assert stored.log("eval_accuracy") == decoded.log("eval_accuracy")
+    assert stored.log("eval_loss") == pytest.approx(decoded.log("eval_loss"), abs=1e-5)
 
 
 @pytest.mark.parametrize(("flag", "cache"), [("auto", "disk"), ("disk", "disk"), ("none", "none")])

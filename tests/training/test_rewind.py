@@ -28,11 +28,11 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Plant:
     look = Guard.look
 
     def plant(limits: dict[int, float], before: Callable[[], object] = lambda: None) -> None:
-        def diverging(self: Guard, norm: Any, *, step: int, rate: float) -> None:
+        def diverging(self: Guard, norm: Any, *, step: int, rate: float, optimizer: Any) -> None:
             if step in limits and rate > limits[step]:
                 before()
                 norm = torch.tensor(float("nan"))
-            look(self, norm, step=step, rate=rate)
+            look(self, norm, step=step, rate=rate, optimizer=optimizer)
 
         monkeypatch.setattr(Guard, "look", diverging)
 

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from pipeline.images.augmentation import Augment, derive_seed
 from pipeline.images.device.packed import PackedImages
+from pipeline.images.device.policies import apply_operations
 from pipeline.images.transforms import TrainTransform
 
 Batch = dict[str, Tensor]
@@ -54,6 +55,7 @@ class AugmentedBatches(Dataset[Batch]):
         """
         self.images, self.labels, self.index = images, labels, index
         self.transform, self.augment = transform, augment
+        self.fill = torch.tensor(augment.fill, dtype=torch.uint8, device=labels.device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,7 +71,8 @@ class AugmentedBatches(Dataset[Batch]):
         ]
         pixels = images.crop(rows, params, self.transform.size, mode=augment.mode)
         if augment.policy is not None:
-            pixels = torch.stack([augment.distort(*pair) for pair in zip(pixels, params, strict=True)])
+            operations = augment.sample_operations(params, self.transform.size)
+            pixels = apply_operations(pixels, operations, self.fill)
         return {"pixel_values": pixels, "labels": self.labels[_on_device(rows, self.labels.device)]}
 
 

@@ -79,7 +79,7 @@ def load_on_device(
     seconds, size = disk_cache.estimate(train, transform) if transform.augment else (math.inf, 0)
     if not _fits(fixed_size + size, device, required=required):
         return None
-    workers = machine.usable_cores() // distributed.local_world_size() if seconds > _PARALLEL_FROM else 0
+    workers = _workers(seconds)
     augmented = None
     if transform.augment:
         images = _decode(train, transform, workers)
@@ -99,6 +99,31 @@ def load_on_device(
     size += fixed_size
     logger.info("device cache: %s images, %.3g MB", f"{len(train) + len(validation):,}", size / 1e6)
     return DeviceImages(augmented or fixed[-1], fixed[0], size)
+
+
+def load_validation(
+    validation: datasets.Dataset, transform: TrainTransform, *, device: torch.device
+) -> FixedBatches | None:
+    """Return the validation images on the device, without the training images, or None if they need too much memory.
+
+    Every process must call it. The arguments are those of `load_on_device`.
+
+    Raises:
+        BadImageError: If an image cannot be read.
+    """
+    pixels = _EvaluationPixels(transform.processor)
+    size = pixels.size_of_one * len(validation)
+    if not _fits(size, device, required=False):
+        return None
+    seconds = disk_cache.estimate(validation, transform)[0] if transform.augment else math.inf
+    images = FixedBatches(pixels.read(validation, device, _workers(seconds)), _labels(validation, device))
+    logger.info("device cache: %s validation images, %.3g MB", f"{len(validation):,}", size / 1e6)
+    return images
+
+
+def _workers(seconds: float) -> int:
+    """Return the number of processes that decode images, for which one process takes some seconds."""
+    return machine.usable_cores() // distributed.local_world_size() if seconds > _PARALLEL_FROM else 0
 
 
 def _fits(size: int, device: torch.device, *, required: bool) -> bool:

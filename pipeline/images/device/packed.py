@@ -61,7 +61,7 @@ class PackedImages:
             pixels = self._crop([numbers[i] for i in part], [params[i] for i in part], size, mode)
             if len(part) == len(numbers):
                 return pixels
-            result[torch.tensor(part, device=result.device)] = pixels
+            result[torch.tensor(part).to(result.device, non_blocking=True)] = pixels
         return result
 
     def _crop(

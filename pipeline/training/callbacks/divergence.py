@@ -1,4 +1,6 @@
-"""Values that are not finite: noticed before they reach the weights on a CPU, and before a checkpoint on any device."""
+"""Values that are not finite: they stop the training before they reach the weights."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +40,12 @@ class Diverged(distributed.DistributedError):
 
 
 class Guard:
-    """Looks at the gradient norm of every step, which is the same on all ranks.
+    """Looks at the gradient norm of every step, which is the same on all ranks, before the weights are changed.
 
-    On an accelerator, looking would make every step wait for the device. There, the first bad step is noted on the
-    device, and `require_finite` reads it where the Trainer waits anyway: when it logs, and before it saves.
+    On an accelerator, reading it would make every step wait for the device. There, the first bad step is noted on the
+    device, and from this step on the optimizer skips its updates, as it does for fp16. `require_finite` reads the note
+    where the Trainer waits anyway: when it logs, and before it saves. Only fused optimizers can skip on the device;
+    with others, every step waits.
     """
 
     def __init__(self, *, peak_rate: float) -> None:
@@ -53,17 +57,37 @@ class Guard:
         self.peak_rate = peak_rate
         self._first_bad_step: Tensor | None = None
 
-    def look(self, norm: Tensor | float, *, step: int, rate: float) -> None:
-        """Note whether the gradients of a step are finite, before the weights are changed.
+    def look(self, norm: Tensor | float, *, step: int, rate: float, optimizer: Any) -> None:
+        """Stop the training if the gradients of a step are not finite, or hold the weights until it is noticed.
+
+        Args:
+            norm: The gradient norm.
+            step: The step.
+            rate: The learning rate.
+            optimizer: The optimizer of torch that changes the weights next.
 
         Raises:
-            Diverged: If they are not, and the norm is on the CPU.
+            Diverged: If they are not finite, unless the optimizer skips its updates on the device.
         """
         norm = torch.as_tensor(norm)
+        self.note(norm, step=step)
+        if norm.device.type == "cpu":
+            if not norm.isfinite():
+                raise Diverged("the gradient norm", float(norm), step=step, rate=rate, peak_rate=self.peak_rate)
+        elif norm.device.type != "mps" and getattr(optimizer, "_step_supports_amp_scaling", False):
+            self.hold(optimizer)
+        else:
+            self.require_finite(rate=rate)
+
+    def note(self, norm: Tensor, *, step: int) -> None:
+        """Note on the device whether the norm of a step is finite."""
         bad = torch.where(norm.isfinite(), torch.inf, float(step))
         self._first_bad_step = bad if self._first_bad_step is None else torch.minimum(self._first_bad_step, bad)
-        if norm.device.type == "cpu" and not norm.isfinite():
-            raise Diverged("the gradient norm", float(norm), step=step, rate=rate, peak_rate=self.peak_rate)
+
+    def hold(self, optimizer: Any) -> None:
+        """Make a fused optimizer skip its updates if a bad step was noted."""
+        if self._first_bad_step is not None:
+            optimizer.found_inf = self._first_bad_step.isfinite().float()
 
     def require_finite(self, model: nn.Module | None = None, *, rate: float) -> None:
         """Raise the error for the first bad step, if there was one, or if a weight of the model is not finite.

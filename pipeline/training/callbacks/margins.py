@@ -48,7 +48,8 @@ class NumberedRows(torch.utils.data.Dataset[Any]):
         """Return what the dataset returns for these rows: a list of rows, or a complete batch."""
         found = self.dataset.__getitems__(rows)
         if isinstance(found, dict):
-            return found | {ROWS: torch.tensor(rows)}
+            # Not blocking, or every step would wait until the device has finished the one before.
+            return found | {ROWS: torch.tensor(rows).to(found["labels"].device, non_blocking=True)}
         return [row | {ROWS: number} for row, number in zip(found, rows, strict=True)]
 
 

@@ -21,7 +21,7 @@ from pipeline.errors import BadImageError, PipelineError
 from pipeline.images import disk_cache
 from pipeline.images.device import cache
 from pipeline.images.device.batches import AugmentedBatches, FixedBatches
-from pipeline.images.device.cache import DeviceImages, load_on_device
+from pipeline.images.device.cache import DeviceImages, load_on_device, load_validation
 from pipeline.images.processor import Normalize
 from pipeline.images.train_images import MapImages, PreparedImages, prepare_images
 from pipeline.images.transforms import EvalTransform, TrainTransform, collate
@@ -118,6 +118,10 @@ def test_evaluation_images_are_those_of_the_processor(
     expected = normalized_pixels(EvalTransform(transform.processor), validation)
     assert (Normalize(transform.processor)(all_pixels(found)) - expected).abs().max() < 1e-5
     assert found.labels.tolist() == validation["label"][:]
+    alone = load_validation(validation, transform, device=CPU)
+    assert alone is not None
+    assert torch.equal(alone.pixels, found.pixels)
+    assert torch.equal(alone.labels, found.labels)
 
 
 def test_pixels_that_are_not_levels_are_stored_as_floats(

@@ -57,21 +57,47 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_touched(
     assert same(dict(resumed.model.state_dict()), dict(whole.model.state_dict()))
 
 
-def test_on_an_accelerator_the_first_bad_step_is_named_later() -> None:
+def fused(**options: Any) -> tuple[nn.Linear, torch.optim.AdamW]:
+    model = nn.Linear(2, 2)
+    return model, torch.optim.AdamW(model.parameters(), lr=0.1, fused=True, **options)
+
+
+def test_on_an_accelerator_nothing_is_read_in_a_step() -> None:
     """A meta tensor stands for a tensor of an accelerator: looking at its value would fail."""
-    guard = Guard(peak_rate=1e-3)
-    guard.look(torch.empty((), device="meta"), step=1, rate=1e-4)
-    cpu = Guard(peak_rate=1e-3)
+    guard, (_, optimizer) = Guard(peak_rate=1e-3), fused()
+    guard.look(torch.empty((), device="meta"), step=1, rate=1e-4, optimizer=optimizer)
+    with pytest.raises(RuntimeError, match="meta"):  # this optimizer cannot skip a step on its own
+        guard.look(torch.empty((), device="meta"), step=1, rate=1e-4, optimizer=torch.optim.SGD([torch.ones(1)]))
+
+
+def test_a_cpu_stops_at_once_and_the_first_bad_step_is_named() -> None:
+    guard, (_, optimizer) = Guard(peak_rate=1e-3), fused()
     for step, norm in enumerate([1.0, 2.0], start=1):
-        cpu.look(torch.tensor(norm), step=step, rate=1e-4)
-    cpu.require_finite(rate=1e-4)
-    for step, norm in enumerate([float("nan"), 1.0, float("inf")], start=3):
-        try:
-            cpu.look(torch.tensor(norm), step=step, rate=1e-4)
-        except PipelineError as error:
-            assert f"at step {step} " in str(error)  # noqa: PT017
+        guard.look(torch.tensor(norm), step=step, rate=1e-4, optimizer=optimizer)
+    guard.require_finite(rate=1e-4)
     with pytest.raises(PipelineError, match=r"is nan at step 3 \(training diverged at learning rate 0\.0001;"):
-        cpu.require_finite(rate=1e-4)
+        guard.look(torch.tensor(float("nan")), step=3, rate=1e-4, optimizer=optimizer)
+
+
+def test_a_fused_optimizer_holds_the_weights_from_the_first_bad_step_on() -> None:
+    """What happens on an accelerator: each step is noted, and the optimizer reads the note on the device."""
+    guard, (model, optimizer), (other, reference) = Guard(peak_rate=1e-3), fused(), fused()
+    other.load_state_dict(model.state_dict())
+    for step, loss_factor in enumerate([1.0, 1.0, float("nan"), 1.0, float("inf")], start=1):
+        for network, chosen in ((model, optimizer), (other, reference)):
+            network.zero_grad()
+            (network(torch.ones(1, 2)).sum() * loss_factor).backward()
+            norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            if chosen is optimizer:
+                guard.note(norm, step=step)
+                guard.hold(optimizer)
+                optimizer.step()
+            elif step < 3:
+                reference.step()
+    assert same(dict(model.state_dict()), dict(other.state_dict()))
+    assert [float(state["step"]) for state in optimizer.state.values()] == [2.0, 2.0]
+    with pytest.raises(PipelineError, match=r"is nan at step 3 \(training diverged at learning rate 0\.0001;"):
+        guard.require_finite(rate=1e-4)
 
 
 def test_a_weight_that_is_not_finite_is_not_saved() -> None:
