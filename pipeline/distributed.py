@@ -266,12 +266,23 @@ def _describe_differences(values: Mapping[str, Any], expected: Mapping[str, Any]
 
 
 def _exchange(message: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-    """Return the messages of all ranks: (error text or None, values that must be equal, gathered value)."""
+    """Return the messages of all ranks: (error text or None, values that must be equal, gathered value).
+
+    Raises:
+        LostRankError: If another rank has ended.
+    """
     import torch
 
     group = _gloo_group()
     messages: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(messages, message, group=group)
+    try:
+        torch.distributed.all_gather_object(messages, message, group=group)
+    except RuntimeError as error:
+        if not re.search("connection closed|connection reset", str(error), re.IGNORECASE):
+            raise
+        raise LostRankError(
+            "another rank has ended: look for its error above; then repeat the command to resume"
+        ) from error
     return messages
 
 

@@ -58,7 +58,7 @@ class _Awaited:
 @contextlib.contextmanager
 def reading(name: str) -> Iterator[None]:
     """Note that this process reads an image in the block."""
-    _write_note(time.monotonic(), os.fsencode(name)[-240:])
+    _write_note(time.monotonic(), name.encode(errors="backslashreplace")[-240:])
     try:
         yield
     finally:
@@ -202,7 +202,7 @@ class _Watch:
             return None
         workers = {worker.pid: worker for worker in _workers()}
         for pid in late.keys() & {os.getpid(), *workers}:  # a note can be of a process that was killed
-            image = os.fsdecode(late[pid].rstrip(b"\0"))
+            image = late[pid].rstrip(b"\0").decode(errors="replace")
             who = "this process" if pid == os.getpid() else f"data worker {pid}"
             return self._explain(f"{who} has been reading {image}", f"check {image} and its disk or network mount")
         if self._waited < self.seconds:

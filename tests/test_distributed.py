@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError
 # What each of two ranks runs. It writes its results to rank<N>.json.
 _TWO_RANKS = """
 import json
+import os
 from pathlib import Path
 
 from pipeline import distributed
@@ -32,7 +33,12 @@ try:
 except distributed.DistributedError as error:
     results["error"] = str(error)
 Path(f"rank{rank}.json").write_text(json.dumps(results))
-distributed.shut_down()
+if rank == 1:
+    os._exit(0)  # like a rank that is killed
+try:
+    distributed.all_gather("value")
+except distributed.LostRankError as error:
+    Path("lost.txt").write_text(str(error))
 """
 
 
@@ -83,6 +89,7 @@ def test_two_ranks_gather_broadcast_and_compare(tmp_path: Path) -> None:
         "error": "rank 1: epochs is 3, but None on rank 0; seed is 2, but 1 on rank 0: "
         "give all ranks the same settings, data and output folder",
     }
+    assert (tmp_path / "lost.txt").read_text().startswith("another rank has ended: look for its error above; ")
 
 
 @pytest.mark.parametrize(("rank", "enabled", "shown"), [("0", True, True), ("0", False, False), ("1", True, False)])

@@ -8,7 +8,7 @@
 
 The weights, the predictions, the findings about labels and the logged losses of every repeated command must have the
 bytes of an undisturbed run. The exit code is 1 if one of them has not. `--short` takes less than three minutes, and is
-a test.
+a test. The rows of a complete run are those of its parts (`--only`, `--configurations`), whichever way it is divided.
 """
 
 import argparse
@@ -144,11 +144,11 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 def measure_kills(lab: Lab, kills: int, names: list[str]) -> None:
-    """Kill trainings of each configuration at random moments."""
+    """Kill trainings of each configuration at random moments, `kills` times."""
     for name in names:
         rng, counts, ends, lost, number = random.Random(name), Counter[str](), Counter[str](), [0], 0
         lab.undisturbed(name)
-        while counts.total() < kills // len(names):
+        while counts.total() < kills:
             number += 1
             folder = lab.root / f"killed {name} {number}"
             for attempt in range(8):
@@ -160,7 +160,7 @@ def measure_kills(lab: Lab, kills: int, names: list[str]) -> None:
                 newest = newest_complete_checkpoint(folder)
                 if where in ("train", "eval", "save", "rotate") and "eval_strategy" not in CONFIGURATIONS[name]:
                     lost.append(steps + 1 - (int(newest.name[11:]) if newest else 0))
-                if attempt == 7 or counts.total() >= kills // len(names):
+                if attempt == 7 or counts.total() >= kills:
                     break
             ends[f"runs {lab.check(folder, name, f'killed {name}, run {number}')}"] += 1
         if max(lost) > INTERVAL + 1:
@@ -198,10 +198,11 @@ def _reach(pid: int, moment: Moment, timeout: float = 120) -> bool:
 
 def measure_damage(lab: Lab, kinds: list[str], names: list[str], files: str) -> None:
     """Damage the newest and the best checkpoint of killed trainings."""
+    saves = max(5, 3 * lab.epochs - 4)  # late, so that the repeated commands are short
     for name in names:
         template = lab.root / f"template {name}"
         pid = server.spawn(lab.words(template, CONFIGURATIONS[name]), lab.root / "template.txt")
-        _reach(pid, lambda: server.times_entered("save") >= 5 and server.phase() == "train")
+        _reach(pid, lambda: server.times_entered("save") >= saves and server.phase() == "train")
         os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         newest = saved_steps(template)[0]
@@ -284,7 +285,7 @@ def _in(chosen: list[str], *names: str) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--short", action="store_true")
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200, help="over all configurations, whichever are chosen")
     parser.add_argument("--only", nargs="+", choices=["kills", "damage", "signals"])
     parser.add_argument("--configurations", nargs="+", choices=list(CONFIGURATIONS), default=list(CONFIGURATIONS))
     options = parser.parse_args()
@@ -293,8 +294,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         server.make_data(Path(folder))
         lab = Lab(Path(folder), epochs=2 if options.short else 6)
+        server.preload(lab.words(Path(folder) / "preload", TOGETHER), Path(folder) / "preload.txt")
         if "kills" in parts:
-            measure_kills(lab, 6 if options.short else options.kills, few if options.short else every)
+            each = -(-options.kills // len(CONFIGURATIONS))
+            measure_kills(lab, 6 if options.short else each, few if options.short else every)
         if "damage" in parts:
             kinds, files = (["flipped in the middle"], "*m*.*") if options.short else (list(DAMAGE), "*")
             measure_damage(lab, kinds, few if options.short else _in(every, "plain", "together"), files)

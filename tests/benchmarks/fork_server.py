@@ -4,6 +4,8 @@ The child is an ordinary process: it has its own pid and files, and can be kille
 and its step, so that the parent can interrupt it inside a save.
 """
 
+import contextlib
+import importlib
 import mmap
 import os
 import signal
@@ -21,6 +23,7 @@ import pipeline.workflows.push
 import pipeline.workflows.train
 from pipeline import cli, signals
 from pipeline.models.classifier import ImageClassifier
+from pipeline.performance.matmul import matmul_rate
 from pipeline.runs import checkpoints
 from pipeline.training.callbacks.divergence import Guard
 from pipeline.training.trainer import StrictTrainer
@@ -110,8 +113,25 @@ def _plant_divergence() -> None:
     Guard.look = diverging  # type: ignore[method-assign]
 
 
-def spawn(words: Sequence[object], output: Path) -> int:
-    """Run a command line in a new process and process group, append what it prints to a file, and return its pid."""
+def preload(words: Sequence[object], output: Path) -> None:
+    """Run a command, then import in this process what it imported, and measure once what each training measures."""
+    names = output.with_name("modules.txt")
+    wait(spawn(words, output, modules=names))
+    for name in names.read_text().split():
+        with contextlib.suppress(Exception):  # some modules cannot be imported alone
+            importlib.import_module(name)
+    for precision in ("fp32", "bf16"):
+        matmul_rate(torch.device("cpu"), precision)
+
+
+def spawn(words: Sequence[object], output: Path, *, modules: Path | None = None) -> int:
+    """Run a command line in a new process and process group, append what it prints to a file, and return its pid.
+
+    Args:
+        words: The command line.
+        output: The file for what it prints.
+        modules: A file for the names of the modules that it imported.
+    """
     _WATCH[:] = bytes(len(_WATCH))
     sys.stdout.flush()
     if pid := os.fork():
@@ -128,6 +148,8 @@ def spawn(words: Sequence[object], output: Path) -> int:
         signals.leave_while_starting()
         _enter("start")
         code = cli.main([str(word) for word in words])
+        if modules is not None:
+            modules.write_text("\n".join(sys.modules))
     except BaseException:  # noqa: BLE001 (the child must not return into the program of its parent)
         traceback.print_exc()
     finally:

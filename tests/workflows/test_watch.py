@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from pipeline import predict
-from pipeline.errors import PipelineError
+from pipeline.errors import BadImageError, PipelineError
+from pipeline.images.decode import open_image
 from pipeline.runs.appended_table import AppendedTable
 from pipeline.workflows.watch import PATIENCE_SECONDS, Arrivals
 from tests.conftest import noisy_image
@@ -62,6 +63,16 @@ def test_an_image_that_cannot_be_read_is_tried_again_after_it_changes_and_named_
     assert arrivals.broken(2 * PATIENCE_SECONDS) == {"a.png": "truncated"}
     assert polled(arrivals, 3 * PATIENCE_SECONDS) == []
     assert arrivals.broken(3 * PATIENCE_SECONDS) == {}
+
+
+def test_a_named_pipe_is_named_and_not_opened(arrivals: Arrivals) -> None:
+    os.mkfifo(arrivals.folder / "pipe.png")
+    polled(arrivals, 0)
+    ((name, path),) = arrivals.poll(1)
+    with pytest.raises(BadImageError, match=r"^pipe\.png: not a regular file$") as error:
+        open_image(Path(str(path)), name=str(name))
+    arrivals.report({name: str(error.value)})
+    assert arrivals.broken(1 + PATIENCE_SECONDS) == {"pipe.png": "not a regular file"}
 
 
 def test_a_folder_that_is_away_for_a_moment_is_waited_for(arrivals: Arrivals) -> None:

@@ -140,11 +140,14 @@ def test_broken_or_circular_link_is_an_unreadable_image(target: str, tmp_path: P
         load(tmp_path)
 
 
-def test_named_pipe_is_ignored(tmp_path: Path) -> None:
+def test_named_pipe_is_reported_and_not_opened(tmp_path: Path) -> None:
     save_class_folders(tmp_path, {"a": 2, "b": 2})
     os.mkfifo(tmp_path / "a" / "pipe.png")
     (tmp_path / "a" / "link.png").symlink_to(tmp_path / "a" / "pipe.png")
-    assert sum(map(len, load(tmp_path).values())) == 4
+    with pytest.raises(
+        PipelineError, match=r"2 of 4 images cannot be read: .*link\.png: not a regular file; .*pipe\.png"
+    ):
+        load(tmp_path)
 
 
 @pytest.fixture
