@@ -61,13 +61,40 @@ class Operation(NamedTuple):
 
 
 class _Recorded:
-    """Makes a policy note its operations in place of applying them. Its random choices stay the same."""
+    """Makes a policy note its operations in place of applying them. Its random choices stay the same.
+
+    It also skips the search for images in nested inputs, which would take most of the time.
+    """
 
     operations: list[Operation]
+
+    def _flatten_and_extract_image_or_video(self, inputs: tuple[Tensor]) -> tuple[None, Tensor]:
+        return None, inputs[0]
+
+    def _unflatten_and_insert_image_or_video(self, _: None, image: Tensor) -> Tensor:
+        return image
 
     def _apply_image_or_video_transform(self, image: Tensor, transform_id: str, magnitude: float, **_: Any) -> Tensor:
         self.operations.append(Operation(transform_id, (magnitude,)))
         return image
+
+
+# Classes of the module, because data workers that are not forked get the transform as a pickle.
+
+
+class _RecordedTrivial(_Recorded, v2.TrivialAugmentWide):  # type: ignore[misc, unused-ignore]
+    pass
+
+
+class _RecordedRand(_Recorded, v2.RandAugment):  # type: ignore[misc, unused-ignore]
+    pass
+
+
+class _RecordedAuto(_Recorded, v2.AutoAugment):  # type: ignore[misc, unused-ignore]
+    pass
+
+
+_RECORDED = {"trivial": _RecordedTrivial, "rand": _RecordedRand, "auto": _RecordedAuto}
 
 
 class _RecordedErasing(v2.RandomErasing):  # type: ignore[misc, unused-ignore]
@@ -75,11 +102,11 @@ class _RecordedErasing(v2.RandomErasing):  # type: ignore[misc, unused-ignore]
 
     operations: list[Operation]
 
-    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:
         """Note the rectangle: top, left, height, width. There is none if no rectangle fits."""
-        if params["v"] is not None:
+        if torch.rand(1) < self.p and (params := self.make_params([image]))["v"] is not None:
             self.operations.append(Operation("Erase", tuple(float(params[key]) for key in "ijhw")))
-        return inpt
+        return image
 
 
 class Augment:
@@ -103,7 +130,7 @@ class Augment:
             policy = POLICIES[args.augmentation]
             options: dict[str, Any] = {"interpolation": v2.InterpolationMode.BILINEAR, "fill": self.fill}
             steps.append(policy(**options))
-            recorders.append(type("Recorded", (_Recorded, policy), {})(**options))
+            recorders.append(_RECORDED[args.augmentation](**options))
         if args.random_erasing:
             steps.append(v2.RandomErasing(args.random_erasing, value=self.fill))
             recorders.append(_RecordedErasing(args.random_erasing, value=self.fill))
