@@ -22,6 +22,7 @@ from pipeline.errors import (
     explain_outside_error,
     presentable,
 )
+from pipeline.imports import fast_imports
 
 EXIT_DONE, EXIT_USER_ERROR, EXIT_SIGNAL = 0, 2, 128
 
@@ -112,8 +113,9 @@ def _answer(words: list[str]) -> str:
     with distributed.fail_together():
         line = config.read_command_line(name, rest)
         config.check(line)
-    _set_up_libraries()
-    workflow = importlib.import_module(f"pipeline.workflows.{name}")
+    with fast_imports():
+        _set_up_libraries()
+        workflow = importlib.import_module(f"pipeline.workflows.{name}")
     with signals.raised():
         answer: str = workflow.run(line)
     return answer

@@ -11,6 +11,7 @@ from pipeline.arguments.verbs import AppArguments
 from pipeline.config import CommandLine
 from pipeline.config.names import exported_file
 from pipeline.errors import PipelineError, Terminated
+from pipeline.imports import fast_imports
 from pipeline.signals import Stopped
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def run(line: CommandLine) -> str:
     if distributed.world_size() > 1:
         raise PipelineError("app runs in one process: start it without `accelerate launch`")
     _require_free(args.host, args.port)
-    page = _page(args)
+    with fast_imports():
+        page = _page(args)
     try:
         _, address, _ = page.launch(
             server_name=args.host, server_port=args.port, prevent_thread_lock=True, share=False, quiet=True,
