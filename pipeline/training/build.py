@@ -21,7 +21,7 @@ from pipeline.images.train_images import PreparedImages
 from pipeline.images.transforms import collate
 from pipeline.models import layers, lora, patch_dropout
 from pipeline.models.classifier import ImageClassifier
-from pipeline.performance import batch_size, compilation, flops
+from pipeline.performance import batch_size, flops
 from pipeline.performance.machine import best_attention
 from pipeline.performance.matmul import matmul_rate
 from pipeline.performance.throughput import Clock
@@ -34,8 +34,6 @@ from pipeline.training.sampling import BalancedSampler
 from pipeline.training.trainer import Components, StrictTrainer
 
 logger = logging.getLogger(__name__)
-
-_MIN_STEPS = 20  # a shorter training does not measure its speed
 
 
 def build_trainer(
@@ -218,55 +216,3 @@ def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     classes, losses = cast(tuple[Any, Any], prediction.predictions)
     result = compute(Accuracy(), np.asarray(classes), np.asarray(prediction.label_ids))
     return {"accuracy": result["accuracy"], "loss": float(np.mean(losses, dtype=np.float64))}
-
-
-def decides_to_compile(settings: Settings, classifier: ImageClassifier, *, images: int) -> bool:
-    """Return whether a training compiles its step: what `--torch_compile` says, or with `auto` whether that pays.
-
-    Args:
-        settings: The settings of the training.
-        classifier: The network that is trained.
-        images: Training images of one epoch.
-    """
-    args = settings.trainer
-    if args.torch_compile is not None:
-        return args.torch_compile
-    if not _measures(args):
-        return False
-    images_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    total = args.max_steps * images_per_step if args.max_steps > 0 else args.num_train_epochs * images
-    rate = matmul_rate(args.device, args.precision)
-    choice = compilation.choose(steps_of(classifier, args), images=total, rate=rate)
-    logger.info("torch.compile: %s, because %s", "yes" if choice.pays else "no", choice.reason)
-    return choice.pays
-
-
-def remember_speed(settings: Settings, classifier: ImageClassifier, clock: Clock, *, compiled: bool) -> None:
-    """Add to `compile.json` what a training on one GPU measured. Without the file, the next one estimates.
-
-    Args:
-        settings: The settings of the training.
-        classifier: The network that was trained.
-        clock: The clock of the training.
-        compiled: Whether its step was compiled.
-    """
-    args, speed = settings.trainer, clock.total.images_per_second
-    if not _measures(args) or clock.total.images < _MIN_STEPS * args.per_device_train_batch_size:
-        return
-    measured = {"images_per_second": round(speed, 2)}
-    if compiled:
-        seconds = round(clock.phases["compile"], 2)
-        measured = {"compiled_images_per_second": round(speed, 2), "compile_seconds": seconds}
-    compilation.store(steps_of(classifier, args), measured)
-
-
-def _measures(args: FineTuningArguments) -> bool:
-    """Return whether the choice is made for these: on a CPU, and for several processes, it is unknown what pays."""
-    return args.device.type == "cuda" and args.world_size == 1
-
-
-def steps_of(classifier: ImageClassifier, args: FineTuningArguments) -> compilation.Steps:
-    """Return what the speed of the steps of a training depends on."""
-    cost = flops.forward_flops(classifier.model, classifier.input_size)
-    name, batch = type(classifier.model).__name__, args.per_device_train_batch_size
-    return compilation.Steps(name, cost, batch, args.precision, args.machine()["device"])

@@ -33,8 +33,8 @@ from pipeline.selection import refit_head
 from pipeline.selection.improve import improve
 from pipeline.selection.trials import Correct
 from pipeline.training.compatibility import reject_unsupported
+from pipeline.training.fine_tune import load_images
 from pipeline.training.fit import fit
-from pipeline.training.images import load_images
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,6 @@
 """`train`: settings -> data -> classifier -> fit -> selection -> saved files -> their scores -> card -> push."""
 
 import contextlib
-import copy
 import dataclasses
 import logging
 import time
@@ -40,10 +39,8 @@ from pipeline.selection.choose import Chosen, choose_settings
 from pipeline.selection.improve import improve
 from pipeline.selection.settings import as_recipe, read_settings
 from pipeline.selection.steps import selection_steps
-from pipeline.training.build import decides_to_compile, remember_speed
 from pipeline.training.compatibility import reject_unsupported
-from pipeline.training.fit import fit
-from pipeline.training.images import load_images
+from pipeline.training.fine_tune import fine_tune
 from pipeline.training.rehearsal import rehearse
 from pipeline.training.trial import try_settings
 from pipeline.workflows.results import score_and_report
@@ -235,42 +232,11 @@ def _fit(
             if is_probe or settings.model.head_init == "probe":
                 install_head(classifier, probe)
         if not is_probe:
-            results |= _fine_tune(classifier, splits, settings, run=run, clock=clock)
+            results |= fine_tune(classifier, splits, settings, run=run, clock=clock)
             evidence.append(results.pop("margins", None))
         classifier, selected = improve(classifier, splits, settings, selection_steps(settings))
         distributed.on_main_process(lambda: classifier.save(run.folder))
     return results | selected, [each for each in evidence if each is not None]
-
-
-def _fine_tune(
-    classifier: ImageClassifier, splits: LoadedSplits, settings: Settings, *, run: RunFolder, clock: Clock
-) -> dict[str, Any]:
-    """Train the classifier with the images and the step that the machine decides on; `run.json` states both."""
-    settings = _with_decisions(settings, run)
-    with run.timed("images"):
-        images = load_images(splits, classifier.processor, settings)
-    settings.trainer.torch_compile = decides_to_compile(settings, classifier, images=len(images.train.dataset))
-    decisions = images.decisions | {"torch_compile": settings.trainer.torch_compile}
-    run.update(machine=run.record["machine"] | decisions)
-    try:
-        results = fit(classifier, images, folder=run.folder, settings=settings, clock=clock)
-    finally:  # also of a training that is interrupted, which the next call resumes
-        run.add_timings(clock.phases)
-    if speed := results.pop("speed", None):
-        run.update(speed=speed)
-        remember_speed(settings, classifier, clock, compiled=speed["compiled"])
-    return results
-
-
-def _with_decisions(settings: Settings, run: RunFolder) -> Settings:
-    """Return the settings with what the machine decided when the run was started, so that a resume repeats it."""
-    decided = distributed.broadcast(run.record["machine"])
-    images, args = settings.images, copy.copy(settings.trainer)
-    if images.image_cache == "auto":
-        images = dataclasses.replace(images, image_cache=decided.get("image_cache", "auto"))
-    if args.torch_compile is None:
-        args.torch_compile = decided.get("torch_compile")
-    return dataclasses.replace(settings, images=images, trainer=args)
 
 
 def _finish(run: RunFolder, settings: Settings) -> Run:

@@ -38,8 +38,8 @@ from pipeline.models.inference import LoaderOptions
 from pipeline.probing.features import extract
 from pipeline.probing.linear import fit_probe
 from pipeline.probing.out_of_fold import predict_out_of_fold
+from pipeline.training.fine_tune import load_images
 from pipeline.training.fit import fit
-from pipeline.training.images import load_images
 from tests.benchmarks.baselines import silence_libraries
 from tests.conftest import SHARED
 from tests.training.fitting import settings_of

@@ -27,8 +27,8 @@ from pipeline.images.augmentation import Augment, AugmentationParams, derive_see
 from pipeline.images.processor import Normalize
 from pipeline.images.transforms import EvalTransform, TrainTransform, collate
 from pipeline.models.build import build_classifier
+from pipeline.training.fine_tune import load_images
 from pipeline.training.fit import fit
-from pipeline.training.images import load_images
 from tests.conftest import noisy_image
 from tests.images.test_transforms import as_jpeg, normalized_pixels, pixels, split_of
 

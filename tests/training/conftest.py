@@ -15,8 +15,8 @@ from pipeline.data.sources import load_splits
 from pipeline.models.build import build_classifier
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import TRAINER_STATE
+from pipeline.training.fine_tune import load_images
 from pipeline.training.fit import fit
-from pipeline.training.images import load_images
 from tests.conftest import save_vit
 from tests.training.fitting import COLORS, Fitted, settings_of
 

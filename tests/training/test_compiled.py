@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.models.classifier import ImageClassifier
-from pipeline.training.build import decides_to_compile, steps_of
+from pipeline.training.fine_tune import decides_to_compile, steps_of
 from tests.conftest import save_vit
 from tests.training.fitting import Fitted, same, settings_of
 

@@ -16,7 +16,7 @@ from pipeline.arguments.images import ImageArguments
 from pipeline.images.device.cache import load_validation
 from pipeline.images.train_images import PreparedImages
 from pipeline.images.transforms import TrainTransform
-from pipeline.training.images import load_images
+from pipeline.training.fine_tune import load_images
 from tests.training.fitting import STEPS_PER_EPOCH, Fitted, same
 
 ON_DEVICE = {"image_cache": "device"}

@@ -25,8 +25,8 @@ from pipeline.models.build import build_classifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.runs.files import read_json
 from pipeline.training import trial
+from pipeline.training.fine_tune import load_images
 from pipeline.training.fit import fit
-from pipeline.training.images import load_images
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from pipeline.models.build import build_classifier
 from pipeline.performance.throughput import Clock
 from pipeline.training.build import build_trainer
 from pipeline.training.callbacks.margins import MARGINS, Margins, NumberedRows
+from pipeline.training.fine_tune import load_images
 from pipeline.training.fit import fit
-from pipeline.training.images import load_images
 from tests.training.fitting import COLORS, settings_of
 
 
