@@ -223,7 +223,10 @@ _PARTS_OF_TRAIN = {
 
 
 def phases(files: RunFiles) -> list[tuple[str, float, float]]:
-    """Return where the time went: phase, seconds, and fraction of all seconds. `train` contains several others."""
+    """Return where the time went: phase, seconds, and fraction of all seconds. `train` contains several others.
+
+    Writing the report is not among them: its seconds are unknown while it is written.
+    """
     timings = files.record["timings"]
     parts = {title: timings.get(phase, 0.0) for title, phase in _PARTS_OF_TRAIN.items()}
     rest = timings.get("train", 0.0) - sum(parts.values()) - timings.get("out_of_fold", 0.0)
@@ -238,7 +241,6 @@ def phases(files: RunFiles) -> list[tuple[str, float, float]]:
         "audit of labels and duplicates": timings.get("out_of_fold", 0.0) + timings.get("audit", 0.0),
         "calibration, prediction sets and unknown images": timings.get("uncertainty", 0.0),
         "relevance maps of the report": timings.get("explain", 0.0),
-        "report and model card": timings.get("report", 0.0),
     }
     total = sum(seconds.values()) or 1.0
     return [(phase, each, each / total) for phase, each in seconds.items() if each]
