@@ -1,5 +1,6 @@
 """`app`: a run, a Hub model or an exported file -> a page that classifies images in a browser."""
 
+import gc
 import logging
 import socket
 import threading
@@ -52,6 +53,7 @@ def run(line: CommandLine) -> str:
     _require_free(args.host, args.port)
     with fast_imports():
         page = _page(args)
+        gc.freeze()  # otherwise the first answer waits until the collector has looked at all modules
     try:
         _, address, _ = page.launch(
             server_name=args.host, server_port=args.port, prevent_thread_lock=True, share=False, quiet=True,
@@ -62,6 +64,7 @@ def run(line: CommandLine) -> str:
     except Stopped as stop:
         raise Terminated("the page is closed", stop.number) from stop
     finally:
+        gc.unfreeze()  # some extensions complain about objects that are frozen when Python ends
         page.close(verbose=False)
     return ""
 
