@@ -111,7 +111,7 @@ def _num_patches(vision: Any, size: tuple[int, int]) -> int:
 
 
 def _pooling(vision: Any, outputs: Any, size: tuple[int, int]) -> str:
-    """Return what the head should read, a key of `POOLINGS`, or an empty text if there are no features.
+    """Return what the head should read, a key of `POOLINGS`, or an empty string if the backbone returns no features.
 
     Args:
         vision: Configuration of the backbone.
