@@ -20,9 +20,7 @@ from pipeline.models import layers
 from pipeline.performance.compilation import compile_network, uncompiled
 from pipeline.performance.throughput import Clock
 from pipeline.training.callbacks.margins import ROWS, Margins, NumberedRows
-from pipeline.training.checkpoints import (
-    explain_misfit,
-)
+from pipeline.training.checkpoints import explain_misfit
 from pipeline.training.objective import Objective
 from pipeline.training.rewind import options_of, use_options
 from pipeline.training.sampling import BalancedSampler
