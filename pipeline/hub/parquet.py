@@ -15,7 +15,7 @@ from datasets.utils.file_utils import xopen
 from pipeline.errors import PipelineError
 
 _MAX_RATIO = 100  # images are compressed, so they do not get smaller
-_MIN_SIZE = 2**27  # bytes; what unpacks to less may have any ratio
+_MIN_SIZE = 2**26  # bytes; what unpacks to less may have any ratio
 _ROWS = 8  # rows that are unpacked at a time, because many rows can share one value that is stored once
 _JOINED = 100  # rows of a batch in the cache, as `datasets` chooses it for images
 _JOINED_SIZE = 2**25  # bytes

@@ -88,7 +88,7 @@ def test_a_bomb_is_rejected_by_name_and_takes_no_memory(images: list[bytes], dic
     assert packed < MB / 10
 
     def refused() -> None:
-        with pytest.raises(PipelineError, match=r"train\.parquet has [\d,]+ bytes and unpacks to more than 128 MB: st"):
+        with pytest.raises(PipelineError, match=r"train\.parquet has [\d,]+ bytes and unpacks to more than 64 MB: st"):
             read_parquet_files(tmp_path, image_column=None, label_column=None)
 
     assert growth(refused) < 250 * MB
@@ -110,7 +110,7 @@ def test_bombs_on_the_hub_are_rejected_too_also_if_they_are_streamed(tmp_path: P
     assert len(found) == 4
     for name, (error, size) in found.items():
         assert re.search(r"data/(train|validation)-00000-of-00001\.parquet has ", error), name
-        assert "unpacks to more than 128 MB: " in error, name
+        assert "unpacks to more than 64 MB: " in error, name
         assert size < 350 * MB, (name, size)
 
 
