@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from types import TracebackType
 
-from pipeline import config, distributed, signals
+from pipeline import config, distributed, signals, watchdog
 from pipeline.arguments.flags import flags_of
 from pipeline.config.verbs import VERBS
 from pipeline.errors import (
@@ -110,7 +110,7 @@ def _answer(words: list[str]) -> str:
     distributed.require_all_started()
     if "--help-all" in rest:
         return _verb_help(name, importlib.import_module(f"pipeline.workflows.{name}").ARGUMENTS)
-    with distributed.fail_together():
+    with watchdog.must_progress(), watchdog.reading("the paths in the command"), distributed.fail_together():
         line = config.read_command_line(name, rest)
         config.check(line)
     with fast_imports():

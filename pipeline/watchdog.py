@@ -1,8 +1,8 @@
 """Reading that hangs, on a dead network mount or in a stopped data worker, ends the command with one line.
 
-Each process notes in shared memory which image it reads. In a `must_progress` block, a thread of the main process looks
-at these notes, and at how long a batch is awaited. It counts seconds by its own looks, so time in which the computer or
-the job is suspended does not count.
+Each process notes in shared memory which image it reads, or which folder it lists. In a `must_progress` block, a thread
+of the main process looks at these notes, and at how long a batch is awaited. It counts seconds by its own looks, so
+time in which the computer or the job is suspended does not count.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _SECONDS_TO_INTERRUPT = 1.0
 _SECONDS_TO_END = 15.0  # until the block has ended after the workers were killed
 _USER_ERROR = 2
 _PR_SET_PDEATHSIG = 1
-# Of each process that reads images: its id, when it began to read an image (0: it reads none), and which.
+# Of each process that reads: its id, when it began to read an image or a folder (0: it reads none), and which.
 _NOTE = struct.Struct("<qd240s")
 _NUM_NOTES = 1024
 _notes = mmap.mmap(-1, _NUM_NOTES * _NOTE.size)
@@ -57,7 +57,7 @@ class _Awaited:
 
 @contextlib.contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Note that this process reads an image in the block."""
+    """Note that this process reads an image, lists a folder, or asks for the status of a file in the block."""
     _write_note(time.monotonic(), name.encode(errors="backslashreplace")[-240:])
     try:
         yield
@@ -204,7 +204,7 @@ class _Watch:
         for pid in late.keys() & {os.getpid(), *workers}:  # a note can be of a process that was killed
             image = late[pid].rstrip(b"\0").decode(errors="replace")
             who = "this process" if pid == os.getpid() else f"data worker {pid}"
-            return self._explain(f"{who} has been reading {image}", f"check {image} and its disk or network mount")
+            return self._explain(f"{who} has been reading {image}", f"check the disk or network mount of {image}")
         if self._waited < self.seconds:
             return None
         states = ", ".join(f"{worker.pid} ({worker.status()})" for worker in workers.values())

@@ -71,7 +71,7 @@ def test_an_image_is_named_after_the_limit_and_time_between_two_looks_does_not_c
     with reading("photos/a.jpg"):
         assert [watch._look(5.0), watch._look(4.0)] == [None, None]
         assert watch._look(1.0) == (
-            "this process has been reading photos/a.jpg for 10 s: check photos/a.jpg and its disk or network mount, or "
+            "this process has been reading photos/a.jpg for 10 s: check the disk or network mount of photos/a.jpg, or "
             "raise --dataloader_timeout; then repeat the command"
         )
     with reading("photos/b.jpg"):
@@ -130,7 +130,7 @@ def test_a_process_that_nothing_interrupts_ends_with_one_line() -> None:
     done = run("uninterruptible")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: this process has been reading a.jpg for 1 s: check a.jpg and its disk or network mount, or raise "
+        "error: this process has been reading a.jpg for 1 s: check the disk or network mount of a.jpg, or raise "
         "--dataloader_timeout; then repeat the command\n"
     )
 
@@ -179,6 +179,46 @@ def test_an_image_whose_decoder_never_ends_is_named_by_predict(
     code, _, err = vit_pipeline("predict", f"--model={tiny_vit}", tmp_path)
     assert code == 2
     assert f"error: this process has been reading {tmp_path / 'hangs.png'} for 1 s: check" in err
+
+
+@pytest.mark.parametrize(
+    ("function", "path", "named"),
+    [
+        ("scandir", "train/b", "train/b"),
+        ("stat", "train/b/1.png", "train/b/1.png"),
+        ("stat", "", "the paths in the command"),
+    ],
+)
+def test_a_mount_that_answers_no_listing_and_no_status_is_named(
+    function: str,
+    path: str,
+    named: str,
+    vit_pipeline: Run,
+    tiny_vit: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    photos = tmp_path / "photos"
+    for name, color in zip("ab", COLORS.values(), strict=False):
+        for split in ("train", "validation"):
+            (photos / split / name).mkdir(parents=True)
+            for i in range(3):
+                noisy_image(color, i).save(photos / split / name / f"{i}.png")
+    call = getattr(os, function)
+
+    def hanging(place: Any = ".", *args: Any, **options: Any) -> Any:
+        if place == photos / path or place == str(photos / path):
+            time.sleep(60)
+        return call(place, *args, **options)
+
+    monkeypatch.setattr(os, function, hanging)
+    monkeypatch.setattr(watchdog, "SECONDS", 0.5)
+    flags = [f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", f"--output_dir={tmp_path / 'run'}"]
+    code, _, err = vit_pipeline("train", *flags, "--strategy=head", "--dataloader_timeout=1")
+    assert code == 2
+    named = f"{photos / named}" if path else named
+    assert f"error: this process has been reading {named} for " in err
+    assert f"check the disk or network mount of {named}" in err
 
 
 class Large:

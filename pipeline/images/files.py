@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pipeline.images.decode import IMAGE_EXTENSIONS
+from pipeline.watchdog import reading
 
 # Files and folders that operating systems and archives add.
 _LITTER = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir", "lost+found"}
@@ -37,7 +38,8 @@ def list_files(
 
 def list_visible(folder: Path) -> list[os.DirEntry[str]]:
     """Return the entries of a folder that are not hidden and not litter of an operating system, sorted by name."""
-    with os.scandir(folder) as entries:  # unlike iterdir, scandir knows each entry's type without another system call
+    # Unlike iterdir, scandir knows the type of each entry without another system call.
+    with reading(str(folder)), os.scandir(folder) as entries:
         return sorted(filter(_is_visible, entries), key=lambda entry: entry.name)
 
 
@@ -52,14 +54,14 @@ def _is_visible(entry: os.DirEntry[str]) -> bool:
 
 def is_empty(folder: Path) -> bool:
     """Return whether a folder has no visible entry."""
-    with os.scandir(folder) as entries:
+    with reading(str(folder)), os.scandir(folder) as entries:
         return not any(map(_is_visible, entries))
 
 
 def holds_only_folders(folder: Path) -> bool:
     """Return whether there are folders and no images directly in a folder."""
     has_folders = False
-    with os.scandir(folder) as entries:
+    with reading(str(folder)), os.scandir(folder) as entries:
         for entry in filter(_is_visible, entries):
             if is_folder(entry):
                 has_folders = True
@@ -70,14 +72,18 @@ def holds_only_folders(folder: Path) -> bool:
 
 def device_and_inode(folder: Path) -> tuple[int, int]:
     """Return what identifies a folder, whatever the links in its path."""
-    status = folder.stat()
+    with reading(str(folder)):
+        status = folder.stat()
     return status.st_dev, status.st_ino
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Return whether an entry is a folder or a link to one."""
     try:
-        return entry.is_dir()
+        if not entry.is_symlink():
+            return entry.is_dir()
+        with reading(entry.path):  # its target can be on another disk
+            return entry.is_dir()
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise

@@ -8,6 +8,7 @@ import pyarrow.compute
 import xxhash
 
 from pipeline.errors import PipelineError
+from pipeline.watchdog import reading
 
 
 def content_key(split: datasets.Dataset) -> str:
@@ -52,7 +53,8 @@ def status_of(path: str) -> os.stat_result:
         PipelineError: If it is missing.
     """
     try:
-        return Path(path).stat()
+        with reading(path):
+            return Path(path).stat()
     except OSError as error:
         raise PipelineError(
             f"{path} cannot be read ({error.strerror}), but it was there when the dataset was listed: restore the file "

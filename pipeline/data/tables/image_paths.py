@@ -20,6 +20,7 @@ from pipeline.data.tables.files import EXTENSIONS, contains_images
 from pipeline.errors import list_some, raise_problems
 from pipeline.images.decode import IMAGE_EXTENSIONS
 from pipeline.images.files import is_folder, list_files, list_visible_folders
+from pipeline.watchdog import reading
 
 logger = logging.getLogger(__name__)
 
@@ -110,13 +111,16 @@ class ImageFolder:
         """Return whether a path returned by `find` is a file. A folder of this name is not an image."""
         folder, _, name = path.rpartition("/")
         names = self._list(folder)
-        return name in names if names is not None else os.path.lexists(path) and not Path(path).is_dir()
+        if names is not None:
+            return name in names
+        with reading(path):
+            return os.path.lexists(path) and not Path(path).is_dir()
 
     def _list(self, folder: str) -> frozenset[str] | None:
         """Return the files in a folder, or None if it cannot be listed. One call is faster than one per file."""
         if folder not in self._names:
             try:
-                with os.scandir(folder or "/") as entries:
+                with reading(folder), os.scandir(folder or "/") as entries:
                     self._names[folder] = frozenset(entry.name for entry in entries if not is_folder(entry))
             except (FileNotFoundError, NotADirectoryError):
                 self._names[folder] = frozenset()
