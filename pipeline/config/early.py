@@ -78,22 +78,28 @@ def check(line: CommandLine, images: Sequence[str | Path] | None = None) -> None
 def choices_that_fit(line: CommandLine, choices: Mapping[str, object]) -> list[str]:
     """Return those choices of `--auto`, as words, that do not conflict with a flag of the recipe or of the user.
 
-    If the chosen strategy ignores or rejects a flag of the user, another one is used that does not.
+    If the chosen strategy ignores or rejects a flag of the user, another one is used that does not. A choice that only
+    fits with a later one is kept with it.
 
     Args:
         line: The call.
         choices: The chosen values by flag.
     """
     kept: list[str] = []
+    waiting: list[str] = []
     accepted = set(_problems_of_choices(line, kept))
+
+    def fit(*words: str) -> bool:
+        return set(_problems_of_choices(line, [*kept, *words])) <= accepted
+
     for flag, value in choices.items():
-        words = [f"--{flag}={value}"]
+        word = f"--{flag}={value}"
+        options = [[word], *([other, word] for other in waiting)]
         if flag == "strategy" and flag not in line.given:
-            words += [f"--strategy={other}" for other in STRATEGIES if other != value]
-        for word in words:
-            if set(_problems_of_choices(line, [*kept, word])) <= accepted:
-                kept.append(word)
-                break
+            options += [[f"--strategy={other}"] for other in STRATEGIES if other != value]
+        fitting = next((option for option in options if fit(*option)), None)
+        kept += fitting or []
+        waiting = [other for other in waiting if other not in fitting] if fitting else [*waiting, word]
     return kept
 
 

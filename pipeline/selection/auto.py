@@ -28,6 +28,7 @@ AFFORDABLE_HOURS = 1.0  # for fully fine-tuning on a CPU; above it, --auto choos
 EXPECTED_MFU = 0.5  # fraction of the matmul rate that a training step reaches (tests/benchmarks/README.md)
 BYTES_PER_WEIGHT = 16  # an fp32 weight, its gradient, and the two moments of AdamW
 SMALL_MODEL = 10e6  # parameters; the choices for small models were tried with 2.7 million
+EVALUATIONS = 10  # during training; with few images, one costs half as much as an epoch of training
 FIXED = "your flags fix it"
 
 
@@ -147,7 +148,8 @@ def choose(facts: Facts) -> list[Choice]:
     precision = Choice("precision", facts.precision, f"the fastest precision of this {facts.device}")
     if strategy.value == "head":
         return [strategy, precision]
-    return [strategy, epochs, *_batch(facts), *_learning_rates(facts, str(strategy.value)), *_images(facts), precision]
+    loop = [epochs, *_evaluations(float(str(epochs.value))), *_batch(facts)]
+    return [strategy, *loop, *_learning_rates(facts, str(strategy.value)), *_images(facts), precision]
 
 
 def _epochs(facts: Facts) -> Choice:
@@ -156,6 +158,14 @@ def _epochs(facts: Facts) -> Choice:
     per_class = facts.images_per_class
     epochs = next(count for most, count in ((20, 30), (100, 20), (1000, 10), (float("inf"), 5)) if per_class <= most)
     return Choice("num_train_epochs", epochs, f"{per_class:.3g} training images per class")
+
+
+def _evaluations(epochs: float) -> Iterator[Choice]:
+    if epochs > EVALUATIONS:
+        yield Choice("eval_steps", 1 / EVALUATIONS, f"{EVALUATIONS} evaluations instead of {epochs:g} save time")
+        yield Choice("save_steps", 1 / EVALUATIONS, "a checkpoint with each of them")
+        yield Choice("eval_strategy", "steps", "for --eval_steps")
+        yield Choice("save_strategy", "steps", "for --save_steps")
 
 
 def _strategy(facts: Facts, epochs: float) -> Choice:

@@ -157,6 +157,7 @@ CHOICES: dict[str, dict[str, object]] = {
         "auto_find_batch_size": True, "optim": "adamw_torch_fused", "weight_decay": 0.05, "refit_head": True,
         "learning_rate": 2e-3, "layer_decay": 0.85, "mixup": 0.5, "label_smoothing_factor": 0.1, "ema_decay": 0.99,
         "head_init": "probe", "image_size": 224, "augmentation": "basic", "crop_scale": 0.4, "precision": "bf16",
+        "eval_steps": 0.1, "save_steps": 0.1, "eval_strategy": "steps", "save_strategy": "steps",
     },
     "lora": {"strategy": "lora", "refit_head": True, "head_init": "probe", "learning_rate": 1e-3},
 }  # fmt: skip
@@ -188,6 +189,28 @@ def test_a_time_limit_does_not_overrule_the_choice_of_a_linear_probe() -> None:
     kept = config.choices_that_fit(line, CHOICES["head"])
     assert kept == ["--strategy=head", "--precision=bf16"]
     config.check(dataclasses.replace(line, chosen=kept))
+
+
+EVALUATIONS: dict[str, object] = {
+    "eval_steps": 0.1, "save_steps": 0.1, "eval_strategy": "steps", "num_train_epochs": 30, "save_strategy": "steps",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flag", "strategies"),
+    [
+        ("--seed=1", ("steps", "steps")),
+        ("--eval_strategy=epoch", ("epoch", "epoch")),
+        ("--save_strategy=best", ("steps", "best")),
+        ("--save_strategy=epoch", ("epoch", "epoch")),
+    ],
+)
+def test_choices_that_only_fit_together_are_kept_together(flag: str, strategies: tuple[str, str]) -> None:
+    line = config.read_command_line("train", [*BASE, "--auto", flag])
+    line = dataclasses.replace(line, chosen=config.choices_that_fit(line, EVALUATIONS))
+    config.check(line)
+    values = read_groups(line, config.VERBS["train"].classes, positional=False)[0].values
+    assert (values.get("eval_strategy", "epoch"), values.get("save_strategy", "epoch")) == strategies
 
 
 def test_flags_that_no_strategy_uses_together_are_refused_with_auto_too() -> None:

@@ -66,6 +66,14 @@ def test_more_images_get_fewer_epochs_and_stronger_augmentation() -> None:
     assert chosen(images=102_000)["augmentation"].value == "trivial"
 
 
+def test_a_long_training_is_scored_ten_times_and_a_short_one_after_each_epoch() -> None:
+    long, short = chosen(), chosen(images=102_000)
+    assert [long["num_train_epochs"].value, short["num_train_epochs"].value] == [30, 10]
+    assert (long["eval_steps"].value, long["save_steps"].value) == (0.1, 0.1)
+    assert (long["eval_strategy"].value, long["save_strategy"].value) == ("steps", "steps")
+    assert not {"eval_steps", "eval_strategy", "save_steps", "save_strategy"} & short.keys()
+
+
 @pytest.mark.parametrize(("images", "batch"), [(20, 2), (160, 16), (1020, 32), (50_000, 128)])
 def test_an_epoch_has_at_least_ten_steps_if_there_are_enough_images(images: int, batch: int) -> None:
     assert chosen(images=images, classes=2)["global_batch_size"].value == batch
