@@ -3,8 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.selection.auto import Facts
 from pipeline.selection.frozen import FrozenProbe
+
+Correct = NDArray[np.bool_]
+"""Whether each validation image is classified correctly."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,9 @@ class Candidate:
         return Candidate(f"{self.name}, {other.name}", {**self.flags, **other.flags}, self.cost * other.cost)
 
 
+RULES = Candidate("the settings above")
+
+
 def candidates(facts: Facts, chosen: Mapping[str, object], probes: Sequence[FrozenProbe]) -> list[Candidate]:
     """Return the candidates in the order in which they are tried; the settings of the rules are the first one.
 
@@ -38,7 +47,34 @@ def candidates(facts: Facts, chosen: Mapping[str, object], probes: Sequence[Froz
         chosen: The flags that the rules chose, with their values.
         probes: Linear probes at the resolution of the checkpoint and at higher ones, ascending.
     """
-    return [Candidate("the settings above"), *_resolutions(facts, probes), *_training(chosen)]
+    return [RULES, *(candidate for candidate, _ in resolutions(facts, probes)[1:]), *_training(chosen)]
+
+
+def resolutions(facts: Facts, probes: Sequence[FrozenProbe]) -> list[tuple[Candidate, Correct]]:
+    """Return the settings of the rules, and the higher resolutions whose probe is better than theirs, ascending.
+
+    Args:
+        facts: What is known about the images, the network and the machine.
+        probes: As for `candidates`.
+
+    Returns:
+        Each candidate, and whether the probe at its resolution classifies each validation image correctly. Empty
+        without a probe at the resolution of the rules.
+    """
+    size = facts.image_size
+    own = next((each for each in probes if each.image_size == size), None)
+    if size is None or own is None:
+        return []
+    found = [(RULES, own.correct)]
+    for probe in probes:
+        if probe.image_size <= size or probe.accuracy <= own.accuracy:
+            continue
+        flags: dict[str, object] = {"image_size": probe.image_size}
+        patches = (probe.image_size / size) ** 2  # relative to those at the resolution of the rules
+        if not facts.convolutional:  # training on as many patches, so that steps cost the same
+            flags["patch_drop_rate"] = round(1 - 1 / patches, 2)
+        found.append((Candidate(f"{probe.image_size} px", flags, cost=patches), probe.correct))
+    return found
 
 
 def _training(chosen: Mapping[str, object]) -> Iterator[Candidate]:
@@ -49,19 +85,3 @@ def _training(chosen: Mapping[str, object]) -> Iterator[Candidate]:
         yield Candidate("a lower learning rate", gentle | ({"mixup": 0.0} if "mixup" in chosen else {}))
     if chosen.get("augmentation") == "basic":
         yield Candidate("stronger augmentation", {"augmentation": "trivial"})
-
-
-def _resolutions(facts: Facts, probes: Sequence[FrozenProbe]) -> Iterator[Candidate]:
-    """Yield the higher resolutions whose probe is better than that at the resolution of the rules, ascending."""
-    size = facts.image_size
-    own = next((each.accuracy for each in probes if each.image_size == size), None)
-    if size is None or own is None:
-        return
-    for probe in probes:
-        if probe.image_size <= size or probe.accuracy <= own:
-            continue
-        flags: dict[str, object] = {"image_size": probe.image_size}
-        patches = (probe.image_size / size) ** 2  # relative to those at the resolution of the rules
-        if not facts.convolutional:  # training on as many patches, so that steps cost the same
-            flags["patch_drop_rate"] = round(1 - 1 / patches, 2)
-        yield Candidate(f"{probe.image_size} px", flags, cost=patches)

@@ -10,10 +10,10 @@ from pipeline.arguments.settings import Settings
 from pipeline.config import CommandLine
 from pipeline.data.report import LoadedSplits
 from pipeline.selection import auto, trials
-from pipeline.selection.candidates import Candidate, candidates
+from pipeline.selection.candidates import Candidate, Correct, candidates, resolutions
 from pipeline.selection.frozen import fit_probes
 from pipeline.selection.settings import read_settings
-from pipeline.selection.trials import Correct, Trial
+from pipeline.selection.trials import Trial
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _try_candidates(
         return line, []
     if 2 * hours > budget:
         logger.info("auto: no trials: two of %d epochs would take longer than %.2g minutes", epochs, 60 * budget)
-        return line, []
+        return _choose_resolution(line, values, usable, resolutions(facts, probes)), []
 
     def measure(candidate: Candidate, length: int) -> Correct:
         changed = _with(line, values, candidate)
@@ -117,6 +117,23 @@ def _try_candidates(
     changed = _with(line, values, best)
     assert changed is not None
     return changed, tried
+
+
+def _choose_resolution(
+    line: CommandLine,
+    values: Mapping[str, object],
+    usable: Sequence[Candidate],
+    compared: Sequence[tuple[Candidate, Correct]],
+) -> CommandLine:
+    """Return the call with the resolution that the probes recommend, if training at it takes no longer."""
+    results = [each for each in compared if each[0] in usable and each[0].flags.keys() != {"image_size"}]
+    if not results:
+        return line
+    best = trials.cheapest_of_the_best(results)
+    if not best.flags or (changed := _with(line, values, best)) is None:
+        return line
+    logger.info("auto: the probes choose %s", _describe(best))
+    return changed
 
 
 def _why_not(settings: Settings, splits: LoadedSplits) -> str | None:

@@ -12,9 +12,11 @@ from typing import Any
 
 import datasets
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import distributed
 from pipeline.arguments.settings import Settings
+from pipeline.data.labels.read import read_integers
 from pipeline.data.report import LoadedSplits
 from pipeline.errors import PipelineError
 from pipeline.evaluation.scoring import score
@@ -48,12 +50,14 @@ class FrozenProbe:
         requested: The value of `--image_size` for it; None for the checkpoint's own resolution.
         probe: The probe, with its accuracy on validation.
         neighbors: The best number of nearest neighbors, and its accuracy on validation.
+        correct: Whether the probe classifies each validation image correctly.
     """
 
     image_size: int
     requested: int | None
     probe: LinearProbe
     neighbors: tuple[int, float]
+    correct: NDArray[np.bool_]
 
     @property
     def accuracy(self) -> float:
@@ -149,7 +153,8 @@ def _fit(
         neighbors[0],
         100 * neighbors[1],
     )
-    return FrozenProbe(classifier.input_size[0], size, probe, neighbors)
+    correct = probe.logits(features["validation"].head).argmax(axis=1) == read_integers(splits["validation"])
+    return FrozenProbe(classifier.input_size[0], size, probe, neighbors, correct)
 
 
 def _higher_sizes(classifier: ImageClassifier, splits: datasets.DatasetDict, settings: Settings) -> list[int]:

@@ -12,16 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import distributed
 from pipeline.errors import PipelineError
-from pipeline.selection.candidates import Candidate
+from pipeline.selection.candidates import Candidate, Correct
 
 logger = logging.getLogger(__name__)
 
-Correct = NDArray[np.bool_]
-"""Whether each validation image is classified correctly."""
 Measure = Callable[[Candidate, int], Correct]
 """Trains a candidate for a number of epochs."""
 
@@ -63,9 +60,8 @@ def compare(
 ) -> tuple[Candidate, list[Trial]]:
     """Return the best candidate, and all trials.
 
-    If two candidates beat the first one, the combination of the two best is tried too. Among candidates within one
-    standard error of the best one, the cheapest is chosen, and the first of several. A trial that would exceed the
-    budget is not begun.
+    If two candidates beat the first one, the combination of the two best is tried too. Then `cheapest_of_the_best`
+    chooses. A trial that would exceed the budget is not begun.
 
     Args:
         contenders: The candidates; the settings of the rules are the first one. A candidate that cannot be trained is
@@ -81,7 +77,7 @@ def compare(
     results = _try_all(contenders, epochs, measure, trials, budget_seconds)
     if (both := _combination(results)) is not None:
         results += _try_all([both], epochs, measure, trials, budget_seconds)
-    chosen = _cheapest_of_the_best(results)
+    chosen = cheapest_of_the_best(results)
     return chosen, [replace(trial, chosen=trial.candidate == chosen.name) for trial in trials]
 
 
@@ -124,7 +120,8 @@ def _combination(results: Sequence[tuple[Candidate, Correct]]) -> Candidate | No
     return better[0][0].combined(better[1][0]) if len(better) > 1 else None
 
 
-def _cheapest_of_the_best(results: Sequence[tuple[Candidate, Correct]]) -> Candidate:
+def cheapest_of_the_best(results: Sequence[tuple[Candidate, Correct]]) -> Candidate:
+    """Return the cheapest candidate within one standard error of the best one, and the first of several."""
     best = max(results, key=lambda each: each[1].mean())[1]
     close = [each for each, correct in results if best.mean() - correct.mean() <= _standard_error(best, correct)]
     return min(close, key=lambda each: each.cost)

@@ -30,8 +30,8 @@ from pipeline.probing.features import network_key
 from pipeline.probing.linear import install_head
 from pipeline.runs.files import read_json, remove_stale_folders, write_json
 from pipeline.selection import refit_head
+from pipeline.selection.candidates import Correct
 from pipeline.selection.improve import improve
-from pipeline.selection.trials import Correct
 from pipeline.training.compatibility import reject_unsupported
 from pipeline.training.fine_tune import load_images
 from pipeline.training.fit import fit

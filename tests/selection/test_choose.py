@@ -1,5 +1,6 @@
 """How `--auto` combines its rules with the flags of the user."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,8 +11,10 @@ from pipeline import config
 from pipeline.arguments.settings import Settings
 from pipeline.data.sources import load_splits
 from pipeline.selection import auto
-from pipeline.selection.choose import choose_settings
+from pipeline.selection.candidates import candidates, resolutions
+from pipeline.selection.choose import _choose_resolution, _with, choose_settings
 from pipeline.selection.settings import read_settings
+from tests.selection.test_candidates import SMALL, probe
 
 SECONDS_PER_EPOCH = {"slow": 3600.0, "fast": 1e-3}
 
@@ -62,3 +65,25 @@ def test_the_expected_time_is_that_of_the_epochs_of_the_user(
     caplog.set_level("INFO", logger="pipeline")
     settings_of(monkeypatch, photos, tiny_vit, ["--num_train_epochs=60000"], machine="fast")
     assert "auto: --strategy full: about 1 min on this machine" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "convolutional", "chosen"),
+    [
+        ({32: 0.3, 48: 0.35, 64: 0.4}, False, ["--image_size=64", "--patch_drop_rate=0.75"]),
+        ({32: 0.3, 48: 0.3, 64: 0.301}, False, []),  # within one standard error
+        ({32: 0.3, 48: 0.35, 64: 0.4}, True, []),  # a step at a higher resolution takes longer
+        ({}, False, []),
+    ],
+)
+def test_probes_choose_the_resolution_where_nothing_can_be_tried(
+    accuracies: dict[int, float], convolutional: bool, chosen: list[str], tiny_vit: Path, photos: Path
+) -> None:
+    facts = dataclasses.replace(SMALL, convolutional=convolutional)
+    probes = [probe(size, accuracy) for size, accuracy in accuracies.items()]
+    words = ["--auto", f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", "--output_dir=nowhere"]
+    for fixed in ([], ["--patch_drop_rate=0.1"]):
+        line = config.read_command_line("train", words + fixed)
+        usable = [each for each in candidates(facts, {}, probes) if _with(line, {}, each) is not None]
+        changed = _choose_resolution(line, {}, usable, resolutions(facts, probes))
+        assert list(changed.chosen) == ([] if fixed else chosen)

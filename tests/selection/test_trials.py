@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.selection.candidates import Candidate
-from pipeline.selection.trials import Correct, compare, trial_epochs
+from pipeline.selection.candidates import Candidate, Correct
+from pipeline.selection.trials import compare, trial_epochs
 
 IMAGES = 400
 RULES = Candidate("the settings above")
