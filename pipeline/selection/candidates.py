@@ -47,7 +47,8 @@ def candidates(facts: Facts, chosen: Mapping[str, object], probes: Sequence[Froz
         chosen: The flags that the rules chose, with their values.
         probes: Linear probes at the resolution of the checkpoint and at higher ones, ascending.
     """
-    return [RULES, *(candidate for candidate, _ in resolutions(facts, probes)[1:]), *_training(chosen)]
+    higher = (candidate for candidate, _ in resolutions(facts, probes)[1:])
+    return [RULES, *higher, *_adapters(facts, chosen), *_training(chosen)]
 
 
 def resolutions(facts: Facts, probes: Sequence[FrozenProbe]) -> list[tuple[Candidate, Correct]]:
@@ -75,6 +76,13 @@ def resolutions(facts: Facts, probes: Sequence[FrozenProbe]) -> list[tuple[Candi
             flags["patch_drop_rate"] = round(1 - 1 / patches, 2)
         found.append((Candidate(f"{probe.image_size} px", flags, cost=patches), probe.correct))
     return found
+
+
+def _adapters(facts: Facts, chosen: Mapping[str, object]) -> Iterator[Candidate]:
+    # With 1,000 images, large pre-trained networks are often better with few trained weights (VTAB-1k in VPT,
+    # arXiv:2203.12119, and in NOAH, arXiv:2206.04673).
+    if chosen.get("strategy") == "full" and not (facts.is_small or facts.from_scratch or facts.convolutional):
+        yield Candidate("low-rank adapters", {"strategy": "lora", "learning_rate": 1e-3})
 
 
 def _training(chosen: Mapping[str, object]) -> Iterator[Candidate]:

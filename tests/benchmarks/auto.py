@@ -62,7 +62,8 @@ def write_folders(splits: datasets.DatasetDict, root: Path) -> None:
             content = image["bytes"] or Path(image["path"]).read_bytes()
             folder = root / name / f"{label:04}"
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{row['index']:06}{Path(image['path'] or '.png').suffix}").write_bytes(content)
+            suffix = Path(image["path"] or "").suffix or ".png"
+            (folder / f"{row['index']:06}{suffix}").write_bytes(content)
 
 
 def measure_ours(flags: list[str], data: Path, model: Path, threads: int, seed: int) -> Scores:

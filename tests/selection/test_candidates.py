@@ -1,6 +1,7 @@
 """What `--auto` tries: flags that exist and differ from its own choices; the resolution that the probes prefer."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,8 +38,10 @@ def test_every_candidate_is_a_call_that_the_parser_accepts(facts: object) -> Non
     assert len({each.name for each in listed}) == len(listed) >= 4
     for each in listed[1:]:
         assert any(chosen.get(flag) != value for flag, value in each.flags.items())
-        flags = {"dataset_name": "photos", "auto": True, **chosen, **each.flags}
-        config.parse(config.read_call("train", None, flags), GROUPS)
+        line = config.read_call("train", None, {"dataset_name": "photos", "auto": True})
+        words = config.choices_that_fit(line, {**chosen, **each.flags})
+        assert {f"--{flag}={value}" for flag, value in each.flags.items()} <= set(words)
+        config.parse(dataclasses.replace(line, chosen=words), GROUPS)
 
 
 def test_resolutions_with_a_better_probe_are_tried_first_with_as_many_patches() -> None:
@@ -54,7 +57,17 @@ def test_resolutions_with_a_better_probe_are_tried_first_with_as_many_patches() 
     assert tried(convolutional, probe(32, 0.3), probe(64, 0.4))[1].flags == {"image_size": 64}
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({}, 1), ({"parameters": 2_700_000}, 0), ({"convolutional": True}, 0), ({"from_scratch": True}, 0)],
+)
+def test_large_transformers_are_tried_with_adapters(changes: dict[str, Any], expected: int) -> None:
+    assert [each.flags.get("strategy") for each in tried(dataclasses.replace(BASE, **changes))].count(
+        "lora"
+    ) == expected
+
+
 def test_a_lower_learning_rate_comes_without_mixup() -> None:
-    gentle = next(each for each in tried() if "learning_rate" in each.flags)
+    gentle = next(each for each in tried() if each.name == "a lower learning rate")
     assert gentle.flags == {"learning_rate": 5e-4, "mixup": 0.0}
-    assert next(each for each in tried(BASE) if "learning_rate" in each.flags).flags == {"learning_rate": 2.5e-5}
+    assert next(each for each in tried(BASE) if each.name == gentle.name).flags == {"learning_rate": 2.5e-5}
