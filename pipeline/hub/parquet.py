@@ -44,7 +44,8 @@ def _tables(
     """Yield the rows of files, or of some of their row groups, as the method of the builder does.
 
     That method unpacks a complete row group at once. A file states its size without compression, but counts a value
-    that many rows share only once. So the rows are counted too.
+    that many rows share only once. So the rows are counted too. A file that states a wrong size is refused after one
+    page is unpacked, for which Parquet allows 2 GB.
     """
     for number, (file, row_groups) in enumerate(zip(files, row_groups_list, strict=True)):
         for position, batches in enumerate(_joined(_batches(file, row_groups))):
