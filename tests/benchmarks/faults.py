@@ -1,10 +1,12 @@
 """Interrupt and damage trainings in every way, and compare their results with those of undisturbed ones.
 
-    python -m tests.benchmarks.faults [--short] [--kills 200] [--only kills damage signals] [--configurations plain ...]
+    python -m tests.benchmarks.faults [--short] [--kills 200] [--only kills damage signals disks]
+        [--configurations plain ...]
 
 - kills: `kill -9` at random moments of many trainings, until each of them ends by itself.
 - damage: each file of the newest and of the best checkpoint absent, truncated, zeroed, or with one flipped bit.
 - signals: SIGTERM, SIGINT, SIGHUP and SIGUSR1 to the process group, in every phase.
+- disks: a disk on which ten amounts of space are left in the middle of a training. They need the right to mount one.
 
 The weights, the predictions, the findings about labels and the logged losses of every repeated command must have the
 bytes of an undisturbed run. The exit code is 1 if one of them has not. `--short` takes less than three minutes, and is
@@ -12,12 +14,14 @@ a test. The rows of a complete run are those of its parts (`--only`, `--configur
 """
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -274,6 +278,42 @@ def _signal_once(lab: Lab, name: str, moment: str, number: signal.Signals) -> st
     return f"exit {code}, {lab.check(folder, name, what)}"
 
 
+def measure_full_disks(lab: Lab, sizes: int, names: list[str]) -> None:
+    """Fill the disk in the middle of trainings, up to a number of sizes that are less than two checkpoints."""
+    for name in names:
+        best = lab.undisturbed(name)["checkpoints"][0]
+        checkpoint = lab.root / f"undisturbed {name}" / f"checkpoint-{best}"
+        size = sum(file.stat().st_size for file in checkpoint.iterdir())
+        with _disk(lab.root / "disk") as disk:
+            counts = Counter(_fill_once(lab, disk, name, 2 * size * i // sizes) for i in range(sizes))
+        lab.table.add(f"full disk, {name}", counts)
+
+
+@contextlib.contextmanager
+def _disk(folder: Path) -> Iterator[Path]:
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def _fill_once(lab: Lab, disk: Path, name: str, left: int) -> str:
+    what = f"{left} bytes left, {name}"
+    folder, output, ballast = disk / "run", lab.root / f"{what}.txt", disk / "ballast"
+    pid = server.spawn(lab.words(folder, CONFIGURATIONS[name]), output)
+    assert _reach(pid, lambda: server.times_entered("save") >= 2 and server.phase() == "train")
+    os.kill(pid, signal.SIGSTOP)
+    ballast.write_bytes(bytes(max(0, shutil.disk_usage(disk).free - left)))
+    os.kill(pid, signal.SIGCONT)
+    code, text = server.wait(pid), output.read_text(errors="replace")
+    ballast.unlink()
+    if code not in (0, 2) or "Traceback" in text or (code == 2 and text.count("error: ") != 1):
+        lab.table.problems.append(f"{what}: exit code {code}: {text[-800:]}")
+    return f"exit {code}, {lab.check(folder, name, what)}"
+
+
 def _processes() -> Iterator[psutil.Process]:
     return (each for each in psutil.process_iter() if each.is_running() and each.status() != psutil.STATUS_ZOMBIE)
 
@@ -286,10 +326,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--kills", type=int, default=200, help="over all configurations, whichever are chosen")
-    parser.add_argument("--only", nargs="+", choices=["kills", "damage", "signals"])
+    parser.add_argument("--only", nargs="+", choices=["kills", "damage", "signals", "disks"])
     parser.add_argument("--configurations", nargs="+", choices=list(CONFIGURATIONS), default=list(CONFIGURATIONS))
     options = parser.parse_args()
-    parts = options.only or ["kills", "damage", "signals"]
+    parts = options.only or ["kills", "damage", "signals", *(["disks"] if os.geteuid() == 0 else [])]
     every, few = options.configurations, ["together"]
     with tempfile.TemporaryDirectory() as folder:
         server.make_data(Path(folder))
@@ -304,6 +344,8 @@ def main() -> int:
         if "signals" in parts:
             moments = ["middle"] if options.short else list(MOMENTS)
             measure_signals(lab, moments, few if options.short else _in(every, "plain", "two workers"))
+        if "disks" in parts and not options.short:
+            measure_full_disks(lab, 10, _in(every, "plain", "together"))
     print("\n".join(["", *lab.table.problems, f"{len(lab.table.problems)} problems"]))
     return bool(lab.table.problems)
 

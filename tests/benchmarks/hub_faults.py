@@ -1,10 +1,11 @@
-"""Push a run to a loopback Hub while one kind of request fails, once or for good.
+"""Push a run to a loopback Hub, and download a model, while one kind of request fails, once or for good.
 
     python -m tests.benchmarks.hub_faults
 
 Prints for each kind of request and fault: exit code, files in the repository, requests that failed, and the error. A
 push must survive what fails once, except a refusal; what fails for good must end with exit code 2, one line with a
-remedy, and an empty repository or all files. Waits are counted and not waited for.
+remedy, and an empty repository or all files. A download must end with the right files or with one line. Waits are
+counted and not waited for, and a slow reply takes longer than the client waits.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
-from tests.fakes.hub import FakeHub
+from tests.fakes.hub import SLOW, FakeHub
 
 REQUESTS = (
     ("GET", "whoami"),
@@ -42,7 +43,12 @@ FAULTS: dict[str, dict[str, Any]] = {
     "drop": {"drop": True},
     "lost reply": {"drop": True, "late": True},
     "403": {"status": 403},
+    "truncated": {"spoiled": "truncated"},
+    "corrupt": {"spoiled": "corrupt"},
+    "slow": {"spoiled": "slow"},
 }
+NOT_SURVIVED = ("403", "corrupt")  # a corrupt reply can be another valid one
+DOWNLOADS = (("GET", "^/api/models/"), ("HEAD", "/resolve/"), ("GET", "/resolve/.*json$"), ("GET", "^/[0-9a-f]{64}$"))
 OFTEN = 1000
 
 
@@ -126,17 +132,56 @@ def outcomes(hub: FakeHub, run: Path, faults: dict[str, dict[str, Any]]) -> Iter
                 yield Outcome(pattern, fault, times, code, files, times - len(hub.faults), sum(waits), error)
 
 
+def downloads(hub: FakeHub, run: Path, faults: dict[str, dict[str, Any]]) -> Iterator[Outcome]:
+    """Yield what a download does for each kind of request and fault, once and for good."""
+    from huggingface_hub import constants
+
+    from pipeline.errors import PipelineError
+    from pipeline.hub import find_model
+
+    names = ("config.json", "preprocessor_config.json", "model.safetensors")
+    for times in (1, OFTEN):
+        for method, pattern in DOWNLOADS:
+            for fault, how in faults.items():
+                shutil.rmtree(constants.HF_HUB_CACHE, ignore_errors=True)
+                hub.reset()
+                for name in names:
+                    hub.put("model", "tester/run", name, (run / name).read_bytes())
+                hub.fail(method, pattern, times=times, **how)
+                code: int | str = 0
+                error, files = "", 0
+                with short_waits() as waits:
+                    try:
+                        folder = find_model("tester/run")
+                        files = sum((folder / name).read_bytes() == (run / name).read_bytes() for name in names)
+                        code = 0 if files == len(names) else "wrong files"
+                    except PipelineError as problem:
+                        code, error = 2, str(problem)
+                    except Exception as problem:  # noqa: BLE001 (a traceback is what is looked for)
+                        code, error = type(problem).__name__, str(problem)
+                yield Outcome(
+                    f"{method} {pattern}", fault, times, code, files, times - len(hub.faults), sum(waits), error
+                )
+
+
 def main() -> None:
     root = Path(tempfile.mkdtemp())
     with client_of_a_fake_hub(root) as hub:
+        from pipeline.hub import requests
+
+        requests._READ_SECONDS = SLOW / 2
         run = make_pushable_run(root / "run")
-        found = list(outcomes(hub, run, FAULTS))
-    for each in found:
+        pushed, downloaded = list(outcomes(hub, run, FAULTS)), list(downloads(hub, run, FAULTS))
+    for each in pushed + downloaded:
         print(*each, sep=" | ")
-    survived = sum(each.code == 0 for each in found if each.times == 1 and each.fault != "403")
-    print(f"{survived} of {sum(e.times == 1 and e.fault != '403' for e in found)} single faults survived")
-    print(f"{sum(isinstance(e.code, str) for e in found)} tracebacks, ", end="")
-    print(f"{sum(e.files not in (None, 0, 11) for e in found)} half commits in {len(found)} pushes")
+    for name, found in {"pushes": pushed, "downloads": downloaded}.items():
+        once = [each for each in found if each.times == 1 and each.fault not in NOT_SURVIVED]
+        print(
+            f"{len(found)} {name}: {sum(each.code == 0 for each in once)} of {len(once)} single faults survived, ",
+            end="",
+        )
+        print(f"{sum(isinstance(each.code, str) for each in found)} tracebacks")
+    print(f"{sum(each.files not in (None, 0, 11) for each in pushed)} half commits")
 
 
 if __name__ == "__main__":

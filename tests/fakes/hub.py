@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 Kind = Literal["model", "dataset", "space"]
 Json = dict[str, Any]
 
+SLOW = 0.6  # seconds until a slow reply
 LFS_SIZE = 10 * 2**20
 LFS_SUFFIXES = {".safetensors", ".bin", ".pt", ".parquet", ".arrow", ".npy", ".zip", ".jpg", ".jpeg", ".png"}
 
@@ -59,6 +60,9 @@ class Repo:
         return commit
 
 
+Spoiled = Literal["", "truncated", "corrupt", "slow"]
+
+
 @dataclass(frozen=True)
 class Request:
     args: dict[str, str]  # the named groups of the route
@@ -72,6 +76,15 @@ class Reply:
     status: int = 200
     content: Json | list[Json] | bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    spoiled: Spoiled = ""
+
+
+class Fault(NamedTuple):
+    method: str
+    pattern: str
+    reply: Reply | None  # None: the connection is dropped
+    late: bool
+    spoiled: Spoiled
 
 
 class HubError(Exception):
@@ -96,7 +109,7 @@ class FakeHub:
         self.storage: dict[str, bytes] = {}  # by SHA-256
         self.role = "write"  # of the token
         self.corrupted = ""  # the path of a file of which a commit changes the last byte
-        self.faults: list[tuple[str, str, Reply | None, bool]] = []  # no reply: the connection is dropped
+        self.faults: list[Fault] = []
         self._lock = threading.Lock()
         self._servers = [
             ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self, routes))
@@ -145,17 +158,18 @@ class FakeHub:
 
     def fail(
         self, method: str, pattern: str, status: int = 503, times: int = 1, code: str = "", drop: bool = False,
-        page: bytes = b"", late: bool = False, **headers: str,
+        page: bytes = b"", late: bool = False, spoiled: Spoiled = "", **headers: str,
     ) -> None:  # fmt: skip
         """Reject or drop the next requests whose path matches the pattern.
 
         `code` is an error code, as GatedRepo. `page` is returned as the content, as a proxy does. With `late`, the
-        request is carried out before. A header is written with `_` for `-`.
+        request is carried out before. With `spoiled`, it is carried out, and its reply is spoiled on the way. A header
+        is written with `_` for `-`.
         """
         reply = HubError(status, "injected fault", code).reply
         reply = replace(reply, headers=reply.headers | {name.replace("_", "-"): text for name, text in headers.items()})
         reply = replace(reply, content=page) if page else reply
-        self.faults += [(method, pattern, None if drop else reply, late)] * times
+        self.faults += [Fault(method, pattern, None if drop else reply, late or bool(spoiled), spoiled)] * times
 
     def reset(self) -> None:
         """Forget all repositories, faults and requests."""
@@ -179,11 +193,12 @@ class FakeHub:
         path, query = urlsplit(url).path, parse_qsl(urlsplit(url).query)
         request = Request({}, {name for name, value in query if value in ("1", "true", "True")}, token, body)
         with self._lock:
-            fault = next((f for f in self.faults if f[0] == method and re.search(f[1], path)), None)
+            fault = next((f for f in self.faults if f.method == method and re.search(f.pattern, path)), None)
             if fault:
                 self.faults.remove(fault)
-            reply = self._reply(routes, method, path, request) if fault is None or fault[3] else None
-            reply = fault[2] if fault else reply
+            reply = self._reply(routes, method, path, request) if fault is None or fault.late else None
+            if fault is not None:
+                reply = replace(reply, spoiled=fault.spoiled) if reply and fault.spoiled else fault.reply
             self.requests.append((method, path, reply.status if reply else 0))
             if token and routes is STORAGE_ROUTES:
                 self.leaked_tokens.append((method, path))
@@ -411,12 +426,18 @@ class _Handler(BaseHTTPRequestHandler):
         if reply is None:
             return
         body = reply.content if isinstance(reply.content, bytes) else json.dumps(reply.content).encode()
+        middle = len(body) // 2
+        if reply.spoiled == "corrupt" and body:
+            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+        elif reply.spoiled == "slow":
+            threading.Event().wait(SLOW)  # a test can shorten time.sleep, for the client
         self.send_response(reply.status)
         for name, value in {**reply.headers, "Content-Length": str(len(body))}.items():
             if value:
                 self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(b"" if self.command == "HEAD" else body)
+        if self.command != "HEAD":
+            self.wfile.write(body[:middle] if reply.spoiled == "truncated" else body)
 
     do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815
 

@@ -8,19 +8,21 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from http.client import HTTPConnection, RemoteDisconnected
+from http.client import HTTPConnection, IncompleteRead, RemoteDisconnected
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.fakes.hub import FakeHub
+from tests.fakes.hub import SLOW, FakeHub
 
 Report = dict[str, Any]
 
@@ -232,6 +234,24 @@ def test_injected_faults_occur_the_given_number_of_times() -> None:
         with pytest.raises(RemoteDisconnected):
             send("GET", hub.url + path)
         assert hub.requests[-1] == ("GET", path, 0)
+
+
+def test_a_spoiled_reply_is_cut_changed_or_late() -> None:
+    with FakeHub() as hub:
+        hub.put("model", "tester/m", "a.txt", b"abcd")
+        url = f"{hub.url}/tester/m/resolve/main/a.txt"
+        hub.fail("GET", "a.txt", spoiled="truncated")
+        with urlopen(url) as reply, pytest.raises(IncompleteRead) as cut:
+            reply.read()
+        assert cut.value.partial == b"ab"
+        hub.fail("GET", "a.txt", spoiled="corrupt")
+        with urlopen(url) as reply:
+            assert reply.read() == b"abbd"
+        hub.fail("GET", "a.txt", spoiled="slow")
+        start = time.monotonic()
+        with urlopen(url) as reply:
+            assert reply.read() == b"abcd"
+        assert time.monotonic() - start >= SLOW
 
 
 def test_unknown_requests_and_corrupt_uploads_are_rejected() -> None:

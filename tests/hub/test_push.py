@@ -122,6 +122,10 @@ def download(hub: Any, model: Path) -> Report:
     with short_waits():
         hub.fail("GET", "/api/models/tester/vit", drop=True)
         find_model("tester/vit")
+        weights.unlink()
+        hub.fail("GET", r"^/[0-9a-f]{64}$", spoiled="truncated")
+        again = find_model("tester/vit", revision=commit)
+    report["truncated once"] = (again / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
     return report
 
 
@@ -264,6 +268,7 @@ def test_a_token_that_may_only_read_is_rejected(report: Report) -> None:
 def test_a_pinned_revision_is_downloaded_and_compared_with_its_hashes(report: Report) -> None:
     assert report["pinned"]
     assert report["mended"]
+    assert report["truncated once"]
     expected = "model.safetensors of tester/vit differs from its hash on the Hub: check the network"
     assert report["corrupt download"] == expected
 
