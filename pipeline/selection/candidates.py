@@ -79,8 +79,8 @@ def resolutions(facts: Facts, probes: Sequence[FrozenProbe]) -> list[tuple[Candi
 
 
 def _adapters(facts: Facts, chosen: Mapping[str, object]) -> Iterator[Candidate]:
-    # With 1,000 images, large pre-trained networks are often better with few trained weights (VTAB-1k in VPT,
-    # arXiv:2203.12119, and in NOAH, arXiv:2206.04673).
+    # On Flowers-102, ViT-L reached 99.1% with adapters and 98.8% without them, ViT-B 98.8 and 98.9% (VeRA,
+    # arXiv:2310.11454).
     if chosen.get("strategy") == "full" and not (facts.is_small or facts.from_scratch or facts.convolutional):
         yield Candidate("low-rank adapters", {"strategy": "lora", "learning_rate": 1e-3})
 
