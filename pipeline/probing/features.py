@@ -71,6 +71,7 @@ def extract(
     options: LoaderOptions,
     *,
     precision: Precision,
+    mirrored: bool = False,
     keep: bool = True,
 ) -> dict[str, Features]:
     """Return the features of every image of the splits, in order, from the cache if they were computed before.
@@ -83,6 +84,7 @@ def extract(
         splits: Name -> rows with `image`, `label` and `index`.
         options: How the images are loaded.
         precision: What the forward passes compute in.
+        mirrored: Whether left and right of the images are exchanged.
         keep: Whether features that are computed now are cached.
 
     Raises:
@@ -96,7 +98,7 @@ def extract(
     features: dict[str, Features] = {}
     writable = keep
     for name, split in splits.items():
-        path = folder / f"{keys[name]}.safetensors"
+        path = folder / f"{keys[name]}{'-mirrored' if mirrored else ''}.safetensors"
         cached = _read(path, images=len(split))
         # A rank on another machine may not see the file, and then all of them compute.
         if all(distributed.all_gather(cached is not None)) and cached is not None:
@@ -106,7 +108,9 @@ def extract(
         batches = run_inference(
             classifier.model,
             split.with_transform(EvalTransform(classifier.processor)),
-            lambda batch: _features_of_batch(classifier, batch["pixel_values"], precision),
+            lambda batch: _features_of_batch(
+                classifier, batch["pixel_values"].flip(-1) if mirrored else batch["pixel_values"], precision
+            ),
             options,
             description=f"features of {name}",
             precision=precision,

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 MAX_LEARNING_RATE = 5e-4  # for Adam on all pre-trained weights; higher ones destroy the pre-trained features
 
 AFFORDABLE_HOURS = 1.0  # for fully fine-tuning on a CPU; above it, --auto chooses a linear probe
+BUDGET_HOURS = 1 / 6  # without --max_hours: for trials and training on a CPU, and for trials on a GPU
+MIN_IMAGES = 30_000  # that a training sees; on 600 hand signs, 40 epochs gained 8 points over 20
+MAX_EPOCHS = 100  # to see as many; VPT (arXiv:2203.12119) trains 100 epochs on 1,000 images
 EXPECTED_MFU = 0.5  # fraction of the matmul rate that a training step reaches (tests/benchmarks/README.md)
 BYTES_PER_WEIGHT = 16  # an fp32 weight, its gradient, and the two moments of AdamW
 SMALL_MODEL = 10e6  # parameters; the choices for small models were tried with 2.7 million
@@ -50,6 +53,7 @@ class Facts:
         gpu_memory: Memory of the GPU in bytes, or None without a GPU.
         strategy: The strategy that flags of the user fix, or None.
         epochs: The number of epochs that the user fixed, or None.
+        max_hours: The hours of training that the user allows, or None.
     """
 
     images: int
@@ -65,6 +69,12 @@ class Facts:
     gpu_memory: int | None = None
     strategy: str | None = None
     epochs: float | None = None
+    max_hours: float | None = None
+
+    @property
+    def budget_hours(self) -> float | None:
+        """Hours for trials and training, or None if the training has no limit."""
+        return BUDGET_HOURS if self.max_hours is None and self.device == "cpu" else self.max_hours
 
     @property
     def images_per_class(self) -> float:
@@ -125,6 +135,7 @@ def gather(args: ModelArguments, training: FineTuningArguments, train: datasets.
         precision=training.precision,
         device=training.device.type,
         gpu_memory=torch.cuda.get_device_properties(0).total_memory if training.device.type == "cuda" else None,
+        max_hours=training.max_hours,
     )
 
 
@@ -155,9 +166,19 @@ def choose(facts: Facts) -> list[Choice]:
 def _epochs(facts: Facts) -> Choice:
     if facts.epochs is not None:
         return Choice("num_train_epochs", facts.epochs, FIXED)
-    per_class = facts.images_per_class
-    epochs = next(count for most, count in ((20, 30), (100, 20), (1000, 10), (float("inf"), 5)) if per_class <= most)
-    return Choice("num_train_epochs", epochs, f"{per_class:.3g} training images per class")
+    wanted, per_class = _wanted_epochs(facts), f"{facts.images} training images, {facts.images_per_class:.3g} per class"
+    hours = facts.hours(wanted)
+    if facts.budget_hours is None or hours <= facts.budget_hours:
+        return Choice("num_train_epochs", wanted, per_class)
+    least = 1 if facts.max_hours is not None else -(-wanted // 2)  # with --max_hours, a longer training is cut off
+    fitting = max(least, int(wanted * facts.budget_hours / hours))
+    return Choice("num_train_epochs", fitting, f"{per_class}, for which {wanted} would take about {60 * hours:.2g} min")
+
+
+def _wanted_epochs(facts: Facts) -> int:
+    lengths = ((20, 30), (100, 20), (1000, 10), (float("inf"), 5))
+    by_class = next(epochs for most, epochs in lengths if facts.images_per_class <= most)
+    return max(by_class, min(-(-MIN_IMAGES // facts.images), MAX_EPOCHS))
 
 
 def _evaluations(epochs: float) -> Iterator[Choice]:
@@ -171,17 +192,18 @@ def _evaluations(epochs: float) -> Iterator[Choice]:
 def _strategy(facts: Facts, epochs: float) -> Choice:
     if facts.strategy is not None:
         return Choice("strategy", facts.strategy, FIXED)
-    hours = facts.hours(epochs)
+    wanted = facts.epochs or _wanted_epochs(facts)
+    hours = facts.hours(wanted)
     if facts.from_scratch:
         return Choice("strategy", "full", "random weights have to be trained completely")
     if facts.device == "cpu" and hours > AFFORDABLE_HOURS:
         return Choice(
-            "strategy", "head", f"fully fine-tuning for {epochs:g} epochs would take about {hours:.2g} h here"
+            "strategy", "head", f"fully fine-tuning for {wanted:g} epochs would take about {hours:.2g} h here"
         )
     need = BYTES_PER_WEIGHT * facts.parameters
     if facts.gpu_memory is not None and need > facts.gpu_memory / 2 and not facts.convolutional:
         return Choice("strategy", "lora", f"AdamW on all weights would need {need / 1e9:.3g} GB of GPU memory")
-    return Choice("strategy", "full", f"about {60 * hours:.2g} min on this machine")
+    return Choice("strategy", "full", f"about {60 * facts.hours(epochs):.2g} min on this machine")
 
 
 def _batch(facts: Facts) -> Iterator[Choice]:

@@ -11,7 +11,8 @@ from pipeline.config import CommandLine
 from pipeline.data.report import LoadedSplits
 from pipeline.selection import auto, trials
 from pipeline.selection.candidates import Candidate, Correct, candidates, resolutions
-from pipeline.selection.frozen import fit_probes
+from pipeline.selection.frozen import FrozenProbe, fit_probes
+from pipeline.selection.mirror import choose_hflip
 from pipeline.selection.settings import read_settings
 from pipeline.selection.trials import Trial
 
@@ -21,6 +22,7 @@ Try = Callable[[Settings, LoadedSplits, int], Correct]
 """Trains with settings for a number of epochs; returns which validation images are classified correctly."""
 
 _FIXED = {"max_steps", "streaming"}  # flags of the user with which a shorter training is another one
+_FEWEST_TRIALS = 2  # fewer compare nothing
 _MIN_VALIDATION = 50  # images; with fewer, the standard error of a difference is 5 points or more
 
 
@@ -52,15 +54,31 @@ def choose_settings(line: CommandLine, splits: LoadedSplits, *, attempt: Try) ->
     """
     facts, choices = _choose_by_rules(line, _gather(read_settings(line), splits))
     values = {choice.flag: choice.value for choice in choices}
+    line = _apply(line, values, choices)
+    settings = read_settings(line)
+    if settings.strategy.strategy == "head":
+        return Chosen(settings, line.chosen)
+    if (images := len(splits["validation"])) < _MIN_VALIDATION:
+        logger.info("auto: no trials: %d validation images cannot tell settings apart", images)
+        return Chosen(settings, line.chosen)
+    probes = [] if facts.from_scratch else fit_probes(splits, settings)
+    fixed = "hflip" in settings.given or settings.images.augmentation == "none"
+    if probes and not fixed and (choice := choose_hflip(probes[0], splits, settings)) is not None:
+        values |= {choice.flag: choice.value}
+        line = _apply(line, values, [choice])
+    line, tried = _try_candidates(line, facts, values, probes, splits, attempt)
+    return Chosen(read_settings(line), line.chosen, tried)
+
+
+def _apply(line: CommandLine, values: Mapping[str, object], choices: Sequence[auto.Choice]) -> CommandLine:
+    """Return the call with those values that do not conflict with a flag of the user, and log the choices."""
     kept = config.choices_that_fit(line, values)
     for choice in choices:
         if choice.flag in line.given and choice.reason == auto.FIXED:
             continue
         overridden = choice.flag in line.given or choice.word not in kept
         logger.info("auto: %s%s", choice, " (overridden)" if overridden else "")
-    line = dataclasses.replace(line, chosen=kept)
-    line, tried = _try_candidates(line, facts, values, splits, attempt)
-    return Chosen(read_settings(line), line.chosen, tried)
+    return dataclasses.replace(line, chosen=kept)
 
 
 def _choose_by_rules(line: CommandLine, facts: auto.Facts) -> tuple[auto.Facts, list[auto.Choice]]:
@@ -87,32 +105,33 @@ def _gather(settings: Settings, splits: LoadedSplits) -> auto.Facts:
 
 
 def _try_candidates(
-    line: CommandLine, facts: auto.Facts, values: Mapping[str, object], splits: LoadedSplits, attempt: Try
+    line: CommandLine,
+    facts: auto.Facts,
+    values: Mapping[str, object],
+    probes: Sequence[FrozenProbe],
+    splits: LoadedSplits,
+    attempt: Try,
 ) -> tuple[CommandLine, Sequence[Trial]]:
     """Return the call with the settings that are best in the trials, and the trials."""
     settings = read_settings(line)
-    if (reason := _why_not(settings, splits)) is not None:
-        if reason:
-            logger.info("auto: no trials: %s", reason)
-        return line, []
-    probes = [] if facts.from_scratch else fit_probes(splits, settings)
     usable = [each for each in candidates(facts, values, probes) if (_with(line, values, each)) is not None]
-    epochs = trials.trial_epochs(int(settings.trainer.num_train_epochs))
-    hours, limit = facts.hours(epochs), settings.trainer.max_hours
-    budget = trials.BUDGET_HOURS if limit is None else limit / 2
-    if len(usable) < 2:
-        logger.info("auto: no trials: your flags fix everything that would be compared")
+    length = settings.trainer.num_train_epochs
+    epochs = trials.trial_epochs(max(1, int(length)))
+    if (reason := _why_no_trials(settings)) is not None or len(usable) < 2:
+        logger.info("auto: no trials: %s", reason or "your flags fix everything that would be compared")
         return line, []
-    if 2 * hours > budget:
-        logger.info("auto: no trials: two of %d epochs would take longer than %.2g minutes", epochs, 60 * budget)
+    hours, reserved = (auto.BUDGET_HOURS, 0.0) if facts.budget_hours is None else (facts.budget_hours, length / epochs)
+    if (_FEWEST_TRIALS + reserved) * facts.hours(epochs) > hours:
+        training = " and the training" if reserved else ""
+        logger.info("auto: no trials: two of %d epochs%s would take over %.2g minutes", epochs, training, 60 * hours)
         return _choose_resolution(line, values, usable, resolutions(facts, probes)), []
 
-    def measure(candidate: Candidate, length: int) -> Correct:
+    def measure(candidate: Candidate, epochs: int) -> Correct:
         changed = _with(line, values, candidate)
         assert changed is not None
-        return attempt(read_settings(changed), splits, length)
+        return attempt(read_settings(changed), splits, epochs)
 
-    best, tried = trials.compare(usable, epochs, measure, budget_seconds=3600 * budget)
+    best, tried = trials.compare(usable, epochs, measure, budget_seconds=3600 * hours, reserved=reserved)
     logger.info("auto: %d trials chose %s", len(tried), _describe(best))
     changed = _with(line, values, best)
     assert changed is not None
@@ -137,17 +156,12 @@ def _choose_resolution(
     return changed
 
 
-def _why_not(settings: Settings, splits: LoadedSplits) -> str | None:
-    """Return why nothing is tried; empty if that needs no log line, and None if trials make sense."""
-    if settings.strategy.strategy == "head":
-        return ""
+def _why_no_trials(settings: Settings) -> str | None:
+    """Return why nothing is tried, or None if trials make sense."""
     if fixed := sorted(_FIXED & settings.given):
         return f"--{fixed[0]} fixes the length of the training"
     if distributed.world_size() > distributed.local_world_size():
         return "the processes are on several machines"
-    images = len(splits["validation"])
-    if images < _MIN_VALIDATION:
-        return f"{images} validation images cannot tell settings apart"
     return None
 
 

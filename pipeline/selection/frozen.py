@@ -87,7 +87,7 @@ def fit_probes(splits: LoadedSplits, settings: Settings, *, only_higher: bool = 
     sizes = [settings.model.image_size if size_is_fixed else None]
     for place, size in enumerate(sizes):  # the higher ones are appended when the network is known
         try:
-            classifier = _build(splits, settings, size)
+            classifier = build(splits, settings, size)
             if not place and not size_is_fixed:
                 sizes += distributed.broadcast(_higher_sizes(classifier, splits, settings))
             if place or not only_higher:
@@ -117,7 +117,7 @@ def propose(classifier: ImageClassifier, splits: LoadedSplits, settings: Setting
     nearest = max(probes, key=lambda each: each.neighbors[1])
 
     def accept() -> ImageClassifier:
-        network = _build(splits, settings, best.requested)
+        network = build(splits, settings, best.requested)
         install_head(network, best.probe)
         return network
 
@@ -133,7 +133,8 @@ def propose(classifier: ImageClassifier, splits: LoadedSplits, settings: Setting
     return Proposal(description, before, best.accuracy, accept, results)
 
 
-def _build(splits: LoadedSplits, settings: Settings, size: int | None) -> ImageClassifier:
+def build(splits: LoadedSplits, settings: Settings, size: int | None) -> ImageClassifier:
+    """Return the checkpoint with an untrained head, at a resolution in pixels or at its own."""
     names = splits["train"].features["label"].names
     model = dataclasses.replace(settings.model, image_size=size)
     classifier = build_classifier(model, class_names=names, seed=settings.trainer.seed)

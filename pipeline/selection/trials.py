@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 Measure = Callable[[Candidate, int], Correct]
 """Trains a candidate for a number of epochs."""
 
-BUDGET_HOURS = 1 / 6  # for all trials, without --max_hours
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -50,13 +48,28 @@ class Trial:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class _Budget:
+    seconds: float
+    reserved: float
+
+    def allows_another(self, trials: Sequence[float]) -> bool:
+        """Return whether another trial fits after those that took these seconds."""
+        return sum(trials) + (1 + self.reserved) * max(trials, default=0.0) <= self.seconds
+
+
 def trial_epochs(epochs: int) -> int:
     """Return the length of a trial for a training of that many epochs."""
     return -(-epochs // 2)
 
 
 def compare(
-    contenders: Sequence[Candidate], epochs: int, measure: Measure, *, budget_seconds: float = math.inf
+    contenders: Sequence[Candidate],
+    epochs: int,
+    measure: Measure,
+    *,
+    budget_seconds: float = math.inf,
+    reserved: float = 0.0,
 ) -> tuple[Candidate, list[Trial]]:
     """Return the best candidate, and all trials.
 
@@ -68,29 +81,30 @@ def compare(
             dropped, with a log line.
         epochs: Length of the trials.
         measure: Trains a candidate. All ranks must call it, and get the same.
-        budget_seconds: Seconds for all trials.
+        budget_seconds: Seconds for all trials, and for what is reserved.
+        reserved: How many times the seconds of the slowest trial are left for the training.
 
     Raises:
         PipelineError: If the first candidate cannot be trained.
     """
     trials = list[Trial]()
-    results = _try_all(contenders, epochs, measure, trials, budget_seconds)
+    budget = _Budget(budget_seconds, reserved)
+    results = _try_all(contenders, epochs, measure, trials, budget)
     if (both := _combination(results)) is not None:
-        results += _try_all([both], epochs, measure, trials, budget_seconds)
+        results += _try_all([both], epochs, measure, trials, budget)
     chosen = cheapest_of_the_best(results)
     return chosen, [replace(trial, chosen=trial.candidate == chosen.name) for trial in trials]
 
 
 def _try_all(
-    contenders: Sequence[Candidate], epochs: int, measure: Measure, trials: list[Trial], budget_seconds: float
+    contenders: Sequence[Candidate], epochs: int, measure: Measure, trials: list[Trial], budget: "_Budget"
 ) -> list[tuple[Candidate, Correct]]:
     """Train the candidates as long as the budget lasts, append their trials, and return the results."""
     results: list[tuple[Candidate, Correct]] = []
     for candidate in contenders:
-        spent = sum(trial.seconds for trial in trials)
-        slowest = max((trial.seconds for trial in trials), default=0.0)
-        if distributed.broadcast(spent + slowest > budget_seconds):  # clocks of ranks differ
-            logger.info("auto: no more trials, because %.0f s of %.0f s are spent", spent, budget_seconds)
+        if distributed.broadcast(not budget.allows_another([trial.seconds for trial in trials])):  # clocks differ
+            spent = sum(trial.seconds for trial in trials)
+            logger.info("auto: no more trials: %.0f s of %.0f s are spent", spent, budget.seconds)
             break
         start = time.monotonic()
         try:
@@ -123,11 +137,11 @@ def _combination(results: Sequence[tuple[Candidate, Correct]]) -> Candidate | No
 def cheapest_of_the_best(results: Sequence[tuple[Candidate, Correct]]) -> Candidate:
     """Return the cheapest candidate within one standard error of the best one, and the first of several."""
     best = max(results, key=lambda each: each[1].mean())[1]
-    close = [each for each, correct in results if best.mean() - correct.mean() <= _standard_error(best, correct)]
+    close = [each for each, correct in results if best.mean() - correct.mean() <= standard_error(best, correct)]
     return min(close, key=lambda each: each.cost)
 
 
-def _standard_error(one: Correct, other: Correct) -> float:
+def standard_error(one: Correct, other: Correct) -> float:
     """Return the standard error of the difference between two accuracies on the same images."""
     difference = one.astype(np.float64) - other
     return float(difference.std() / math.sqrt(len(difference)))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.arguments.settings import GROUPS
-from pipeline.selection.auto import Choice, Facts, choose
+from pipeline.selection.auto import EXPECTED_MFU, Choice, Facts, choose
 
 FLAGS = {f.name for group in GROUPS for f in dataclasses.fields(group)}
 
@@ -59,11 +59,35 @@ def test_random_weights_are_trained_completely() -> None:
 
 
 def test_more_images_get_fewer_epochs_and_stronger_augmentation() -> None:
-    epochs = [int(str(chosen(images=102 * n)["num_train_epochs"].value)) for n in (10, 50, 500, 5000)]
-    assert epochs == sorted(epochs, reverse=True)
-    assert len(set(epochs)) == 4
+    epochs = [chosen(images=102 * n)["num_train_epochs"].value for n in (2, 5, 10, 50, 500, 5000)]
+    assert epochs == [100, 59, 30, 20, 10, 5]
     assert chosen()["augmentation"].value == "basic"
     assert chosen(images=102_000)["augmentation"].value == "trivial"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "max_hours", "epochs"),
+    [
+        (9, None, 30),
+        (15, None, 20),
+        (40, None, 15),  # not less than half, although that takes 20 minutes
+        (40, 1.0, 30),
+        (60, 0.1, 3),  # a longer training would be cut off
+        (60, 1e-4, 1),
+    ],
+)
+def test_a_training_on_a_cpu_is_shortened_to_its_budget(minutes: float, max_hours: float | None, epochs: int) -> None:
+    rate = 30 * BASE.images * BASE.step_flops / EXPECTED_MFU / (60 * minutes)
+    cpu = {"device": "cpu", "gpu_memory": None, "flops_per_second": rate, "max_hours": max_hours}
+    assert chosen(**cpu)["num_train_epochs"].value == epochs
+    assert ("would take about" in chosen(**cpu)["num_train_epochs"].reason) == (epochs < 30)
+    assert chosen(**cpu, epochs=12)["num_train_epochs"].value == 12
+
+
+def test_a_training_on_a_gpu_is_shortened_only_by_max_hours() -> None:
+    rate = 30 * BASE.images * BASE.step_flops / EXPECTED_MFU / 3600
+    assert chosen(flops_per_second=rate)["num_train_epochs"].value == 30
+    assert chosen(flops_per_second=rate, max_hours=0.5)["num_train_epochs"].value == 15
 
 
 def test_a_long_training_is_scored_ten_times_and_a_short_one_after_each_epoch() -> None:

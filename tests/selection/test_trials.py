@@ -95,10 +95,18 @@ def test_a_candidate_that_the_network_does_not_support_is_left_out(caplog: pytes
 
 
 @pytest.mark.parametrize(
-    ("minutes", "chosen", "calls"), [(5, RULES, 1), (39, GENTLE, 3), (50, LARGE, 5), (60, LARGE, 6)]
+    ("minutes", "reserved", "chosen", "calls"),
+    [
+        (5, 0, RULES, 1),
+        (39, 0, GENTLE, 3),
+        (50, 0, LARGE, 5),
+        (60, 0, LARGE, 6),
+        (59, 2, GENTLE, 3),  # 20 minutes are left for the training
+        (70, 2, LARGE, 5),
+    ],
 )
 def test_no_trial_is_begun_that_would_exceed_the_budget(
-    monkeypatch: pytest.MonkeyPatch, minutes: int, chosen: Candidate, calls: int
+    monkeypatch: pytest.MonkeyPatch, minutes: int, reserved: int, chosen: Candidate, calls: int
 ) -> None:
     measure, clock = Measured({"gentle": 0.7, "large": 0.9}), [0.0]
 
@@ -107,7 +115,7 @@ def test_no_trial_is_begun_that_would_exceed_the_budget(
         return measure(candidate, epochs)
 
     monkeypatch.setattr("pipeline.selection.trials.time.monotonic", lambda: clock[0])
-    best, tried = compare(ALL, 10, slow, budget_seconds=60 * minutes)
+    best, tried = compare(ALL, 10, slow, budget_seconds=60 * minutes, reserved=reserved)
     assert best is chosen
     assert len(measure.calls) == calls == len(tried)
     assert sum(trial.chosen for trial in tried) == 1
