@@ -87,9 +87,7 @@ def _adapters(facts: Facts, chosen: Mapping[str, object]) -> Iterator[Candidate]
 
 def _training(chosen: Mapping[str, object]) -> Iterator[Candidate]:
     # Horizontal flips and small crops change what some images mean: digits, letters, left and right.
-    if chosen.get("hflip") == 0:
-        yield Candidate("larger crops", {"crop_scale": 0.7})
-    else:
+    if chosen.get("hflip") != 0:
         yield Candidate("no flips, larger crops", {"hflip": 0.0, "crop_scale": 0.7})
     if isinstance(rate := chosen.get("learning_rate"), float):
         gentle: dict[str, object] = {"learning_rate": rate / 4}

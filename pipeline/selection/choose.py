@@ -12,7 +12,7 @@ from pipeline.data.report import LoadedSplits
 from pipeline.selection import auto, trials
 from pipeline.selection.candidates import Candidate, Correct, candidates, resolutions
 from pipeline.selection.frozen import FrozenProbe, fit_probes
-from pipeline.selection.mirror import choose_hflip
+from pipeline.selection.mirror import choose_without_flips
 from pipeline.selection.settings import read_settings
 from pipeline.selection.trials import Trial
 
@@ -63,9 +63,10 @@ def choose_settings(line: CommandLine, splits: LoadedSplits, *, attempt: Try) ->
         return Chosen(settings, line.chosen)
     probes = [] if facts.from_scratch else fit_probes(splits, settings)
     fixed = "hflip" in settings.given or settings.images.augmentation == "none"
-    if probes and not fixed and (choice := choose_hflip(probes[0], splits, settings)) is not None:
-        values |= {choice.flag: choice.value}
-        line = _apply(line, values, [choice])
+    if probes and not fixed:
+        found = choose_without_flips(probes[0], splits, settings)
+        values |= {choice.flag: choice.value for choice in found}
+        line = _apply(line, values, found)
     line, tried = _try_candidates(line, facts, values, probes, splits, attempt)
     return Chosen(read_settings(line), line.chosen, tried)
 

@@ -15,7 +15,7 @@ from pipeline.models.build import build_classifier
 from pipeline.models.inference import LoaderOptions
 from pipeline.probing.features import extract
 from pipeline.selection.frozen import fit_probes
-from pipeline.selection.mirror import choose_hflip
+from pipeline.selection.mirror import choose_without_flips
 from tests.conftest import save_vit
 
 
@@ -43,13 +43,11 @@ def test_flips_are_not_used_only_if_they_exchange_classes(tmp_path: Path, sided:
     settings = save_images(tmp_path, sided=sided)
     splits = load_splits(settings.data)
     probe = fit_probes(splits, settings)[0]
-    choice = choose_hflip(probe, splits, settings)
+    choices = choose_without_flips(probe, splits, settings)
+    assert [choice.word for choice in choices] == (["--hflip=0.0", "--crop_scale=0.7"] if sided else [])
     if sided:
-        assert choice is not None
-        assert str(choice).startswith("--hflip 0.0: a linear probe recognizes 100.0% of validation, and ")
-        assert float(choice.reason.split("and ")[1].split("%")[0]) < 30
-    else:
-        assert choice is None
+        assert choices[0].reason.startswith("a linear probe recognizes 100.0% of validation, and ")
+        assert float(choices[0].reason.split("and ")[1].split("%")[0]) < 30
 
 
 def test_mirrored_features_are_those_of_mirrored_images(tmp_path: Path) -> None:
