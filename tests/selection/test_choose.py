@@ -1,17 +1,19 @@
 """How `--auto` combines its rules with the flags of the user."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 
 from pipeline import config
 from pipeline.arguments.settings import Settings
+from pipeline.data.report import LoadedSplits
 from pipeline.data.sources import load_splits
 from pipeline.selection import auto
-from pipeline.selection.candidates import candidates, resolutions
+from pipeline.selection.candidates import Correct, candidates, resolutions
 from pipeline.selection.choose import _choose_resolution, _with, choose_settings
 from pipeline.selection.settings import read_settings
 from tests.selection.test_candidates import SMALL, probe
@@ -66,6 +68,36 @@ def test_the_expected_time_is_that_of_the_epochs_of_the_user(
     caplog.set_level("INFO", logger="pipeline")
     settings_of(monkeypatch, photos, tiny_vit, ["--num_train_epochs=60000"], machine="fast")
     assert "auto: --strategy full: about 1 min on this machine" in caplog.text
+
+
+@pytest.mark.parametrize(("minutes", "tried"), [(6, False), (4, True)])
+def test_trials_use_the_time_that_the_training_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+    make_folder: Callable[..., Path],
+    tiny_vit: Path,
+    minutes: float,
+    tried: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    photos = make_folder(train=12, validation=20, test=4)
+    words = ["--auto", f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", "--output_dir=nowhere"]
+    line = config.read_command_line("train", [*words, "--num_train_epochs=40", "--dataloader_num_workers=0"])
+    splits = load_splits(read_settings(line).data)
+    facts = auto.gather(read_settings(line).model, read_settings(line).trainer, splits["train"])
+    work = 40 * len(splits["train"]) * facts.step_flops / auto.EXPECTED_MFU
+    cpu = dataclasses.replace(facts, device="cpu", gpu_memory=None, flops_per_second=work / (60 * minutes))
+    monkeypatch.setattr(auto, "gather", lambda *_: cpu)
+    lengths = []
+
+    def attempt(_: Settings, __: LoadedSplits, epochs: int) -> Correct:
+        lengths.append(epochs)
+        return np.zeros(len(splits["validation"]), dtype=bool)
+
+    chosen = choose_settings(line, splits, attempt=attempt)
+    assert len(chosen.trials) == len(lengths)
+    assert set(lengths) == ({20} if tried else set())
+    assert ("auto: no trials: two of 20 epochs and the training would take over 10 minutes" in caplog.text) != tried
 
 
 @pytest.mark.parametrize(
