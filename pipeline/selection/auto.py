@@ -54,6 +54,7 @@ class Facts:
         strategy: The strategy that flags of the user fix, or None.
         epochs: The number of epochs that the user fixed, or None.
         max_hours: The hours of training that the user allows, or None.
+        validation_images: Number of validation images.
     """
 
     images: int
@@ -70,6 +71,7 @@ class Facts:
     strategy: str | None = None
     epochs: float | None = None
     max_hours: float | None = None
+    validation_images: int = 0
 
     @property
     def budget_hours(self) -> float | None:
@@ -87,8 +89,9 @@ class Facts:
         return self.parameters < SMALL_MODEL
 
     def hours(self, epochs: float) -> float:
-        """Return the expected hours of fully fine-tuning."""
-        return epochs * self.images * self.step_flops / (EXPECTED_MFU * self.flops_per_second) / 3600
+        """Return the expected hours of fully fine-tuning, with its evaluations."""
+        scored = min(epochs, EVALUATIONS) * self.validation_images / 3  # the forward pass is a third of a step
+        return (epochs * self.images + scored) * self.step_flops / (EXPECTED_MFU * self.flops_per_second) / 3600
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Choice:
         return f"--{self.flag} {self.value}: {self.reason}"
 
 
-def gather(args: ModelArguments, training: FineTuningArguments, train: datasets.Dataset) -> Facts:
+def gather(args: ModelArguments, training: FineTuningArguments, splits: datasets.DatasetDict) -> Facts:
     """Return the facts about the images, the network and the machine. The weights are not read.
 
     Raises:
@@ -124,8 +127,8 @@ def gather(args: ModelArguments, training: FineTuningArguments, train: datasets.
         network = AutoModelForImageClassification.from_config(config)
     modules = [name.lower() for name, _ in network.named_modules()]
     return Facts(
-        images=len(train),
-        classes=len(train.features["label"].names),
+        images=len(splits["train"]),
+        classes=len(splits["train"].features["label"].names),
         parameters=sum(weight.numel() for weight in network.parameters()),
         convolutional=not any("attention" in module or "attn" in module for module in modules),
         from_scratch=args.from_scratch,
@@ -136,6 +139,7 @@ def gather(args: ModelArguments, training: FineTuningArguments, train: datasets.
         device=training.device.type,
         gpu_memory=torch.cuda.get_device_properties(0).total_memory if training.device.type == "cuda" else None,
         max_hours=training.max_hours,
+        validation_images=len(splits["validation"]),
     )
 
 

@@ -98,7 +98,7 @@ def _choose_by_rules(line: CommandLine, facts: auto.Facts) -> tuple[auto.Facts, 
 def _gather(settings: Settings, splits: LoadedSplits) -> auto.Facts:
     """Return the facts of rank 0, because the machine of another rank may measure another speed."""
     with distributed.fail_together():
-        facts = auto.gather(settings.model, settings.trainer, splits["train"])
+        facts = auto.gather(settings.model, settings.trainer, splits)
         if "strategy" in settings.given:
             facts = dataclasses.replace(facts, strategy=settings.strategy.strategy)
         if "num_train_epochs" in settings.given:

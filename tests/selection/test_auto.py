@@ -84,6 +84,13 @@ def test_a_training_on_a_cpu_is_shortened_to_its_budget(minutes: float, max_hour
     assert chosen(**cpu, epochs=12)["num_train_epochs"].value == 12
 
 
+def test_evaluations_count_as_a_third_of_the_training_on_as_many_images() -> None:
+    alone = dataclasses.replace(BASE, validation_images=0)
+    same = dataclasses.replace(BASE, validation_images=BASE.images)
+    assert same.hours(5) == pytest.approx(4 / 3 * alone.hours(5))  # after each epoch
+    assert same.hours(40) == pytest.approx((40 + 10 / 3) / 40 * alone.hours(40))  # ten times
+
+
 def test_a_training_on_a_gpu_is_shortened_only_by_max_hours() -> None:
     rate = 30 * BASE.images * BASE.step_flops / EXPECTED_MFU / 3600
     assert chosen(flops_per_second=rate)["num_train_epochs"].value == 30

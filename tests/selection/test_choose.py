@@ -28,7 +28,7 @@ def settings_of(
     words = ["--auto", f"--model_name_or_path={model}", f"--dataset_name={photos}", "--output_dir=nowhere", *flags]
     line = config.read_command_line("train", words)
     splits = load_splits(read_settings(line).data)
-    facts = auto.gather(read_settings(line).model, read_settings(line).trainer, splits["train"])
+    facts = auto.gather(read_settings(line).model, read_settings(line).trainer, splits)
     work = len(splits["train"]) * facts.step_flops / auto.EXPECTED_MFU
     monkeypatch.setattr(auto, "matmul_rate", lambda *_: work / SECONDS_PER_EPOCH[machine])
 
@@ -70,7 +70,7 @@ def test_the_expected_time_is_that_of_the_epochs_of_the_user(
     assert "auto: --strategy full: about 1 min on this machine" in caplog.text
 
 
-@pytest.mark.parametrize(("minutes", "tried"), [(6, False), (4, True)])
+@pytest.mark.parametrize(("minutes", "tried"), [(6, False), (3, True)])
 def test_trials_use_the_time_that_the_training_leaves(
     monkeypatch: pytest.MonkeyPatch,
     make_folder: Callable[..., Path],
@@ -84,7 +84,7 @@ def test_trials_use_the_time_that_the_training_leaves(
     words = ["--auto", f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", "--output_dir=nowhere"]
     line = config.read_command_line("train", [*words, "--num_train_epochs=40", "--dataloader_num_workers=0"])
     splits = load_splits(read_settings(line).data)
-    facts = auto.gather(read_settings(line).model, read_settings(line).trainer, splits["train"])
+    facts = auto.gather(read_settings(line).model, read_settings(line).trainer, splits)
     work = 40 * len(splits["train"]) * facts.step_flops / auto.EXPECTED_MFU
     cpu = dataclasses.replace(facts, device="cpu", gpu_memory=None, flops_per_second=work / (60 * minutes))
     monkeypatch.setattr(auto, "gather", lambda *_: cpu)
