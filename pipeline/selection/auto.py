@@ -26,7 +26,7 @@ MAX_LEARNING_RATE = 5e-4  # for Adam on all pre-trained weights; higher ones des
 
 AFFORDABLE_HOURS = 1.0  # for fully fine-tuning on a CPU; above it, --auto chooses a linear probe
 BUDGET_HOURS = 1 / 6  # without --max_hours: for trials and training on a CPU, and for trials on a GPU
-MIN_IMAGES = 30_000  # that a training sees; on 600 hand signs, 40 epochs gained 8 points over 20
+MIN_IMAGES = 30_000  # that a training sees; on 600 hand signs, 40 epochs gained 4 and 8 points over 20
 MAX_EPOCHS = 100  # to see as many; VPT (arXiv:2203.12119) trains 100 epochs on 1,000 images
 EXPECTED_MFU = 0.5  # fraction of the matmul rate that a training step reaches (tests/benchmarks/README.md)
 BYTES_PER_WEIGHT = 16  # an fp32 weight, its gradient, and the two moments of AdamW
