@@ -116,7 +116,7 @@ def _fits(model: nn.Module, shape: torch.Size, device: torch.device, memory: Tra
             # Stands for the memory that the optimizer allocates in its first step.
             optimizer_state = torch.empty(memory.copies, trained, device=device)
             for _ in range(2):
-                _forward_backward(model, torch.zeros(shape, device=device), DTYPES[memory.precision])
+                forward_backward(model, torch.zeros(shape, device=device), DTYPES[memory.precision])
             del optimizer_state
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -125,7 +125,8 @@ def _fits(model: nn.Module, shape: torch.Size, device: torch.device, memory: Tra
     return True
 
 
-def _forward_backward(model: nn.Module, pixels: Tensor, dtype: torch.dtype) -> None:
+def forward_backward(model: nn.Module, pixels: Tensor, dtype: torch.dtype) -> None:
+    """Run the forward and the backward pass of a batch, without labels."""
     with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits: Any = model(pixel_values=pixels).logits
     logits.float().logsumexp(dim=-1).mean().backward()

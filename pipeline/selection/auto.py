@@ -11,14 +11,13 @@ import datasets
 import torch
 from transformers import AutoModelForImageClassification
 
-from pipeline import hub
+from pipeline import distributed, hub
 from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.settings import Settings
 from pipeline.arguments.trainer import FineTuningArguments
 from pipeline.models import resolution
 from pipeline.models.checkpoint import is_timm, read_config
-from pipeline.performance import flops
-from pipeline.performance.matmul import matmul_rate
+from pipeline.performance.step_time import BYTES_PER_WEIGHT, expected_image_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +27,8 @@ AFFORDABLE_HOURS = 1.0  # for fully fine-tuning on a CPU; above it, --auto choos
 BUDGET_HOURS = 1 / 6  # without --max_hours: for trials and training on a CPU, and for trials on a GPU
 MIN_IMAGES = 30_000  # that a training sees; on 600 hand signs, 40 epochs gained 4 and 8 points over 20
 MAX_EPOCHS = 100  # to see as many; VPT (arXiv:2203.12119) trains 100 epochs on 1,000 images
-EXPECTED_MFU = 0.5  # fraction of the matmul rate that a training step reaches (tests/benchmarks/README.md)
-BYTES_PER_WEIGHT = 16  # an fp32 weight, its gradient, and the two moments of AdamW
 SMALL_MODEL = 10e6  # parameters; the choices for small models were tried with 2.7 million
-EVALUATIONS = 10  # during training; with few images, one costs half as much as an epoch of training
+EVALUATIONS = 5  # during training; with few images, one costs half as much as an epoch of training
 FIXED = "your flags fix it"
 
 
@@ -46,8 +43,7 @@ class Facts:
         convolutional: Whether the network has no attention.
         from_scratch: Whether it starts from random weights.
         image_size: Input resolution in pixels, or None if it is fixed.
-        step_flops: FLOPs of training on one image.
-        flops_per_second: Matmul rate of the machine in the precision below.
+        image_seconds: Expected seconds of training on one image, divided by the number of processes.
         precision: Precision of training.
         device: Type of the device.
         gpu_memory: Memory of the GPU in bytes, or None without a GPU.
@@ -63,8 +59,7 @@ class Facts:
     convolutional: bool
     from_scratch: bool
     image_size: int | None
-    step_flops: float
-    flops_per_second: float
+    image_seconds: float
     precision: str
     device: str
     gpu_memory: int | None = None
@@ -91,7 +86,7 @@ class Facts:
     def hours(self, epochs: float) -> float:
         """Return the expected hours of fully fine-tuning, with its evaluations."""
         scored = min(epochs, EVALUATIONS) * self.validation_images / 3  # the forward pass is a third of a step
-        return (epochs * self.images + scored) * self.step_flops / (EXPECTED_MFU * self.flops_per_second) / 3600
+        return (epochs * self.images + scored) * self.image_seconds / 3600
 
 
 @dataclass(frozen=True)
@@ -133,8 +128,14 @@ def gather(args: ModelArguments, training: FineTuningArguments, splits: datasets
         convolutional=not any("attention" in module or "attn" in module for module in modules),
         from_scratch=args.from_scratch,
         image_size=None if is_timm(config) else size,
-        step_flops=float(flops.training_flops(network, (size, size)) or 0),
-        flops_per_second=matmul_rate(training.device, training.precision),
+        image_seconds=expected_image_seconds(
+            lambda: AutoModelForImageClassification.from_config(config),
+            network,
+            (size, size),
+            device=training.device,
+            precision=training.precision,
+        )
+        / distributed.world_size(),
         precision=training.precision,
         device=training.device.type,
         gpu_memory=torch.cuda.get_device_properties(0).total_memory if training.device.type == "cuda" else None,
@@ -243,6 +244,7 @@ def _learning_rates(facts: Facts, strategy: str) -> Iterator[Choice]:
 def _images(facts: Facts) -> Iterator[Choice]:
     if facts.image_size is not None:
         yield Choice("image_size", facts.image_size, "the checkpoint's; a larger one costs its square in time")
+        yield Choice("fixres", True, "random crops enlarge objects: after training, one more resolution is scored")
     if facts.images_per_class > 200:
         yield Choice("augmentation", "trivial", "strong augmentation pays with many images")
     else:

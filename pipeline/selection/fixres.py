@@ -36,7 +36,7 @@ def check(classifier: ImageClassifier) -> None:
 
 
 def propose(classifier: ImageClassifier, splits: datasets.DatasetDict, settings: Settings) -> Proposal | None:
-    """Propose the network at 8/7 of its resolution; None, with a warning, if it does not support that.
+    """Propose the network at 8/7 of its resolution; None, with a log line, if it does not support that.
 
     Raises:
         BadImageError: If an image cannot be read.
@@ -47,8 +47,12 @@ def propose(classifier: ImageClassifier, splits: datasets.DatasetDict, settings:
     try:
         candidate = _at_resolution(classifier, larger)
     except PipelineError:
-        logger.warning(
-            "--fixres: %s does not support %d px input; keeping %d px", family(classifier.model.config), larger, size
+        logger.log(
+            logging.WARNING if "fixres" in settings.given else logging.INFO,  # --auto chooses it too
+            "--fixres: %s does not support %d px input; keeping %d px",
+            family(classifier.model.config),
+            larger,
+            size,
         )
         return None
     options = LoaderOptions.of(settings.trainer)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.arguments.settings import GROUPS
-from pipeline.selection.auto import EXPECTED_MFU, Choice, Facts, choose
+from pipeline.selection.auto import Choice, Facts, choose
 
 FLAGS = {f.name for group in GROUPS for f in dataclasses.fields(group)}
 
@@ -18,8 +18,7 @@ BASE = Facts(
     convolutional=False,
     from_scratch=False,
     image_size=224,
-    step_flops=105e9,
-    flops_per_second=400e12,
+    image_seconds=1 / 2000,
     precision="bf16",
     device="cuda",
     gpu_memory=40 * 10**9,
@@ -30,7 +29,7 @@ def chosen(**changes: Any) -> dict[str, Choice]:
     return {choice.flag: choice for choice in choose(dataclasses.replace(BASE, **changes))}
 
 
-@pytest.mark.parametrize("changes", [{}, {"device": "cpu", "gpu_memory": None, "flops_per_second": 3e11}])
+@pytest.mark.parametrize("changes", [{}, {"device": "cpu", "gpu_memory": None, "image_seconds": 0.7}])
 def test_each_choice_is_a_flag_with_a_reason_in_one_line(changes: dict[str, Any]) -> None:
     for choice in chosen(**changes).values():
         assert choice.flag in FLAGS
@@ -41,10 +40,10 @@ def test_each_choice_is_a_flag_with_a_reason_in_one_line(changes: dict[str, Any]
 
 def test_a_gpu_fine_tunes_all_weights_and_two_cores_fit_a_probe() -> None:
     assert chosen()["strategy"].value == "full"
-    slow = chosen(device="cpu", gpu_memory=None, flops_per_second=3e11)
+    slow = chosen(device="cpu", gpu_memory=None, image_seconds=0.7)
     assert slow["strategy"].value == "head"
     assert "would take about 6 h" in slow["strategy"].reason
-    assert chosen(device="cpu", gpu_memory=None, flops_per_second=3e11, step_flops=2e9)["strategy"].value == "full"
+    assert chosen(device="cpu", gpu_memory=None, image_seconds=0.01)["strategy"].value == "full"
 
 
 def test_a_model_too_large_for_the_memory_gets_adapters() -> None:
@@ -53,7 +52,7 @@ def test_a_model_too_large_for_the_memory_gets_adapters() -> None:
 
 
 def test_random_weights_are_trained_completely() -> None:
-    scratch = chosen(from_scratch=True, device="cpu", gpu_memory=None, flops_per_second=3e11)
+    scratch = chosen(from_scratch=True, device="cpu", gpu_memory=None, image_seconds=0.7)
     assert scratch["strategy"].value == "full"
     assert not {"head_init", "layer_decay"} & scratch.keys()
 
@@ -77,8 +76,8 @@ def test_more_images_get_fewer_epochs_and_stronger_augmentation() -> None:
     ],
 )
 def test_a_training_on_a_cpu_is_shortened_to_its_budget(minutes: float, max_hours: float | None, epochs: int) -> None:
-    rate = 30 * BASE.images * BASE.step_flops / EXPECTED_MFU / (60 * minutes)
-    cpu = {"device": "cpu", "gpu_memory": None, "flops_per_second": rate, "max_hours": max_hours}
+    seconds = 60 * minutes / (30 * BASE.images)
+    cpu = {"device": "cpu", "gpu_memory": None, "image_seconds": seconds, "max_hours": max_hours}
     assert chosen(**cpu)["num_train_epochs"].value == epochs
     assert ("would take about" in chosen(**cpu)["num_train_epochs"].reason) == (epochs < 30)
     assert chosen(**cpu, epochs=12)["num_train_epochs"].value == 12
@@ -88,19 +87,19 @@ def test_evaluations_count_as_a_third_of_the_training_on_as_many_images() -> Non
     alone = dataclasses.replace(BASE, validation_images=0)
     same = dataclasses.replace(BASE, validation_images=BASE.images)
     assert same.hours(5) == pytest.approx(4 / 3 * alone.hours(5))  # after each epoch
-    assert same.hours(40) == pytest.approx((40 + 10 / 3) / 40 * alone.hours(40))  # ten times
+    assert same.hours(40) == pytest.approx((40 + 5 / 3) / 40 * alone.hours(40))  # five times
 
 
 def test_a_training_on_a_gpu_is_shortened_only_by_max_hours() -> None:
-    rate = 30 * BASE.images * BASE.step_flops / EXPECTED_MFU / 3600
-    assert chosen(flops_per_second=rate)["num_train_epochs"].value == 30
-    assert chosen(flops_per_second=rate, max_hours=0.5)["num_train_epochs"].value == 15
+    an_hour = 3600 / (30 * BASE.images)
+    assert chosen(image_seconds=an_hour)["num_train_epochs"].value == 30
+    assert chosen(image_seconds=an_hour, max_hours=0.5)["num_train_epochs"].value == 15
 
 
-def test_a_long_training_is_scored_ten_times_and_a_short_one_after_each_epoch() -> None:
-    long, short = chosen(), chosen(images=102_000)
-    assert [long["num_train_epochs"].value, short["num_train_epochs"].value] == [30, 10]
-    assert (long["eval_steps"].value, long["save_steps"].value) == (0.1, 0.1)
+def test_a_long_training_is_scored_five_times_and_a_short_one_after_each_epoch() -> None:
+    long, short = chosen(), chosen(images=510_000)
+    assert [long["num_train_epochs"].value, short["num_train_epochs"].value] == [30, 5]
+    assert (long["eval_steps"].value, long["save_steps"].value) == (0.2, 0.2)
     assert (long["eval_strategy"].value, long["save_strategy"].value) == ("steps", "steps")
     assert not {"eval_steps", "eval_strategy", "save_steps", "save_strategy"} & short.keys()
 

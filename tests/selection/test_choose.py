@@ -28,9 +28,8 @@ def settings_of(
     words = ["--auto", f"--model_name_or_path={model}", f"--dataset_name={photos}", "--output_dir=nowhere", *flags]
     line = config.read_command_line("train", words)
     splits = load_splits(read_settings(line).data)
-    facts = auto.gather(read_settings(line).model, read_settings(line).trainer, splits)
-    work = len(splits["train"]) * facts.step_flops / auto.EXPECTED_MFU
-    monkeypatch.setattr(auto, "matmul_rate", lambda *_: work / SECONDS_PER_EPOCH[machine])
+    seconds = SECONDS_PER_EPOCH[machine] / len(splits["train"])
+    monkeypatch.setattr(auto, "expected_image_seconds", lambda *_, **__: seconds)
 
     def attempt(*_: Any) -> NoReturn:
         raise AssertionError("the images of this test are too few for trials")
@@ -85,8 +84,8 @@ def test_trials_use_the_time_that_the_training_leaves(
     line = config.read_command_line("train", [*words, "--num_train_epochs=40", "--dataloader_num_workers=0"])
     splits = load_splits(read_settings(line).data)
     facts = auto.gather(read_settings(line).model, read_settings(line).trainer, splits)
-    work = 40 * len(splits["train"]) * facts.step_flops / auto.EXPECTED_MFU
-    cpu = dataclasses.replace(facts, device="cpu", gpu_memory=None, flops_per_second=work / (60 * minutes))
+    seconds = 60 * minutes / (40 * len(splits["train"]))
+    cpu = dataclasses.replace(facts, device="cpu", gpu_memory=None, image_seconds=seconds)
     monkeypatch.setattr(auto, "gather", lambda *_: cpu)
     lengths = []
 

@@ -103,15 +103,19 @@ def test_a_convolutional_network_keeps_its_weights(split: datasets.Dataset, vit:
     assert all(torch.equal(tensor, before[name]) for name, tensor in chosen.model.state_dict().items())
 
 
-def test_a_network_with_a_fixed_resolution_is_kept_with_a_warning(
-    vit: ImageClassifier, split: datasets.Dataset, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("given", "level"), [({"fixres"}, "WARNING"), (set(), "INFO")])  # --auto chooses it too
+def test_a_network_with_a_fixed_resolution_is_kept_with_a_log_line(
+    vit: ImageClassifier, split: datasets.Dataset, given: set[str], level: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", logger="pipeline")
     sizes: dict[str, Any] = {"image_size": SIDE, "hidden_sizes": [16, 24, 32], "depths": [1, 1, 1], "patch_size": 4}
     heads: dict[str, Any] = {"num_attention_heads": [2, 2, 2], "key_dim": [8, 8, 8], "num_labels": 4}
     model = LevitForImageClassification(LevitConfig(**sizes, **heads))  # its attention biases belong to a fixed grid
     levit = ImageClassifier(model, vit.processor)
-    assert kept(levit, split) is levit
-    assert "--fixres: levit does not support 36 px input; keeping 32 px" in caplog.text
+    settings = Settings(given=frozenset(given))
+    assert fixres.propose(levit, datasets.DatasetDict(validation=split), settings) is None
+    line = next(record for record in caplog.records if "--fixres" in record.message)
+    assert (line.levelname, line.message) == (level, "--fixres: levit does not support 36 px input; keeping 32 px")
 
 
 def test_fixres_cannot_be_combined_with_the_head_strategy() -> None:
