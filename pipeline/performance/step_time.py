@@ -18,9 +18,10 @@ from pipeline.performance.matmul import matmul_rate
 BYTES_PER_WEIGHT = 16  # an fp32 weight, its gradient, and the two moments of AdamW
 EXPECTED_MFU = 0.5  # fraction of the matmul rate that a step of a large network reaches (tests/benchmarks/README.md)
 
-_BATCH = 32
+_MIN_BATCH, _MAX_BATCH = 4, 32
+_STEP_SECONDS = 1.0  # estimate for which the batch is chosen
 _MAX_STEP_SECONDS = 5.0  # estimate above which no step is measured
-_MAX_SECONDS = 2.0  # of the measured steps
+_MAX_SECONDS = 2.0  # of the measured steps, unless the fewest take longer
 _MIN_STEPS, _MAX_STEPS = 3, 20
 
 
@@ -42,11 +43,12 @@ def expected_image_seconds(
     """
     estimate = training_flops(shapes, size) / (EXPECTED_MFU * matmul_rate(device, precision))
     memory = BYTES_PER_WEIGHT * sum(weight.numel() for weight in shapes.parameters())
-    if _BATCH * estimate > _MAX_STEP_SECONDS or memory > free_memory(device) / 2:
+    batch = min(_MAX_BATCH, max(_MIN_BATCH, int(_STEP_SECONDS / estimate)))
+    if batch * estimate > _MAX_STEP_SECONDS or memory > free_memory(device) / 2:
         return estimate
     try:
         with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
-            return _measure(build, size, device, precision)
+            return _measure(build, (batch, 3, *size), device, precision)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -55,14 +57,14 @@ def expected_image_seconds(
         clear_device_cache(garbage_collection=True)
 
 
-def _measure(build: Callable[[], Any], size: tuple[int, int], device: torch.device, precision: str) -> float:
+def _measure(build: Callable[[], Any], shape: tuple[int, int, int, int], device: torch.device, precision: str) -> float:
     """Return the seconds per image of the median step. Random states are changed."""
     with device:
         network = build().train()
     if network.config._attn_implementation == "sdpa":
         network.set_attn_implementation(best_attention(device, precision))
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-    pixels, times = torch.randn(_BATCH, 3, *size, device=device), list[float]()
+    pixels, times = torch.randn(shape, device=device), list[float]()
     while len(times) <= _MIN_STEPS or (len(times) <= _MAX_STEPS and sum(times) < _MAX_SECONDS):
         synchronize(device)
         start = time.perf_counter()
@@ -71,4 +73,4 @@ def _measure(build: Callable[[], Any], size: tuple[int, int], device: torch.devi
         optimizer.zero_grad()
         synchronize(device)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:]) / _BATCH  # the first step is warmup
+    return statistics.median(times[1:]) / shape[0]  # the first step is warmup

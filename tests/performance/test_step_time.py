@@ -39,6 +39,25 @@ def test_a_network_that_is_too_large_is_estimated(reason: str, monkeypatch: pyte
     assert expected(build) == pytest.approx(2 * work / rate)
 
 
+@pytest.mark.parametrize(("seconds_per_image", "batch"), [(1e-6, 32), (0.1, 10), (1.0, 4)])
+def test_the_batch_is_smaller_if_an_image_takes_longer(
+    seconds_per_image: float, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = flops.training_flops(ViTForImageClassification(CONFIG), (32, 32))
+    monkeypatch.setattr(step_time, "matmul_rate", lambda *_: work / (0.5 * seconds_per_image) * (1 + 1e-9))
+    shapes = []
+
+    def build() -> ViTForImageClassification:
+        network = ViTForImageClassification(CONFIG)
+        network.register_forward_pre_hook(
+            lambda _, __, inputs: shapes.append(inputs["pixel_values"].shape), with_kwargs=True
+        )
+        return network
+
+    expected(build)
+    assert {tuple(shape) for shape in shapes} == {(batch, 3, 32, 32)}
+
+
 def test_an_error_of_the_network_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def build() -> Any:
         raise RuntimeError("shapes do not match")
