@@ -1,6 +1,7 @@
 """FixRes (arXiv:1906.06423): a network may score better at a higher resolution than that of its training.
 
-Random crops make objects look larger than they do in complete images. A higher test resolution compensates for it.
+Random crops make objects look larger than they do in complete images. A higher test resolution compensates for it. What
+the head reads changes with the resolution, so the paper fits it again; with `--refit_head`, we do that too.
 """
 
 import copy
@@ -10,6 +11,7 @@ from typing import Any
 import datasets
 
 from pipeline.arguments.settings import Settings
+from pipeline.data.labels.read import read_integers
 from pipeline.errors import PipelineError
 from pipeline.evaluation.scoring import score
 from pipeline.images.processor import set_input_size
@@ -17,6 +19,9 @@ from pipeline.models import resolution
 from pipeline.models.checkpoint import family, is_timm
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
+from pipeline.probing import linear
+from pipeline.probing.baseline import training_features
+from pipeline.selection import refit_head
 from pipeline.selection.improve import Proposal
 
 logger = logging.getLogger(__name__)
@@ -39,7 +44,7 @@ def propose(classifier: ImageClassifier, splits: datasets.DatasetDict, settings:
     """Propose the network at 8/7 of its resolution; None, with a log line, if it does not support that.
 
     Raises:
-        BadImageError: If an image cannot be read.
+        PipelineError: With `--refit_head`, if the head is not a single linear layer.
     """
     size = classifier.input_size[0]
     patch = resolution.patch_size(classifier.model.config)
@@ -55,11 +60,32 @@ def propose(classifier: ImageClassifier, splits: datasets.DatasetDict, settings:
             size,
         )
         return None
+    found = {"train_image_size": size}
+    if settings.selection.refit_head:
+        return _with_another_head(classifier, candidate, splits, settings, found)
     options = LoaderOptions.of(settings.trainer)
     before, after = (
         score(each, splits["validation"], options, name="validation").accuracy for each in (classifier, candidate)
     )
-    return Proposal(f"{larger} px input", before, after, lambda: candidate, {"train_image_size": size})
+    return Proposal(f"{larger} px input", before, after, lambda: candidate, found)
+
+
+def _with_another_head(
+    present: ImageClassifier,
+    candidate: ImageClassifier,
+    splits: datasets.DatasetDict,
+    settings: Settings,
+    found: dict[str, Any],
+) -> Proposal:
+    """Propose the candidate with a refitted head, and complete what was found."""
+    probe, _ = refit_head.fit(candidate, splits, settings)
+    linear.install_head(candidate, probe)
+    features = training_features(present, splits, settings.trainer)  # from the cache, and in the same precision
+    before = linear.head_accuracy(present, features["validation"].head, read_integers(splits["validation"]))
+    if (after := probe.chosen["accuracy"]) > before:
+        found |= refit_head.describe(probe)
+    description = f"{candidate.input_size[0]} px input and a head refitted for it"
+    return Proposal(description, before, after, lambda: candidate, found)
 
 
 def _at_resolution(classifier: ImageClassifier, size: int) -> ImageClassifier:

@@ -16,6 +16,25 @@ from pipeline.selection.improve import Proposal
 def propose(classifier: ImageClassifier, splits: datasets.DatasetDict, settings: Settings) -> Proposal:
     """Propose the trained network with a refitted head.
 
+    Raises:
+        PipelineError: If the head is not a single linear layer, or all training images are of one class.
+    """
+    probe, before = fit(classifier, splits, settings)
+    after = probe.chosen["accuracy"]
+
+    def accept() -> ImageClassifier:
+        linear.install_head(classifier, probe)
+        return classifier
+
+    results = describe(probe) | {"trained_head_eval_accuracy": before}
+    return Proposal("the refitted head", before, after, accept, results)
+
+
+def fit(
+    classifier: ImageClassifier, splits: datasets.DatasetDict, settings: Settings
+) -> tuple[linear.LinearProbe, float]:
+    """Return a refitted head, and the validation accuracy of the present one. All ranks must call it.
+
     The head is fitted on the features of the complete training images, without augmentation. Its regularization and its
     temperature are chosen on validation.
 
@@ -28,17 +47,14 @@ def propose(classifier: ImageClassifier, splits: datasets.DatasetDict, settings:
     fitted = None
     if distributed.is_main_process():
         fitted = linear.calibrate(linear.fit_probe(train_x, train_y, valid_x, valid_y, num_classes), valid_x, valid_y)
-    probe = distributed.broadcast(fitted)
-    before, after = linear.head_accuracy(classifier, valid_x, valid_y), probe.chosen["accuracy"]
+    return distributed.broadcast(fitted), linear.head_accuracy(classifier, valid_x, valid_y)
 
-    def accept() -> ImageClassifier:
-        linear.install_head(classifier, probe)
-        return classifier
 
-    results = {
-        "refit_C": probe.chosen["C"],
-        "refit_temperature": probe.chosen["temperature"],
-        "refit_eval_accuracy": after,
-        "trained_head_eval_accuracy": before,
+def describe(probe: linear.LinearProbe) -> dict[str, float]:
+    """Return what `all_results.json` gets about a refitted head."""
+    chosen = probe.chosen
+    return {
+        "refit_C": chosen["C"],
+        "refit_temperature": chosen["temperature"],
+        "refit_eval_accuracy": chosen["accuracy"],
     }
-    return Proposal("the refitted head", before, after, accept, results)

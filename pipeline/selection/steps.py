@@ -11,9 +11,9 @@ def selection_steps(settings: Settings) -> list[tuple[str, Propose]]:
     is_balanced = settings.objective.balanced_sampling or settings.objective.class_weights != "none"
     may_be_frozen = settings.selection.auto and not settings.model.from_scratch and not is_balanced
     steps: list[tuple[bool, str, Propose]] = [
-        (settings.selection.fixres, "--fixres", fixres.propose),
         # With --strategy head the head already is a linear probe on the same features.
         (settings.selection.refit_head and settings.strategy.strategy != "head", "--refit_head", refit_head.propose),
+        (settings.selection.fixres, "--fixres", fixres.propose),
         (may_be_frozen, "--auto", frozen.propose),
     ]
     return [(name, propose) for wanted, name, propose in steps if wanted]

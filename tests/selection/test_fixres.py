@@ -86,8 +86,34 @@ def test_the_resolution_with_the_higher_accuracy_is_kept(
     assert results == {"train_image_size": SIDE}
 
 
+@pytest.mark.parametrize(("best", "is_better"), [(32, False), (36, True)])
+def test_with_refit_head_a_head_for_the_higher_resolution_is_compared(
+    vit: ImageClassifier, split: datasets.Dataset, best: int, is_better: bool
+) -> None:
+    labeled = split.remove_columns("label").add_column(
+        "label", classes(vit.model, best, split), feature=split.features["label"]
+    )
+    splits = datasets.DatasetDict(train=labeled, validation=labeled)
+    trained = {name: tensor.clone() for name, tensor in vit.model.state_dict().items()}
+    proposal = fixres.propose(vit, splits, Settings(selection=SelectionArguments(refit_head=True)))
+    assert proposal is not None
+    low, high = both(vit, split)
+    assert proposal.before == (1.0 if best == SIDE else pytest.approx(np.mean(np.equal(low, high))))
+    assert (proposal.after > proposal.before) == is_better
+    assert ("refit_eval_accuracy" in proposal.results) == is_better
+    accepted = proposal.accept()
+    assert accepted.input_size == (36, 36)
+    assert np.mean(np.equal(classes(accepted.model, 36, split), labeled["label"])) == pytest.approx(proposal.after)
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in vit.model.state_dict().items())
+
+
+def both(classifier: ImageClassifier, split: datasets.Dataset) -> list[list[int]]:
+    """Return the classes that are predicted at both resolutions."""
+    return [classes(classifier.model, side, split) for side in (32, 36)]
+
+
 def test_equal_accuracy_keeps_the_resolution_of_training(vit: ImageClassifier, split: datasets.Dataset) -> None:
-    predicted = zip(*(classes(vit.model, side, split) for side in (32, 36)), strict=True)
+    predicted = zip(*both(vit, split), strict=True)
     wrong = [min(set(range(4)) - set(numbers)) for numbers in predicted]
     labeled = split.remove_columns("label").add_column("label", wrong)
     assert kept(vit, labeled) is vit
