@@ -44,7 +44,7 @@ def propose(classifier: ImageClassifier, splits: datasets.DatasetDict, settings:
     """Propose the network at 8/7 of its resolution; None, with a log line, if it does not support that.
 
     Raises:
-        PipelineError: With `--refit_head`, if the head is not a single linear layer.
+        PipelineError: If an image cannot be read, or, with `--refit_head`, if the head is not a single linear layer.
     """
     size = classifier.input_size[0]
     patch = resolution.patch_size(classifier.model.config)
