@@ -13,6 +13,7 @@ def selection_steps(settings: Settings) -> list[tuple[str, Propose]]:
     steps: list[tuple[bool, str, Propose]] = [
         # With --strategy head the head already is a linear probe on the same features.
         (settings.selection.refit_head and settings.strategy.strategy != "head", "--refit_head", refit_head.propose),
+        # After --refit_head, because it compares the head that was refitted with one for the higher resolution.
         (settings.selection.fixres, "--fixres", fixres.propose),
         (may_be_frozen, "--auto", frozen.propose),
     ]
