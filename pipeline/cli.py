@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from types import TracebackType
 
-from pipeline import config, distributed, signals, watchdog
+from pipeline import config, distributed, ending, signals, watchdog
 from pipeline.arguments.flags import flags_of
 from pipeline.config.verbs import VERBS
 from pipeline.errors import (
@@ -41,7 +41,7 @@ def entry_point() -> None:
     code = main(sys.argv[1:])
     distributed.shut_down()
     signals.ignore_while_ending()
-    sys.exit(code)
+    ending.leave(code)
 
 
 def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

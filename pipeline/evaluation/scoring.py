@@ -66,16 +66,19 @@ def score_with_features(
     *,
     name: str,
     dataset_name: str | None = None,
+    features: Array | None = None,
 ) -> tuple[Predictions, Array]:
     """Return what `score` returns, and what the head reads (images, width), from the same forward pass.
 
-    The arguments and errors are those of `score`. The head must be linear.
+    Arguments and errors are those of `score`. The head must be linear. `features` is what the head reads, if the same
+    network has computed it in fp32 before; then only the head computes.
     """
 
     def forward(batch: dict[str, Any]) -> tuple[Array, ...]:
-        return classifier.logits_and_features(batch["pixel_values"])
+        return () if features is not None else classifier.logits_and_features(batch["pixel_values"])
 
-    (logits, features), properties = _columns(classifier, split, forward, options, name=name)
+    computed, properties = _columns(classifier, split, forward, options, name=name)
+    logits, features = computed if features is None else (classifier.head_logits(features), features)
     ids, labels = row_ids(split, dataset_name), read_integers(split)
     return Predictions(name, ids, labels, logits, properties=properties), features
 

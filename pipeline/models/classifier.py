@@ -148,6 +148,16 @@ class ImageClassifier:
         array: NDArray[np.float32] = output.logits.float().cpu().numpy()
         return array
 
+    @torch.no_grad()
+    def head_logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits (batch, classes) for what the head reads (batch, width).
+
+        Raises:
+            PipelineError: If the head is not a single linear layer.
+        """
+        logits: torch.Tensor = self.head(torch.from_numpy(features).to(self.model.device))
+        return logits.float().cpu().numpy()
+
     def predict(
         self,
         images: "str | Path | Image | NDArray[Any] | Iterable[str | Path | Image | NDArray[Any]]",

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -98,6 +99,25 @@ def stream_inference(
                 results = [] if batch is None else [forward(_to_device(batch, device))]
             for shard in distributed.all_gather(results):
                 yield from shard
+
+
+def forward_seconds(model: PreTrainedModel, input_size: tuple[int, int]) -> float:
+    """Return the seconds of the forward pass of one image in fp32, after one that is not measured.
+
+    All ranks must call it, and get what the main process measured. The network is left as it was.
+
+    Args:
+        model: A network that can read `pixel_values`. It is moved to the accelerator if there is one, and back.
+        input_size: Height and width in pixels.
+    """
+    network: Any = model
+    seconds = 0.0
+    with distributed.fail_together(), _evaluation_mode(model) as device, torch.no_grad():
+        for _ in range(2):
+            start = time.perf_counter()
+            network(pixel_values=torch.zeros(1, 3, *input_size, device=device)).logits.cpu()  # waits for the device
+            seconds = time.perf_counter() - start
+    return distributed.broadcast(seconds)
 
 
 def _load_shard(

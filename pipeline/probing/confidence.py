@@ -19,7 +19,7 @@ from pipeline.evaluation.uncertainty.fit import fit_uncertainty
 from pipeline.evaluation.uncertainty.out_of_distribution import LabeledFeatures, require_images
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
-from pipeline.probing.features import extract
+from pipeline.probing.features import extract, read_cached
 from pipeline.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,9 @@ def score_validation(
 ) -> Predictions:
     """Score validation, and store the uncertainty that is fitted on it in the run folder and in the classifier.
 
-    The features of validation come from the forward passes of the scoring. Those of train need one pass, which is read
-    from the cache after `--strategy head`. All ranks must call it.
+    The features of validation come from the forward passes of the scoring, or from the cache, where `--strategy head`
+    and `--refit_head` leave them; then the passes are not repeated. Those of train need one pass, or are in the cache
+    too. All ranks must call it.
 
     Raises:
         BadImageError: If an image cannot be read.
@@ -44,8 +45,14 @@ def score_validation(
     features, classifier.uncertainty = None, None
     with run.timed("score"):
         if _can_store_features(classifier, splits):
+            known = read_cached(classifier, splits["validation"], name="validation", precision="fp32")
             validation, array = scoring.score_with_features(
-                classifier, splits["validation"], options, name="validation", dataset_name=dataset
+                classifier,
+                splits["validation"],
+                options,
+                name="validation",
+                dataset_name=dataset,
+                features=known.head if known else None,
             )
             features = LabeledFeatures(array, validation.labels)
         else:

@@ -90,19 +90,11 @@ def extract(
     Raises:
         PipelineError: If the head is not a single linear layer, an image cannot be read, or a feature is not finite.
     """
-    with distributed.fail_together():
-        assert classifier.head is not None  # raises before anything is computed
-        keys = _cache_keys(classifier, splits, precision=precision) if distributed.is_main_process() else {}
-    keys = distributed.broadcast(keys)
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "vit-pipeline" / "features"
+    paths = _cache_paths(classifier, splits, precision=precision, mirrored=mirrored)
     features: dict[str, Features] = {}
     writable = keep
     for name, split in splits.items():
-        path = folder / f"{keys[name]}{'-mirrored' if mirrored else ''}.safetensors"
-        cached = _read(path, images=len(split))
-        # A rank on another machine may not see the file, and then all of them compute.
-        if all(distributed.all_gather(cached is not None)) and cached is not None:
-            logger.info("%s: read the features of %d images from the cache", name, len(split))
+        if (cached := _read_on_all(paths[name], name, split)) is not None:
             features[name] = cached
             continue
         batches = run_inference(
@@ -117,8 +109,35 @@ def extract(
         )
         features[name] = Features({kind: np.concatenate([batch[kind] for batch in batches]) for kind in batches[0]})
         if distributed.is_main_process() and writable:
-            writable = _write(path, features[name])
+            writable = _write(paths[name], features[name])
     return features
+
+
+def read_cached(
+    classifier: ImageClassifier, split: datasets.Dataset, *, name: str, precision: Precision
+) -> Features | None:
+    """Return the features of a split if `extract` computed and cached them, or None. All ranks must call it.
+
+    Args:
+        classifier: The network. Its head must be linear.
+        split: Rows with `image`, `label` and `index`.
+        name: Name of the split.
+        precision: What the forward passes computed in.
+
+    Raises:
+        PipelineError: If the head is not a single linear layer.
+    """
+    paths = _cache_paths(classifier, {name: split}, precision=precision, mirrored=False)
+    return _read_on_all(paths[name], name, split)
+
+
+def _read_on_all(path: Path, name: str, split: datasets.Dataset) -> Features | None:
+    """Return the cached features if every rank can read them: one on another machine may not see the file."""
+    cached = _read(path, images=len(split))
+    if not all(distributed.all_gather(cached is not None)):
+        return None
+    logger.info("%s: read the features of %d images from the cache", name, len(split))
+    return cached
 
 
 def _features_of_batch(classifier: ImageClassifier, pixels: Tensor, precision: Precision) -> dict[str, Array]:
@@ -172,12 +191,19 @@ def _num_prefix_tokens(model: Any, pixels: Tensor, tokens: Any) -> int:
     return max(0, tokens.shape[1] - (pixels.shape[2] // patch) * (pixels.shape[3] // patch))
 
 
-def _cache_keys(
-    classifier: ImageClassifier, splits: Mapping[str, datasets.Dataset], *, precision: Precision
-) -> dict[str, str]:
-    """Return the cache key of each split: a hash of everything that its features depend on."""
-    network = network_key(classifier, precision=precision)
-    return {name: f"{network}-{content_key(split)}" for name, split in splits.items()}
+def _cache_paths(
+    classifier: ImageClassifier, splits: Mapping[str, datasets.Dataset], *, precision: Precision, mirrored: bool
+) -> dict[str, Path]:
+    """Return the cache file of each split. Its name is a hash of everything that the features depend on."""
+    with distributed.fail_together():
+        assert classifier.head is not None  # raises before anything is computed
+        keys: dict[str, str] = {}
+        if distributed.is_main_process():
+            network = network_key(classifier, precision=precision)
+            keys = {name: f"{network}-{content_key(split)}" for name, split in splits.items()}
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "vit-pipeline" / "features"
+    suffix = "-mirrored" if mirrored else ""
+    return {name: folder / f"{key}{suffix}.safetensors" for name, key in distributed.broadcast(keys).items()}
 
 
 def network_key(classifier: ImageClassifier, *, precision: str) -> str:

@@ -13,16 +13,14 @@ import datasets
 from pipeline.arguments.settings import Settings
 from pipeline.data.labels.read import read_integers
 from pipeline.errors import PipelineError
-from pipeline.evaluation.scoring import score
 from pipeline.images.processor import set_input_size
 from pipeline.models import resolution
 from pipeline.models.checkpoint import family, is_timm
 from pipeline.models.classifier import ImageClassifier
-from pipeline.models.inference import LoaderOptions
 from pipeline.probing import linear
 from pipeline.probing.baseline import training_features
 from pipeline.selection import refit_head
-from pipeline.selection.improve import Proposal
+from pipeline.selection.improve import Proposal, validation_accuracy
 
 logger = logging.getLogger(__name__)
 
@@ -63,10 +61,7 @@ def propose(classifier: ImageClassifier, splits: datasets.DatasetDict, settings:
     found = {"train_image_size": size}
     if settings.selection.refit_head:
         return _with_another_head(classifier, candidate, splits, settings, found)
-    options = LoaderOptions.of(settings.trainer)
-    before, after = (
-        score(each, splits["validation"], options, name="validation").accuracy for each in (classifier, candidate)
-    )
+    before, after = (validation_accuracy(each, splits, settings) for each in (classifier, candidate))
     return Proposal(f"{larger} px input", before, after, lambda: candidate, found)
 
 

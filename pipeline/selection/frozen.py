@@ -19,19 +19,17 @@ from pipeline.arguments.settings import Settings
 from pipeline.data.labels.read import read_integers
 from pipeline.data.report import LoadedSplits
 from pipeline.errors import PipelineError
-from pipeline.evaluation.scoring import score
 from pipeline.images.decode import image_size
 from pipeline.images.depth import set_depth
 from pipeline.models import resolution
 from pipeline.models.build import build_classifier
 from pipeline.models.checkpoint import is_timm
 from pipeline.models.classifier import ImageClassifier
-from pipeline.models.inference import LoaderOptions
 from pipeline.performance import flops
 from pipeline.performance.matmul import matmul_rate
 from pipeline.probing.baseline import fit_training_probe, training_features, training_neighbors
 from pipeline.probing.linear import LinearProbe, install_head
-from pipeline.selection.improve import Proposal
+from pipeline.selection.improve import Proposal, validation_accuracy
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +110,7 @@ def propose(classifier: ImageClassifier, splits: LoadedSplits, settings: Setting
     is_probe = settings.strategy.strategy == "head"
     if not (probes := fit_probes(splits, settings, only_higher=is_probe)):
         return None
-    before = score(classifier, splits["validation"], LoaderOptions.of(settings.trainer), name="validation").accuracy
+    before = validation_accuracy(classifier, splits, settings)
     best = max(probes, key=lambda each: each.accuracy)
     nearest = max(probes, key=lambda each: each.neighbors[1])
 

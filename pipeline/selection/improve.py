@@ -8,7 +8,13 @@ from typing import Any
 import datasets
 
 from pipeline.arguments.settings import Settings
+from pipeline.data.labels.read import read_integers
+from pipeline.errors import PipelineError
+from pipeline.evaluation.scoring import score
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.inference import LoaderOptions
+from pipeline.probing.features import read_cached
+from pipeline.probing.linear import head_accuracy
 
 logger = logging.getLogger(__name__)
 
@@ -69,3 +75,21 @@ def improve(
         if kept:
             classifier = proposal.accept()
     return classifier, results
+
+
+def validation_accuracy(classifier: ImageClassifier, splits: datasets.DatasetDict, settings: Settings) -> float:
+    """Return the fp32 accuracy on validation; after `--refit_head` from cached features, and otherwise by scoring.
+
+    All ranks must call it.
+
+    Raises:
+        BadImageError: If an image cannot be read.
+    """
+    validation = splits["validation"]
+    try:
+        known = read_cached(classifier, validation, name="validation", precision="fp32")
+    except PipelineError:  # the head is not one linear layer, so it has no features
+        known = None
+    if known is not None:
+        return head_accuracy(classifier, known.head, read_integers(validation))
+    return score(classifier, validation, LoaderOptions.of(settings.trainer), name="validation").accuracy

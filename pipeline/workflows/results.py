@@ -13,7 +13,7 @@ from pipeline.evaluation.predictions import Predictions, write_predictions
 from pipeline.evaluation.thumbnails import write_thumbnails
 from pipeline.images.depth import GrayscaleDepth
 from pipeline.models.classifier import ImageClassifier
-from pipeline.models.inference import LoaderOptions
+from pipeline.models.inference import LoaderOptions, forward_seconds
 from pipeline.probing.audit import Audit, audit
 from pipeline.probing.confidence import score_validation
 from pipeline.reporting import card
@@ -61,9 +61,8 @@ def score_and_report(
     with run.timed("report"):
         distributed.on_main_process(lambda: _write_results(run, predictions, classifier, results))
     if settings.trainer.report == "yes":
-        seconds = distributed.broadcast(run.record)["timings"]["score"]
         with run.timed("explain"):
-            speed = sum(len(each.ids) for each in predictions) / max(seconds, 1e-3)
+            speed = 1 / forward_seconds(classifier.model, classifier.input_size)
             gallery = explain_gallery(classifier, predictions, splits, images_per_second=speed)
         trackers = settings.trainer.report_to
         with run.timed("report"):

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,8 +19,10 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import scoring
 from pipeline.evaluation.predictions import read_predictions
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.inference import LoaderOptions
 from pipeline.models.uncertainty import Uncertainty
 from pipeline.probing.confidence import score_validation
+from pipeline.probing.features import extract
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import CARD, PREDICTIONS, RECORD, REPORT, RESULTS, UNCERTAINTY, RunFolder
 from tests.conftest import noisy_image
@@ -70,6 +73,44 @@ def test_the_scores_of_the_file_are_those_of_the_loaded_model(run: Path) -> None
     assert len(test.ood_scores) == 18
     ranked = np.sort(validation.ood_scores)
     assert classifier.uncertainty.ood.threshold == pytest.approx(ranked[int(np.ceil(61 * 0.95)) - 1], rel=1e-4)
+
+
+def test_validation_is_scored_from_the_features_that_the_same_network_has_cached(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    data = DataArguments(dataset_name=RunFolder(run).arguments["dataset_name"])
+    settings = Settings(data=data, trainer=FineTuningArguments(output_dir=str(tmp_path), disable_tqdm=True))
+    splits, classifier = load_splits(data), ImageClassifier.load(run)
+    classifier.save(tmp_path)
+    images = 0
+
+    def count(_: object, __: object, output: ImageClassifierOutput) -> None:
+        nonlocal images
+        assert output.logits is not None
+        images += len(output.logits)
+
+    classifier.model.register_forward_hook(count)
+    extract(classifier, {"validation": splits["validation"]}, LoaderOptions(), precision="fp32")
+    assert images == 60
+    images = 0
+    cached = score_validation(classifier, splits, settings, run=RunFolder(tmp_path))
+    assert images == 1 + 36  # one that tries the head, and those of train
+    assert cached.properties is not None
+    with torch.no_grad():
+        weight = next(each for name, each in classifier.model.named_parameters() if "patch_embeddings" in name)
+        weight.mul_(2)
+    images = 0
+    computed = score_validation(classifier, splits, settings, run=RunFolder(tmp_path))
+    assert images == 1 + 60 + 36
+    assert not np.allclose(cached.logits, computed.logits)
+    with torch.no_grad():
+        weight.div_(2)
+    classifier.uncertainty = None
+    scored = scoring.score(classifier, splits["validation"], LoaderOptions(), name="validation")
+    assert np.allclose(cached.logits, scored.logits, atol=1e-5)
+    assert scored.properties is not None
+    assert np.array_equal(cached.properties.brightness, scored.properties.brightness)
 
 
 def test_an_image_of_another_kind_is_unknown(run: Path) -> None:

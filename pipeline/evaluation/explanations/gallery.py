@@ -85,7 +85,7 @@ def explain_gallery(
         classifier: The model.
         predictions: Its predictions for the scored splits.
         splits: Their rows with `image` and `index`, in the same order.
-        images_per_second: Speed of the scoring, from which follows how many maps are compared within `BUDGET`.
+        images_per_second: Speed of the forward passes, from which follows how many maps are compared within `BUDGET`.
 
     Raises:
         BadImageError: If an image cannot be read.
