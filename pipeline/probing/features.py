@@ -37,7 +37,7 @@ _VERSION = 1  # increase it with any change to what is stored
 _PACKAGES = ("torch", "torchvision", "transformers", "timm", "pillow")  # another version computes other numbers
 _NOT_THE_BACKBONE = frozenset({
     "id2label", "label2id", "num_labels", "num_classes", "label_names", "problem_type", "architectures",
-    "_name_or_path", "transformers_version",
+    "_name_or_path", "transformers_version", "use_cache",  # the Trainer sets the last one
 })  # fmt: skip
 
 
@@ -209,10 +209,9 @@ def _cache_paths(
 def network_key(classifier: ImageClassifier, *, precision: str) -> str:
     """Return a hash of everything that the features of an image depend on: weights, processor, versions, device."""
     model = classifier.model
-    installed = {package.metadata["Name"].lower(): package.version for package in importlib.metadata.distributions()}
     settings = {
         "version": _VERSION,
-        "packages": {package: installed.get(package) for package in _PACKAGES},
+        "packages": {package: _installed_version(package) for package in _PACKAGES},
         "device": str(pick_device()),
         "precision": precision,
         "class": type(model).__name__,
@@ -226,6 +225,13 @@ def network_key(classifier: ImageClassifier, *, precision: str) -> str:
             network.update(f"{name} {weight.dtype} {tuple(weight.shape)} ".encode())
             network.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return network.hexdigest()
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _read(path: Path, *, images: int) -> Features | None:

@@ -113,6 +113,23 @@ def test_validation_is_scored_from_the_features_that_the_same_network_has_cached
     assert np.array_equal(cached.properties.brightness, scored.properties.brightness)
 
 
+def test_what_refit_head_has_computed_is_not_computed_again(
+    make_folder: Callable[..., Path],
+    train_flags: list[str],
+    vit_pipeline: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "pipeline")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    flags = [flag for flag in train_flags if not flag.startswith("--dataset_name")]
+    words = ["train", *flags, f"--dataset_name={make_folder(train=6, validation=20)}", "--refit_head"]
+    assert vit_pipeline(*words, f"--output_dir={tmp_path / 'run'}")[0] == 0
+    assert "validation: read the features of 60 images from the cache" in caplog.text
+    assert "train: read the features of 18 images from the cache" in caplog.text
+
+
 def test_an_image_of_another_kind_is_unknown(run: Path) -> None:
     rng = np.random.default_rng(0)
     stripes = np.repeat(rng.integers(0, 2, (24, 1, 1), dtype=np.uint8) * 255, 24, axis=1).repeat(3, axis=2)
