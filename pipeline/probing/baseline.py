@@ -24,7 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 def fit_baseline(
-    classifier: ImageClassifier, splits: datasets.DatasetDict, *, args: FineTuningArguments, run: RunFolder
+    classifier: ImageClassifier,
+    splits: datasets.DatasetDict,
+    *,
+    args: FineTuningArguments,
+    run: RunFolder,
+    precision: Precision | None = None,
 ) -> tuple[LinearProbe, dict[str, Any], Evidence | None]:
     """Fit a linear probe on `train`, choose its regularization on `validation`, and measure what it can reach.
 
@@ -33,6 +38,7 @@ def fit_baseline(
         splits: Rows with `image`, `label` and `index`.
         args: Precision, batch size and data workers of the forward passes; the random seed of the learning curve.
         run: Its record gets the seconds of `features`, `probe` and `out_of_fold`.
+        precision: Another precision for the forward passes.
 
     Returns:
         The probe; `probe_eval_accuracy`, `probe_eval_loss`, `probe_C`, `knn_eval_accuracy`, `knn_k` and
@@ -42,7 +48,7 @@ def fit_baseline(
         PipelineError: If the head is not a single linear layer, or all training images are of one class.
     """
     with run.timed("features"):
-        features = training_features(classifier, splits, args)
+        features = training_features(classifier, splits, args, precision=precision)
     with run.timed("probe"):
         # Every rank would compute the same, and slow the others of its machine down.
         fitted = _fit(features, splits, seed=args.seed) if distributed.is_main_process() else None
@@ -62,14 +68,18 @@ def fit_baseline(
 
 
 def training_features(
-    classifier: ImageClassifier, splits: datasets.DatasetDict, args: FineTuningArguments
+    classifier: ImageClassifier,
+    splits: datasets.DatasetDict,
+    args: FineTuningArguments,
+    *,
+    precision: Precision | None = None,
 ) -> dict[str, Features]:
-    """Return the features of `train` and `validation` in the precision of the training."""
+    """Return the features of `train` and `validation`, in the precision of the training or in another one."""
     return extract(
         classifier,
         {name: splits[name] for name in ("train", "validation")},
         LoaderOptions.of(args),
-        precision=cast(Precision, args.precision),
+        precision=precision or cast(Precision, args.precision),
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import time
+from typing import cast
 
 import datasets
 import torch
@@ -19,6 +20,7 @@ from pipeline.evaluation.uncertainty.fit import fit_uncertainty
 from pipeline.evaluation.uncertainty.out_of_distribution import LabeledFeatures, require_images
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.inference import LoaderOptions
+from pipeline.performance.device import Precision
 from pipeline.probing.features import extract, read_cached
 from pipeline.runs.folder import RunFolder
 
@@ -26,6 +28,17 @@ logger = logging.getLogger(__name__)
 
 MAX_TRAIN_IMAGES, MIN_PER_CLASS = 10_000, 10
 """Means and covariance use at most this many training images, or this many per class if that is more."""
+
+
+def precision_of_probe(splits: datasets.DatasetDict, settings: Settings) -> Precision:
+    """Return the precision for the features of a probe that is saved: one pass over all images instead of two.
+
+    `score_validation` needs fp32. With many training images, it needs a sample of them, and the faster precision pays.
+    """
+    limit = _most_images(len(splits["train"].features["label"].names))
+    if settings.trainer.uncertainty == "yes" and len(splits["train"]) <= limit:
+        return "fp32"
+    return cast(Precision, settings.trainer.precision)
 
 
 def score_validation(
@@ -104,9 +117,12 @@ def _can_store_features(classifier: ImageClassifier, splits: datasets.DatasetDic
 
 def _train_features(classifier: ImageClassifier, train: datasets.Dataset, options: LoaderOptions) -> LabeledFeatures:
     """Return what the head reads of the training images, or of a sample of them that is balanced across the classes."""
-    limit = max(MAX_TRAIN_IMAGES, MIN_PER_CLASS * len(classifier.class_names))
-    if len(train) > limit:
+    if len(train) > (limit := _most_images(len(classifier.class_names))):
         logger.info("the out-of-distribution score uses %d of %d training images", limit, len(train))
         train = train.select(limit_rows(read_integers(train), limit=limit, seed=0))
     features = extract(classifier, {"train": train}, options, precision="fp32", keep=False)
     return LabeledFeatures(features["train"].head, read_integers(train))
+
+
+def _most_images(classes: int) -> int:
+    return max(MAX_TRAIN_IMAGES, MIN_PER_CLASS * classes)

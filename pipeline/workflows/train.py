@@ -26,6 +26,7 @@ from pipeline.models.classifier import ImageClassifier
 from pipeline.performance.machine import keep_freed_memory
 from pipeline.performance.throughput import Clock
 from pipeline.probing.baseline import fit_baseline
+from pipeline.probing.confidence import precision_of_probe
 from pipeline.probing.linear import install_head
 from pipeline.reporting import card
 from pipeline.reporting.run import Run
@@ -227,7 +228,10 @@ def _fit(
     is_probe = settings.strategy.strategy == "head"
     with run.timed("train"):
         if is_probe or settings.model.head_init == "probe" or settings.strategy.baseline:
-            probe, results, out_of_fold = fit_baseline(classifier, splits, args=settings.trainer, run=run)
+            precision = precision_of_probe(splits, settings) if is_probe else None
+            probe, results, out_of_fold = fit_baseline(
+                classifier, splits, args=settings.trainer, run=run, precision=precision
+            )
             evidence.append(out_of_fold)
             if is_probe or settings.model.head_init == "probe":
                 install_head(classifier, probe)

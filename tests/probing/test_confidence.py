@@ -113,9 +113,12 @@ def test_validation_is_scored_from_the_features_that_the_same_network_has_cached
     assert np.array_equal(cached.properties.brightness, scored.properties.brightness)
 
 
-def test_what_refit_head_has_computed_is_not_computed_again(
+@pytest.mark.parametrize("flags", [["--refit_head"], ["--strategy=head", "--precision=bf16"]])
+def test_what_a_probe_has_computed_is_not_computed_again(
+    flags: list[str],
     make_folder: Callable[..., Path],
     train_flags: list[str],
+    probe_flags: list[str],
     vit_pipeline: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -123,9 +126,10 @@ def test_what_refit_head_has_computed_is_not_computed_again(
 ) -> None:
     caplog.set_level(logging.INFO, "pipeline")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    flags = [flag for flag in train_flags if not flag.startswith("--dataset_name")]
-    words = ["train", *flags, f"--dataset_name={make_folder(train=6, validation=20)}", "--refit_head"]
-    assert vit_pipeline(*words, f"--output_dir={tmp_path / 'run'}")[0] == 0
+    common = train_flags if flags == ["--refit_head"] else probe_flags
+    words = [*(flag for flag in common if not flag.startswith(("--dataset_name", "--precision=fp32"))), *flags]
+    words.append(f"--dataset_name={make_folder(train=6, validation=20)}")
+    assert vit_pipeline("train", *words, f"--output_dir={tmp_path / 'run'}")[0] == 0
     assert "validation: read the features of 60 images from the cache" in caplog.text
     assert "train: read the features of 18 images from the cache" in caplog.text
 
