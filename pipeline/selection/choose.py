@@ -103,6 +103,8 @@ def _gather(settings: Settings, splits: LoadedSplits) -> auto.Facts:
             facts = dataclasses.replace(facts, strategy=settings.strategy.strategy)
         if "num_train_epochs" in settings.given:
             facts = dataclasses.replace(facts, epochs=settings.trainer.num_train_epochs)
+        if "refit_head" in settings.given:
+            facts = dataclasses.replace(facts, refit_head=settings.selection.refit_head)
         return distributed.broadcast(facts)
 
 

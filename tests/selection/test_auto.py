@@ -127,3 +127,12 @@ def test_a_small_network_gets_mixup_and_averaging_and_a_large_one_a_probe_head()
     assert {"mixup", "ema_decay", "label_smoothing_factor"} <= small.keys() - large.keys()
     assert large["head_init"].value == "probe"
     assert "head_init" not in small
+
+
+@pytest.mark.parametrize(
+    ("images", "fixed", "mixup"), [(1020, None, 0.8), (1020, False, 0.5), (50_000, None, 0.5), (50_000, True, 0.8)]
+)
+def test_strong_mixup_comes_with_a_refitted_head(images: int, fixed: bool | None, mixup: float) -> None:
+    choices = chosen(parameters=2_700_000, images=images, refit_head=fixed)
+    assert choices["mixup"].value == mixup
+    assert ("refit_head" in choices) == (mixup == 0.8)

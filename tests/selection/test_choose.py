@@ -61,6 +61,14 @@ def test_a_slow_machine_fits_a_probe_unless_the_user_asks_for_epochs(
     assert (trained.trainer.num_train_epochs, trained.strategy.layer_decay) == (0.5, 0.85)
 
 
+@pytest.mark.parametrize(("flags", "mixup"), [([], 0.8), (["--refit_head=False"], 0.5)])
+def test_without_a_refitted_head_mixup_is_weaker(
+    monkeypatch: pytest.MonkeyPatch, photos: Path, tiny_vit: Path, flags: Sequence[str], mixup: float
+) -> None:
+    settings = settings_of(monkeypatch, photos, tiny_vit, flags, machine="fast")
+    assert (settings.images.mixup, settings.selection.refit_head) == (mixup, not flags)
+
+
 def test_the_expected_time_is_that_of_the_epochs_of_the_user(
     monkeypatch: pytest.MonkeyPatch, photos: Path, tiny_vit: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
