@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,6 +33,14 @@ except KeyboardInterrupt as stop:
     signals.ignore_while_ending()
     sys.exit(128 + stop.number)
 """
+
+
+@pytest.fixture(autouse=True)
+def no_nohup() -> Iterator[None]:
+    """Let children notice SIGHUP, even if the tests were started with `nohup`."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, previous)
 
 
 def send(phase: str, *numbers: int, gap: float = 0.0, ignored: bool = False) -> tuple[int, str, str]:
