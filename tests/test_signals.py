@@ -15,18 +15,22 @@ from pipeline import signals
 PROGRAM = """
 import os, signal, sys, time
 from pipeline import signals
+def wait(seconds):  # in short steps: a signal just before a sleep is handled after it
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.05)
 signals.leave_while_starting()
 if sys.argv[1] == "starting":
     print("ready", flush=True)
-    time.sleep(60)
+    wait(60)
 try:
     with signals.raised():
-        print("ready", flush=True)
         try:
-            time.sleep(60)
+            print("ready", flush=True)
+            wait(60)
         finally:
             if sys.argv[1] == "slow":
-                time.sleep(30)
+                wait(30)
             print("cleaned up", flush=True)
 except KeyboardInterrupt as stop:
     print(stop, flush=True)
@@ -91,7 +95,7 @@ def test_nohup_is_respected() -> None:
 
 def test_ctrl_c_while_the_command_line_starts_is_one_line() -> None:
     """Before that, Python itself starts, in a few hundredths of a second."""
-    wait = "lambda: (print(1, flush=True), time.sleep(60))"
+    wait = "lambda: (print(1, flush=True), [time.sleep(0.05) for _ in range(1200)])"
     code = f"import time, pipeline.__main__ as m, pipeline.cli as c; c.entry_point = {wait}; m.main()"
     with subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True) as process:
         assert process.stdout is not None

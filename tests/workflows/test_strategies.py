@@ -136,7 +136,7 @@ def test_auto_logs_its_reasons_and_a_flag_overrides_its_choice(
     assert not any("num_train_epochs" in line for line in lines)
     chosen = RunFolder(tmp_path / "a").arguments
     assert (chosen["num_train_epochs"], chosen["weight_decay"]) == (1, 0.1)
-    assert (chosen["layer_decay"], chosen["mixup"]) == (0.85, 0.5)
+    assert (chosen["layer_decay"], chosen["mixup"]) == (0.85, 0.8)
     assert "auto" not in chosen
     results = read_json(tmp_path / "a" / RESULTS)
     probe, trained = results["auto_probe_eval_accuracy"], results["auto_trained_eval_accuracy"]
