@@ -87,9 +87,11 @@ def validation_accuracy(classifier: ImageClassifier, splits: datasets.DatasetDic
     """
     validation = splits["validation"]
     try:
-        known = read_cached(classifier, validation, name="validation", precision="fp32")
-    except PipelineError:  # the head is not one linear layer, so it has no features
+        assert classifier.head is not None
+    except PipelineError:  # it is not one linear layer, so there are no features
         known = None
+    else:
+        known = read_cached(classifier, validation, name="validation", precision="fp32")
     if known is not None:
         return head_accuracy(classifier, known.head, read_integers(validation))
     return score(classifier, validation, LoaderOptions.of(settings.trainer), name="validation").accuracy
