@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 import datasets
 import torch
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForImageClassification, PreTrainedModel
 
 from pipeline import distributed, hub
 from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.settings import Settings
 from pipeline.arguments.trainer import FineTuningArguments
+from pipeline.errors import PipelineError
 from pipeline.models import resolution
 from pipeline.models.checkpoint import is_timm, read_config
+from pipeline.models.head import head_names, linear_head
 from pipeline.performance.step_time import BYTES_PER_WEIGHT, expected_image_seconds
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Facts:
         max_hours: The hours of training that the user allows, or None.
         validation_images: Number of validation images.
         refit_head: What the user fixed for `--refit_head`, or None.
+        linear_head: Whether the head is a single linear layer, which a linear probe can replace.
     """
 
     images: int
@@ -70,6 +73,7 @@ class Facts:
     max_hours: float | None = None
     validation_images: int = 0
     refit_head: bool | None = None
+    linear_head: bool = True
 
     @property
     def budget_hours(self) -> float | None:
@@ -84,7 +88,7 @@ class Facts:
     @property
     def refits_head(self) -> bool:
         """Whether the head is fitted again after training."""
-        return self.images < MAX_REFIT_IMAGES if self.refit_head is None else self.refit_head
+        return self.linear_head and self.images < MAX_REFIT_IMAGES if self.refit_head is None else self.refit_head
 
     @property
     def is_small(self) -> bool:
@@ -122,6 +126,8 @@ def gather(args: ModelArguments, training: FineTuningArguments, splits: datasets
     """
     name = args.model_name_or_path
     config = read_config(hub.find_model(name, revision=args.model_revision), name=name)
+    classes = len(splits["train"].features["label"].names)
+    config.num_labels = classes  # timm checkpoints may have no head
     own_size = getattr(resolution.vision_config(config), "image_size", None)
     size = args.image_size or (own_size if isinstance(own_size, int) else 224)
     if own_size is not None and not is_timm(config):
@@ -131,7 +137,7 @@ def gather(args: ModelArguments, training: FineTuningArguments, splits: datasets
     modules = [name.lower() for name, _ in network.named_modules()]
     return Facts(
         images=len(splits["train"]),
-        classes=len(splits["train"].features["label"].names),
+        classes=classes,
         parameters=sum(weight.numel() for weight in network.parameters()),
         convolutional=not any("attention" in module or "attn" in module for module in modules),
         from_scratch=args.from_scratch,
@@ -149,7 +155,16 @@ def gather(args: ModelArguments, training: FineTuningArguments, splits: datasets
         gpu_memory=torch.cuda.get_device_properties(0).total_memory if training.device.type == "cuda" else None,
         max_hours=training.max_hours,
         validation_images=len(splits["validation"]),
+        linear_head=_has_linear_head(network),
     )
+
+
+def _has_linear_head(network: PreTrainedModel) -> bool:
+    try:
+        linear_head(network, head_names(network))
+    except PipelineError:
+        return False
+    return True
 
 
 def warn_of_high_learning_rate(settings: Settings) -> None:
@@ -209,7 +224,7 @@ def _strategy(facts: Facts, epochs: float) -> Choice:
     hours = facts.hours(wanted)
     if facts.from_scratch:
         return Choice("strategy", "full", "random weights have to be trained completely")
-    if facts.device == "cpu" and hours > AFFORDABLE_HOURS:
+    if facts.device == "cpu" and hours > AFFORDABLE_HOURS and facts.linear_head:
         return Choice(
             "strategy", "head", f"fully fine-tuning for {wanted:g} epochs would take about {hours:.2g} h here"
         )
@@ -240,10 +255,13 @@ def _learning_rates(facts: Facts, strategy: str) -> Iterator[Choice]:
         # Stronger mixup leaves better features and a worse head: see tests/benchmarks/README.md.
         mixup = 0.8 if facts.refits_head else 0.5
         yield Choice("mixup", mixup, "on 1,020 photographs, 0.8 was better with a refitted head, and 0.5 without")
+        if facts.linear_head:
+            yield Choice("baseline", True, "probes judge the training labels, which no training with mixup does")
         yield Choice("label_smoothing_factor", 0.1, "as in DeiT; made no difference in that trial")
         yield Choice("ema_decay", 0.99, "averages about the last hundred steps; made no difference in that trial")
         return
-    yield Choice("head_init", "probe", "a head that fits the frozen features keeps them intact in the first steps")
+    if facts.linear_head:
+        yield Choice("head_init", "probe", "a head that fits the frozen features keeps them intact in the first steps")
     if strategy == "lora":
         yield Choice("learning_rate", 1e-3, "adapters start from zero")
         return

@@ -124,9 +124,18 @@ def test_a_high_learning_rate_always_comes_with_layer_decay() -> None:
 
 def test_a_small_network_gets_mixup_and_averaging_and_a_large_one_a_probe_head() -> None:
     small, large = chosen(parameters=2_700_000), chosen()
-    assert {"mixup", "ema_decay", "label_smoothing_factor"} <= small.keys() - large.keys()
+    # Mixup mixes labels, so small networks need the probes of the baseline to judge them.
+    assert {"mixup", "baseline", "ema_decay", "label_smoothing_factor"} <= small.keys() - large.keys()
     assert large["head_init"].value == "probe"
     assert "head_init" not in small
+
+
+@pytest.mark.parametrize("parameters", [2_700_000, 86_000_000])
+def test_a_head_that_is_not_linear_gets_no_probes(parameters: int) -> None:
+    changes: dict[str, Any] = {"parameters": parameters, "linear_head": False}
+    assert not {"refit_head", "head_init", "baseline"} & chosen(**changes).keys()
+    slow = chosen(device="cpu", gpu_memory=None, image_seconds=0.7, **changes)
+    assert slow["strategy"].value == "full"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import timm
+from timm.models import save_for_hf
+from transformers import SwiftFormerConfig, SwiftFormerForImageClassification, ViTImageProcessor
 
 from pipeline import config
 from pipeline.arguments.settings import Settings
@@ -16,6 +19,7 @@ from pipeline.selection import auto
 from pipeline.selection.candidates import Correct, candidates, resolutions
 from pipeline.selection.choose import _choose_resolution, _with, choose_settings
 from pipeline.selection.settings import read_settings
+from pipeline.training.compatibility import needs_linear_head
 from tests.selection.test_candidates import SMALL, probe
 
 SECONDS_PER_EPOCH = {"slow": 3600.0, "fast": 1e-3}
@@ -59,6 +63,27 @@ def test_a_slow_machine_fits_a_probe_unless_the_user_asks_for_epochs(
     trained = settings_of(monkeypatch, photos, tiny_vit, ["--num_train_epochs=0.5"], machine="slow")
     assert trained.strategy.strategy == "full"
     assert (trained.trainer.num_train_epochs, trained.strategy.layer_decay) == (0.5, 0.85)
+
+
+@pytest.mark.parametrize("machine", ["slow", "fast"])
+def test_a_network_with_two_heads_is_fine_tuned_without_probes(
+    monkeypatch: pytest.MonkeyPatch, photos: Path, tmp_path: Path, machine: str
+) -> None:
+    network = SwiftFormerConfig(image_size=64, depths=[1] * 4, embed_dims=[8] * 4)
+    SwiftFormerForImageClassification(network).save_pretrained(tmp_path / "swiftformer")
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "swiftformer")
+    settings = settings_of(monkeypatch, photos, tmp_path / "swiftformer", [], machine=machine)
+    assert settings.strategy.strategy == "full"
+    assert not needs_linear_head(settings)
+
+
+def test_a_timm_checkpoint_without_a_head_gets_a_linear_one(
+    monkeypatch: pytest.MonkeyPatch, photos: Path, tmp_path: Path
+) -> None:
+    network = timm.create_model("test_vit", num_classes=0)
+    save_for_hf(network, str(tmp_path / "timm"), safe_serialization=True)
+    settings = settings_of(monkeypatch, photos, tmp_path / "timm", [], machine="fast")
+    assert settings.selection.refit_head
 
 
 @pytest.mark.parametrize(("flags", "mixup"), [([], 0.8), (["--refit_head=False"], 0.5)])
