@@ -17,7 +17,13 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import (
+    SwiftFormerConfig,
+    SwiftFormerForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from pipeline import cli
 from pipeline.signals import STOPPING
@@ -111,6 +117,17 @@ def save_vit(folder: Path, *, num_labels: int = 5, **changes: Any) -> Path:
 def tiny_vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ViT of 2 layers at 16 px with a head for 5 other classes."""
     return save_vit(tmp_path_factory.mktemp("tiny-vit"))
+
+
+@pytest.fixture(scope="session")
+def two_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SwiftFormer at 64 px: its logits are the mean of those of two heads, so no linear probe can replace them."""
+    folder = tmp_path_factory.mktemp("swiftformer")
+    torch.manual_seed(7)
+    network = SwiftFormerConfig(image_size=64, depths=[1] * 4, embed_dims=[8] * 4)
+    SwiftFormerForImageClassification(network).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

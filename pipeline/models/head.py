@@ -41,6 +41,15 @@ def linear_head(model: PreTrainedModel, names: set[str]) -> nn.Linear:
     raise no_linear_head(model, f"its head is not a single linear layer ({found})")
 
 
+def has_linear_head(model: PreTrainedModel) -> bool:
+    """Return whether a single linear layer computes the logits, so that a linear probe can replace it."""
+    try:
+        linear_head(model, head_names(model))
+    except PipelineError:
+        return False
+    return True
+
+
 def no_linear_head(model: PreTrainedModel, reason: str) -> PipelineError:
     """Return the error for a network on which a linear probe cannot be fitted."""
     return PipelineError(f"a linear probe cannot be fitted on a {family(model.config)}: {reason}; use --strategy full")

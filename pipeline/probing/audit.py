@@ -33,6 +33,7 @@ from pipeline.evaluation.audit.leakage import without_leaks
 from pipeline.evaluation.predictions import Predictions
 from pipeline.images.depth import GrayscaleDepth
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.head import has_linear_head
 from pipeline.models.inference import LoaderOptions
 from pipeline.probing.features import extract
 from pipeline.runs.folder import ISSUES, RunFolder
@@ -170,7 +171,8 @@ def _label_issues(
 ) -> list[Issue]:
     by_split = {"train": list(evidence)} if evidence else {}
     if not evidence:
-        logger.info("the training labels are not checked: add --baseline, or train without --mixup and --cutmix")
+        probes = "add --baseline, or " if has_linear_head(classifier.model) else ""
+        logger.info("the training labels are not checked: %strain without --mixup and --cutmix", probes)
     for each in predictions:
         stored = classifier.uncertainty
         probabilities = softmax(each.logits, axis=1) if stored is None else stored.probabilities(each.logits)

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 
 import datasets
 import torch
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoModelForImageClassification
 
 from pipeline import distributed, hub
 from pipeline.arguments.model import ModelArguments
 from pipeline.arguments.settings import Settings
 from pipeline.arguments.trainer import FineTuningArguments
-from pipeline.errors import PipelineError
 from pipeline.models import resolution
 from pipeline.models.checkpoint import is_timm, read_config
-from pipeline.models.head import head_names, linear_head
+from pipeline.models.head import has_linear_head
 from pipeline.performance.step_time import BYTES_PER_WEIGHT, expected_image_seconds
 
 logger = logging.getLogger(__name__)
@@ -155,16 +154,8 @@ def gather(args: ModelArguments, training: FineTuningArguments, splits: datasets
         gpu_memory=torch.cuda.get_device_properties(0).total_memory if training.device.type == "cuda" else None,
         max_hours=training.max_hours,
         validation_images=len(splits["validation"]),
-        linear_head=_has_linear_head(network),
+        linear_head=has_linear_head(network),
     )
-
-
-def _has_linear_head(network: PreTrainedModel) -> bool:
-    try:
-        linear_head(network, head_names(network))
-    except PipelineError:
-        return False
-    return True
 
 
 def warn_of_high_learning_rate(settings: Settings) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import timm
 from timm.models import save_for_hf
-from transformers import SwiftFormerConfig, SwiftFormerForImageClassification, ViTImageProcessor
 
 from pipeline import config
 from pipeline.arguments.settings import Settings
@@ -67,12 +66,9 @@ def test_a_slow_machine_fits_a_probe_unless_the_user_asks_for_epochs(
 
 @pytest.mark.parametrize("machine", ["slow", "fast"])
 def test_a_network_with_two_heads_is_fine_tuned_without_probes(
-    monkeypatch: pytest.MonkeyPatch, photos: Path, tmp_path: Path, machine: str
+    monkeypatch: pytest.MonkeyPatch, photos: Path, two_heads: Path, machine: str
 ) -> None:
-    network = SwiftFormerConfig(image_size=64, depths=[1] * 4, embed_dims=[8] * 4)
-    SwiftFormerForImageClassification(network).save_pretrained(tmp_path / "swiftformer")
-    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "swiftformer")
-    settings = settings_of(monkeypatch, photos, tmp_path / "swiftformer", [], machine=machine)
+    settings = settings_of(monkeypatch, photos, two_heads, [], machine=machine)
     assert settings.strategy.strategy == "full"
     assert not needs_linear_head(settings)
 

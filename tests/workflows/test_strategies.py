@@ -138,6 +138,7 @@ def test_auto_logs_its_reasons_and_a_flag_overrides_its_choice(
     assert (chosen["num_train_epochs"], chosen["weight_decay"]) == (1, 0.1)
     assert (chosen["layer_decay"], chosen["mixup"]) == (0.85, 0.8)
     assert "auto" not in chosen
+    assert "the training labels are not checked" not in caplog.text
     results = read_json(tmp_path / "a" / RESULTS)
     probe, trained = results["auto_probe_eval_accuracy"], results["auto_trained_eval_accuracy"]
     assert results["eval_accuracy"] == max(probe, trained)
@@ -146,6 +147,17 @@ def test_auto_logs_its_reasons_and_a_flag_overrides_its_choice(
     assert code == 0, err
     assert "was finished before; showing its results" in caplog.text
     assert "auto: keeping the choices of the run: --" in caplog.text
+
+
+def test_auto_trains_a_network_on_which_no_probe_can_be_fitted(
+    vit_pipeline: Run, photos: Path, two_heads: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    words = [f"--model_name_or_path={two_heads}", f"--dataset_name={photos}", "--auto", "--num_train_epochs=1"]
+    code, _, err = vit_pipeline("train", *words, "--dataloader_num_workers=0", f"--output_dir={tmp_path}")
+    assert code == 0, err
+    assert "the training labels are not checked: train without --mixup and --cutmix" in caplog.text
+    assert "auto_probe_eval_accuracy" not in read_json(tmp_path / RESULTS)
 
 
 def test_auto_tries_nothing_for_a_folder_that_cannot_be_used(
