@@ -35,6 +35,7 @@ from pipeline.images.depth import GrayscaleDepth
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.head import has_linear_head
 from pipeline.models.inference import LoaderOptions
+from pipeline.probing import out_of_fold
 from pipeline.probing.features import extract
 from pipeline.runs.folder import ISSUES, RunFolder
 
@@ -85,6 +86,8 @@ def audit(
         if not distributed.is_main_process():
             return Audit()
         audited = _ids_and_labels(splits, predictions, settings.data.dataset_name)
+        if not evidence:
+            logger.info("the training labels are not checked%s", _how_to_check(classifier, splits, settings))
         issues = _label_issues(classifier, splits, predictions, evidence, audited)
         issues += duplicate_issues(audited, duplicates or [])
         write_issues(run.folder / ISSUES, issues)
@@ -162,6 +165,14 @@ def _ids_and_labels(
     }
 
 
+def _how_to_check(classifier: ImageClassifier, splits: Mapping[str, datasets.Dataset], settings: Settings) -> str:
+    """Return what to type so that the training labels are checked. A linear probe alone checks no larger dataset."""
+    if settings.strategy.strategy == "head":
+        return ""
+    probes_can = len(splits["train"]) <= out_of_fold.MAX_IMAGES and has_linear_head(classifier.model)
+    return f": {'add --baseline, or ' if probes_can else ''}train without --mixup and --cutmix"
+
+
 def _label_issues(
     classifier: ImageClassifier,
     splits: Mapping[str, datasets.Dataset],
@@ -170,9 +181,6 @@ def _label_issues(
     audited: Mapping[str, AuditedSplit],
 ) -> list[Issue]:
     by_split = {"train": list(evidence)} if evidence else {}
-    if not evidence:
-        probes = "add --baseline, or " if has_linear_head(classifier.model) else ""
-        logger.info("the training labels are not checked: %strain without --mixup and --cutmix", probes)
     for each in predictions:
         stored = classifier.uncertainty
         probabilities = softmax(each.logits, axis=1) if stored is None else stored.probabilities(each.logits)

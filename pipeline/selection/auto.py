@@ -19,6 +19,7 @@ from pipeline.models import resolution
 from pipeline.models.checkpoint import is_timm, read_config
 from pipeline.models.head import has_linear_head
 from pipeline.performance.step_time import BYTES_PER_WEIGHT, expected_image_seconds
+from pipeline.probing import out_of_fold
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,9 @@ class Facts:
     @property
     def refits_head(self) -> bool:
         """Whether the head is fitted again after training."""
-        return self.linear_head and self.images < MAX_REFIT_IMAGES if self.refit_head is None else self.refit_head
+        if self.refit_head is not None:
+            return self.refit_head
+        return self.linear_head and self.images < MAX_REFIT_IMAGES
 
     @property
     def is_small(self) -> bool:
@@ -246,7 +249,7 @@ def _learning_rates(facts: Facts, strategy: str) -> Iterator[Choice]:
         # Stronger mixup leaves better features and a worse head: see tests/benchmarks/README.md.
         mixup = 0.8 if facts.refits_head else 0.5
         yield Choice("mixup", mixup, "on 1,020 photographs, 0.8 was better with a refitted head, and 0.5 without")
-        if facts.linear_head:
+        if facts.linear_head and facts.images <= out_of_fold.MAX_IMAGES:
             yield Choice("baseline", True, "probes judge the training labels, which no training with mixup does")
         yield Choice("label_smoothing_factor", 0.1, "as in DeiT; made no difference in that trial")
         yield Choice("ema_decay", 0.99, "averages about the last hundred steps; made no difference in that trial")

@@ -138,6 +138,11 @@ def test_a_head_that_is_not_linear_gets_no_probes(parameters: int) -> None:
     assert slow["strategy"].value == "full"
 
 
+@pytest.mark.parametrize(("images", "judged"), [(20_000, True), (20_001, False)])
+def test_probes_judge_the_labels_if_they_are_not_too_many(images: int, judged: bool) -> None:
+    assert ("baseline" in chosen(parameters=2_700_000, images=images)) == judged
+
+
 @pytest.mark.parametrize(
     ("images", "fixed", "mixup"), [(1020, None, 0.8), (1020, False, 0.5), (50_000, None, 0.5), (50_000, True, 0.8)]
 )
