@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import pipeline
 
+from pipeline.probing import out_of_fold
 from pipeline.runs.files import read_json
 from pipeline.runs.folder import (
     ADAPTER,
@@ -147,6 +148,28 @@ def test_auto_logs_its_reasons_and_a_flag_overrides_its_choice(
     assert code == 0, err
     assert "was finished before; showing its results" in caplog.text
     assert "auto: keeping the choices of the run: --" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "advice"),
+    [(["--strategy=head"], ""), (["--mixup=0.5", "--num_train_epochs=1"], ": train without --mixup and --cutmix")],
+)
+def test_labels_of_many_images_are_not_checked_and_no_probe_is_advised(
+    vit_pipeline: Run,
+    photos: Path,
+    tiny_vit: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    flags: list[str],
+    advice: str,
+) -> None:
+    caplog.set_level("INFO", logger="pipeline")
+    monkeypatch.setattr(out_of_fold, "MAX_IMAGES", 35)
+    words = [f"--model_name_or_path={tiny_vit}", f"--dataset_name={photos}", f"--output_dir={tmp_path}", *flags]
+    code, _, err = vit_pipeline("train", *words, "--dataloader_num_workers=0")
+    assert code == 0, err
+    assert f"the training labels are not checked{advice}" in [record.getMessage() for record in caplog.records]
 
 
 def test_auto_trains_a_network_on_which_no_probe_can_be_fitted(
