@@ -1,6 +1,6 @@
 """Exact and near duplicates: fingerprints find candidates, and features of the network confirm the near ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,7 +22,8 @@ MIN_COSINE = 0.99
 """They are, if the cosine of their features is at least this. Copies of photographs at 50 of 64 pixels have 0.994."""
 
 _HASH_SIDE = 64  # smallest shorter side, in pixels, at which a JPEG is decoded for its perceptual hash
-_CHUNK = 1024
+_PAIRS = 2**22  # images that are compared at once: 32 MiB of differences
+_SCHEDULED = 1024  # images whose fingerprints are computed or waited for at once
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -98,8 +99,21 @@ def scan(splits: Mapping[str, datasets.Dataset], depth: GrayscaleDepth) -> Scan:
 
 def _map(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Call a function on all items, in threads: most of the time is decoding, which runs in parallel."""
+    results: list[R] = []
     with ThreadPoolExecutor(machine.usable_cores()) as pool:
-        return list(pool.map(function, items))
+        for part in _chunks(len(items), _SCHEDULED):
+            results += pool.map(function, items[part])
+    return results
+
+
+def _chunks(count: int, size: int) -> Iterator[slice]:
+    """Yield consecutive slices of `size` of `count` items, the last one smaller."""
+    return (slice(start, start + size) for start in range(0, count, size))
+
+
+def _compared(count: int) -> Iterator[slice]:
+    """Yield slices of `count` images, each small enough to be compared with all of them at once."""
+    return _chunks(count, max(1, _PAIRS // max(1, count)))
 
 
 def _open(
@@ -119,9 +133,9 @@ def _candidates(hashes: NDArray[np.uint64]) -> list[int]:
     """Return the images, in order, whose hash is close to that of another image."""
     unique, group, count = np.unique(hashes, return_inverse=True, return_counts=True)
     close = count > 1
-    for start in range(0, len(unique), _CHUNK):
-        near = distances(unique[start : start + _CHUNK], unique) <= MAX_BITS
-        close[start : start + _CHUNK] |= near.sum(axis=1) > 1
+    for chunk in _compared(len(unique)):
+        near = distances(unique[chunk], unique) <= MAX_BITS
+        close[chunk] |= near.sum(axis=1) > 1
     return np.flatnonzero(close[group]).tolist()
 
 
@@ -129,12 +143,11 @@ def _near(hashes: NDArray[np.uint64], features: NDArray[np.floating]) -> list[tu
     """Return each image that is close to an earlier one in hash and features, the first such one, and the cosine."""
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     found = []
-    for start in range(0, len(unit), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
+    for chunk in _compared(len(unit)):
         cosines = unit[chunk] @ unit.T
         close = (distances(hashes[chunk], hashes) <= MAX_BITS) & (cosines >= MIN_COSINE)
-        close &= np.arange(len(unit)) < np.arange(start, start + len(close))[:, None]
+        close &= np.arange(len(unit)) < np.arange(chunk.start, chunk.start + len(close))[:, None]
         for one in np.flatnonzero(close.any(axis=1)):
             other = int(np.argmax(close[one]))
-            found.append((start + int(one), other, float(min(cosines[one, other], 1.0))))
+            found.append((chunk.start + int(one), other, float(min(cosines[one, other], 1.0))))
     return found

@@ -1,13 +1,14 @@
 """Duplicates in and between splits: found by pixels and hash, confirmed by features."""
 
 import io
+import tracemalloc
 from collections.abc import Sequence
 
 import datasets
 import numpy as np
 import PIL.Image
 
-from pipeline.evaluation.audit.duplicates import Duplicate, scan
+from pipeline.evaluation.audit.duplicates import MAX_BITS, Duplicate, Scan, _candidates, scan
 from pipeline.images.depth import FULL_DEPTH
 from tests.evaluation.audit.test_fingerprints import picture
 
@@ -66,3 +67,22 @@ def test_a_set_of_one_repeated_image_and_an_empty_set() -> None:
 def test_different_pictures_are_no_candidates() -> None:
     found = scan({"train": rows_of(*(encode(picture(seed), "JPEG", quality=80) for seed in range(30)))}, FULL_DEPTH)
     assert (found.exact, found.candidates) == ([], [])
+
+
+def test_comparing_many_images_takes_a_bounded_memory() -> None:
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(1, 2**63, 30_000, dtype=np.uint64)
+    copies = {4: 1, 29_999: 12_345}
+    for copy, original in copies.items():
+        hashes[copy] = hashes[original] ^ np.uint64(2**MAX_BITS - 1)
+    features = rng.normal(size=(len(hashes), 4))
+    for copy, original in copies.items():
+        features[copy] = features[original]
+    tracemalloc.start()
+    found = _candidates(hashes)
+    near = Scan([], [("train", number) for number in range(len(hashes))], hashes).near(features)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == sorted([*copies, *copies.values()])
+    assert [(each.row[1], each.of[1]) for each in near] == [(4, 1), (29_999, 12_345)]
+    assert peak < 150e6  # comparing 1,024 of them with all would take 280 MB
