@@ -22,8 +22,8 @@ MIN_COSINE = 0.99
 """They are, if the cosine of their features is at least this. Copies of photographs at 50 of 64 pixels have 0.994."""
 
 _HASH_SIDE = 64  # smallest shorter side, in pixels, at which a JPEG is decoded for its perceptual hash
-_PAIRS = 2**22  # images that are compared at once: 32 MiB of differences
-_SCHEDULED = 1024  # images whose fingerprints are computed or waited for at once
+_PAIRS = 2**22  # pairs of images that are compared at once: 32 MiB of differences
+_SCHEDULED = 1024  # images that wait for their fingerprints at once; each takes memory
 
 T = TypeVar("T")
 R = TypeVar("R")
